@@ -1,0 +1,1 @@
+"""Multilinear factor-graph Q-functions."""

@@ -1,0 +1,1 @@
+"""Tractable joint policies."""

@@ -1,0 +1,45 @@
+"""What an algorithm is: a frozen config and a small class with four methods."""
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from spnpolicy.envs.protocol import Step
+
+
+class Batch(NamedTuple):
+    """Transitions drawn from replay. `terminated` is true only for real ends, never for time limits."""
+
+    observation: Float[Tensor, "batch agents features"]
+    state: Float[Tensor, "batch state"]
+    actions: Int[Tensor, "batch agents"]
+    reward: Float[Tensor, "batch agents"]
+    terminated: Bool[Tensor, " batch"]
+    available_actions: Bool[Tensor, "batch agents actions"]
+    next_observation: Float[Tensor, "batch agents features"]
+    next_state: Float[Tensor, "batch state"]
+    next_available_actions: Bool[Tensor, "batch agents actions"]
+
+
+class Algorithm(Protocol):
+    """A learner. Built as `Algorithm(config, spec, streams)`."""
+
+    config: Any
+
+    def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
+        """Choose joint actions; `progress` in [0, 1] is the share of training already done (for schedules)."""
+        ...
+
+    def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
+        """Do one gradient step and return named numbers for the metrics file."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values; enough to go on learning."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        ...

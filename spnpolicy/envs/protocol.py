@@ -1,0 +1,70 @@
+"""The one environment protocol: batched from the start, with the end of an episode kept apart from the next start."""
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+
+class EnvSpec(NamedTuple):
+    """What an algorithm must know of an environment to build its networks."""
+
+    cardinalities: tuple[int, ...]
+    """Number of actions of each agent."""
+    observation_size: int
+    """Length of one agent's observation vector."""
+    state_size: int
+    """Length of the global state vector."""
+    has_action_masks: bool
+    """False promises that every action is always allowed, so masks need not be applied."""
+
+    @property
+    def num_agents(self) -> int:
+        """Number of agents."""
+        return len(self.cardinalities)
+
+
+class Step(NamedTuple):
+    """What a batch of environments shows after `reset` or `step`.
+
+    An environment that finishes restarts by itself: `observation` then belongs to the new episode,
+    while the `final_*` fields hold what the finished episode reached. Where an episode goes on, both agree.
+    """
+
+    observation: Float[np.ndarray, "envs agents features"]
+    state: Float[np.ndarray, "envs state"]
+    reward: Float[np.ndarray, "envs agents"]
+    terminated: Bool[np.ndarray, " envs"]
+    truncated: Bool[np.ndarray, " envs"]
+    available_actions: Bool[np.ndarray, "envs agents actions"]
+    final_observation: Float[np.ndarray, "envs agents features"]
+    final_state: Float[np.ndarray, "envs state"]
+    final_available_actions: Bool[np.ndarray, "envs agents actions"]
+
+
+class BatchedEnv(Protocol):
+    """A batch of `num_envs` independent copies of one task, stepped together."""
+
+    name: str
+    num_envs: int
+    spec: EnvSpec
+    episode_limit: int
+    """Steps after which an episode is truncated."""
+    action_names: tuple[str, ...]
+    """Readable names of the action indices, longest action set first."""
+
+    def reset(self, *, seed: int | None = None) -> Step:
+        """Start every environment anew; a seed makes all that follows reproducible."""
+        ...
+
+    def step(self, actions: Int[np.ndarray, "envs agents"]) -> Step:
+        """Apply one joint action in every environment."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is needed to go on exactly from here (arrays and JSON values)."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Step:
+        """Go on exactly from a state that `state_dict` returned."""
+        ...
