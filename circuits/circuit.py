@@ -1,0 +1,218 @@
+"""The circuit: an immutable, smooth and decomposable graph over discrete variables, without numbers."""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+import networkx as nx
+
+from circuits import properties
+from circuits.errors import StructureError
+from circuits.layers import CompiledCircuit, compile_layers
+from circuits.nodes import Input, Node, Product, Sum
+from circuits.variables import check_cardinalities
+
+
+class Circuit:
+    """A smooth, decomposable circuit over discrete variables; it holds structure and no weights.
+
+    Nodes are stored children first, the root last. Its numbers are a tensor `logits[..., num_parameters]`
+    of unnormalised log weights, kept outside; `CircuitDistribution(circuit, logits)` puts the two together.
+
+    Args:
+        cardinalities: number of values of each variable.
+        nodes: `Input`, `Product` and `Sum` nodes; children are positions of earlier nodes, the last is the root.
+        name: a short word for messages and pictures.
+
+    Raises:
+        StructureError: the graph is not acyclic in the given order, not smooth or not decomposable, the root
+            leaves out a variable, or a node does not reach the root. The message names the node.
+    """
+
+    def __init__(self, cardinalities: Iterable[int], nodes: Iterable[Node], *, name: str = "circuit") -> None:
+        self.cardinalities = check_cardinalities(cardinalities)
+        self.nodes: tuple[Node, ...] = tuple(nodes)
+        self.name = name
+        self.scopes = properties.check_structure(self.cardinalities, self.nodes)
+
+    @property
+    def num_variables(self) -> int:
+        """Number of variables (agents)."""
+        return len(self.cardinalities)
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of input, product and sum nodes."""
+        return len(self.nodes)
+
+    @cached_property
+    def num_edges(self) -> int:
+        """Number of parent-child pairs."""
+        return sum(len(node.children) for node in self.nodes if not isinstance(node, Input))
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of logits: one per child of a sum and one per value of an input with several values."""
+        return self.compiled.num_parameters
+
+    @property
+    def is_smooth(self) -> bool:
+        """Whether the children of each sum have equal scopes; proved when the circuit is built."""
+        return True
+
+    @property
+    def is_decomposable(self) -> bool:
+        """Whether the children of each product have disjoint scopes; proved when the circuit is built."""
+        return True
+
+    @cached_property
+    def is_structured(self) -> bool:
+        """Whether every scope is split in one way only, so that the splits form one tree."""
+        return properties.find_second_split(self) is None
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether at most one child of each sum can be non-zero for any joint value; True means proved."""
+        return self.overlap is None
+
+    @cached_property
+    def overlap(self) -> "properties.Overlap | None":
+        """The first sum whose children were not proved disjoint, with a witness; None when deterministic."""
+        return properties.find_overlap(self)
+
+    @cached_property
+    def compiled(self) -> CompiledCircuit:
+        """The folded layers that all passes run on; built once, on first use."""
+        return compile_layers(self)
+
+    def parameters_of(self, node: int) -> slice:
+        """Return where the logits of a sum or input node stand in the last dimension of `logits`.
+
+        A sum's logits follow its children, an input's follow its values. Nodes without logits give an empty slice.
+        """
+        if not -self.num_nodes <= node < self.num_nodes:
+            raise StructureError(f"node {node} does not exist; the circuit has nodes 0 to {self.num_nodes - 1}.")
+        return self.compiled.parameter_slices.get(node % self.num_nodes, slice(0, 0))
+
+    def to_networkx(self) -> nx.DiGraph:
+        """Return the graph with edges from parents to children.
+
+        Node attributes: `kind` (input, product, sum) and for inputs `variable` and `values`; edge attribute
+        `position`; graph attributes `cardinalities`, `root` and `name`. `Circuit.from_networkx` reads it back.
+        """
+        graph = nx.DiGraph(cardinalities=self.cardinalities, root=self.num_nodes - 1, name=self.name)
+        for index, node in enumerate(self.nodes):
+            if isinstance(node, Input):
+                graph.add_node(index, kind="input", variable=node.variable, values=node.values)
+            else:
+                graph.add_node(index, kind=type(node).__name__.lower())
+                graph.add_edges_from((index, child, {"position": i}) for i, child in enumerate(node.children))
+        return graph
+
+    @classmethod
+    def from_networkx(cls, graph: nx.DiGraph) -> "Circuit":
+        """Build a circuit from a graph with the attributes that `to_networkx` writes.
+
+        Raises:
+            StructureError: the graph has a cycle, several roots, or a node without a valid `kind`.
+        """
+        if not nx.is_directed_acyclic_graph(graph):
+            raise StructureError(f"the graph has a cycle: {nx.find_cycle(graph)}.")
+        roots = [node for node in graph if graph.in_degree(node) == 0]
+        if len(roots) != 1:
+            raise StructureError(f"a circuit has one root, but the graph has {len(roots)}: {roots[:5]}.")
+        # Children first; the position among equals keeps the order of a graph that to_networkx wrote.
+        rank = {node: index for index, node in enumerate(graph)}
+        order = list(nx.lexicographical_topological_sort(graph.reverse(copy=False), key=rank.__getitem__))
+        new_index = {node: index for index, node in enumerate(order)}
+        nodes = [_read_node(graph, node, new_index) for node in order]
+        return cls(graph.graph["cardinalities"], nodes, name=graph.graph.get("name") or "circuit")
+
+    def __repr__(self) -> str:
+        kinds = [type(node).__name__.lower() for node in self.nodes]
+        flags = [name for name in ("structured", "deterministic") if getattr(self, f"is_{name}")]
+        return (
+            f"Circuit {self.name!r}: {self.num_variables} variables, {self.num_nodes} nodes "
+            f"({kinds.count('sum')} sum, {kinds.count('product')} product, {kinds.count('input')} input), "
+            f"{self.num_edges} edges, {self.num_parameters} parameters; "
+            + ", ".join(["smooth", "decomposable", *flags])
+        )
+
+
+def _read_node(graph: nx.DiGraph, node: object, new_index: dict[object, int]) -> Node:
+    attributes = graph.nodes[node]
+    kind = attributes.get("kind")
+    if kind == "input":
+        return Input(int(attributes["variable"]), tuple(int(value) for value in attributes["values"]))
+    children = sorted(graph.out_edges(node, data="position", default=0), key=lambda edge: edge[2])
+    positions = tuple(new_index[child] for _, child, _ in children)
+    if kind == "product":
+        return Product(positions)
+    if kind == "sum":
+        return Sum(positions)
+    raise StructureError(f"node {node!r} has kind {kind!r}; it must be 'input', 'product' or 'sum'.")
+
+
+class CircuitBuilder:
+    """Build a circuit by hand, children first.
+
+    Example:
+        >>> b = CircuitBuilder([2, 2])
+        >>> same = [b.product(b.input(0, [v]), b.input(1, [v])) for v in (0, 1)]
+        >>> b.build(b.sum(*same)).is_deterministic
+        True
+    """
+
+    def __init__(self, cardinalities: Iterable[int], *, name: str = "circuit") -> None:
+        self.cardinalities = check_cardinalities(cardinalities)
+        self.name = name
+        self._nodes: list[Node] = []
+
+    def input(self, variable: int, values: Sequence[int] | int | None = None) -> int:
+        """Add an input node over `values` of `variable` (all values when None) and return its handle."""
+        if not isinstance(variable, int) or not 0 <= variable < len(self.cardinalities):
+            raise StructureError(f"variable {variable!r} does not exist; there are {len(self.cardinalities)} (from 0).")
+        if values is None:
+            values = range(self.cardinalities[variable])
+        return self._add(Input(variable, (values,) if isinstance(values, int) else tuple(values)))
+
+    def product(self, *children: int) -> int:
+        """Add a product node over children of disjoint scopes and return its handle."""
+        return self._add(Product(self._check_children("product", children)))
+
+    def sum(self, *children: int) -> int:
+        """Add a sum node over children of equal scope and return its handle."""
+        return self._add(Sum(self._check_children("sum", children)))
+
+    def build(self, root: int) -> Circuit:
+        """Return the circuit below `root`; nodes that `root` does not reach are left out.
+
+        Raises:
+            StructureError: the graph breaks a rule; the message names the node.
+        """
+        self._check_children("root", (root,))
+        needed = {root}
+        for index in range(root, -1, -1):
+            node = self._nodes[index]
+            if index in needed and not isinstance(node, Input):
+                needed.update(node.children)
+        new_index = {old: new for new, old in enumerate(sorted(needed))}
+        nodes = [_renumber(self._nodes[old], new_index) for old in new_index]
+        return Circuit(self.cardinalities, nodes, name=self.name)
+
+    def _add(self, node: Node) -> int:
+        self._nodes.append(node)
+        return len(self._nodes) - 1
+
+    def _check_children(self, kind: str, children: tuple[int, ...]) -> tuple[int, ...]:
+        for child in children:
+            if not isinstance(child, int) or not 0 <= child < len(self._nodes):
+                raise StructureError(
+                    f"{kind}: child {child!r} does not exist yet; pass handles of input, product or sum."
+                )
+        return children
+
+
+def _renumber(node: Node, new_index: dict[int, int]) -> Node:
+    if isinstance(node, Input):
+        return node
+    return type(node)(tuple(new_index[child] for child in node.children))

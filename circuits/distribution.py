@@ -1,0 +1,227 @@
+"""CircuitDistribution: a circuit and its numbers, as a torch.distributions.Distribution."""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+from torch.distributions.kl import register_kl
+
+from circuits import queries
+from circuits.circuit import Circuit
+from circuits.errors import NotTractableError, StructureError
+from circuits.evidence import EvidenceLike
+from circuits.numerics import NEGATIVE_INFINITY
+from circuits.passes import flows, normalize
+
+_MAX_SUPPORT = 1 << 22
+
+
+class JointValues(constraints.Constraint):
+    """Integer vectors with one value in range for each variable."""
+
+    is_discrete = True
+    event_dim = 1
+
+    def __init__(self, cardinalities: Sequence[int]) -> None:
+        self.cardinalities = tuple(cardinalities)
+
+    def check(self, value: Tensor) -> Tensor:
+        """Return whether each vector is in range, shape without the last dimension."""
+        limits = torch.as_tensor(self.cardinalities, device=value.device)
+        return ((value >= 0) & (value < limits) & (value % 1 == 0)).all(-1)
+
+
+class _LogWeights(constraints.Constraint):
+    """Real numbers or -inf."""
+
+    event_dim = 1
+
+    def check(self, value: Tensor) -> Tensor:
+        """Return whether all entries are finite or -inf, shape without the last dimension."""
+        return (value < float("inf")).all(-1)
+
+
+class CircuitDistribution(Distribution):
+    """A joint distribution over discrete variables, given by a circuit and one set of weights per batch row.
+
+    Args:
+        circuit: the structure.
+        logits: unnormalised log weights, shape (*batch, circuit.num_parameters); -inf switches an edge off.
+            `circuit.parameters_of(node)` tells which logits belong to a node.
+        validate_args: check the logits (default) or trust them.
+
+    Raises:
+        StructureError: wrong number of logits, an integer type, nan or +inf, or a node whose logits are all -inf.
+
+    Example:
+        >>> import torch, circuits
+        >>> c = circuits.structures.markov_chain([2, 3, 2])
+        >>> pi = circuits.CircuitDistribution(c, torch.zeros(c.num_parameters))
+        >>> pi.condition({0: 1}).marginals()[1]
+        tensor([0.3333, 0.3333, 0.3333])
+    """
+
+    arg_constraints = {"logits": _LogWeights()}
+    has_enumerate_support = True
+
+    def __init__(
+        self,
+        circuit: Circuit,
+        logits: Float[Tensor, "*batch parameters"],
+        validate_args: bool | None = None,
+    ) -> None:
+        if logits.shape[-1:] != (circuit.num_parameters,):
+            raise StructureError(
+                f"logits have shape {tuple(logits.shape)}, but the circuit has {circuit.num_parameters} parameters: "
+                "the last dimension must be circuit.num_parameters."
+            )
+        self.circuit = circuit
+        self.logits = logits
+        if validate_args or (validate_args is None and Distribution._validate_args):
+            _check_logits(circuit, logits)
+        super().__init__(logits.shape[:-1], torch.Size([circuit.num_variables]), validate_args=False)
+        if validate_args is not False and Distribution._validate_args:
+            self._validate_args = True
+
+    def with_log_weights(self, log_weights: Tensor) -> "CircuitDistribution":
+        """Return a distribution on the same circuit from normalised log weights, shape (parameters, *batch)."""
+        other = CircuitDistribution(self.circuit, log_weights.movedim(0, -1), validate_args=False)
+        other._validate_args = self._validate_args
+        other.log_weights = log_weights
+        return other
+
+    @cached_property
+    def log_weights(self) -> Tensor:
+        """Normalised log weights with the batch last, shape (parameters, *batch)."""
+        return normalize(self.circuit.compiled, self.logits.movedim(-1, 0).contiguous())
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """Normalised weights, shape (parameters, *batch)."""
+        return self.log_weights.exp()
+
+    @cached_property
+    def flows(self) -> Tensor:
+        """Probability that each compiled row is used, shape (rows, *batch)."""
+        return flows(self.circuit.compiled, self.weights)
+
+    # --- what torch.distributions promises ---------------------------------------------------------------------
+
+    @property
+    def support(self) -> JointValues:  # type: ignore[override]
+        """The joint values that the variables' cardinalities allow."""
+        return JointValues(self.circuit.cardinalities)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "CircuitDistribution":
+        """Return the distribution with its batch shape expanded, without copying numbers."""
+        shape = torch.Size(batch_shape)
+        other = CircuitDistribution(
+            self.circuit, self.logits.expand(*shape, self.circuit.num_parameters), validate_args=False
+        )
+        other._validate_args = self._validate_args
+        return other
+
+    def enumerate_support(self, expand: bool = True) -> Int[Tensor, "support *rest"]:
+        """Return all joint values, last variable fastest, shape (prod of cardinalities, *batch, variables).
+
+        Raises:
+            NotTractableError: there are more than 2^22 joint values.
+        """
+        cardinalities = self.circuit.cardinalities
+        if prod(cardinalities) > _MAX_SUPPORT:
+            raise NotTractableError(
+                f"there are {prod(cardinalities):,} joint values, too many to list; ask for marginals or samples."
+            )
+        values = torch.cartesian_prod(*(torch.arange(k, device=self.logits.device) for k in cardinalities))
+        values = values.reshape(-1, *(1,) * len(self.batch_shape), len(cardinalities))
+        return values.expand(-1, *self.batch_shape, -1) if expand else values
+
+    def sample(
+        self, sample_shape: Any = torch.Size(), *, generator: torch.Generator | None = None
+    ) -> Int[Tensor, "*shape variables"]:
+        """Draw exact joint samples; see `queries.sample`."""
+        return queries.sample(self, torch.Size(sample_shape), generator=generator)
+
+    def log_prob(self, values: Int[Tensor, "*shape variables"]) -> Float[Tensor, "*shape"]:
+        """Return the log probability of joint values; see `queries.log_prob`."""
+        if self._validate_args:
+            self._validate_sample(values)
+        return queries.log_prob(self, values.long())
+
+    def entropy(self) -> Float[Tensor, "*batch"]:
+        """Return the exact entropy in nats, or refuse; see `queries.entropy`."""
+        return queries.entropy(self)
+
+    @property
+    def mode(self) -> Int[Tensor, "*batch variables"]:
+        """The most probable joint value, exact or refused; see `queries.mode`."""
+        return queries.mode(self)[0]
+
+    # --- what only a tractable joint distribution has ----------------------------------------------------------
+
+    def log_evidence(self, evidence: EvidenceLike) -> Float[Tensor, "*batch"]:
+        """Return log P(evidence); see `queries.log_evidence`."""
+        return queries.log_evidence(self, evidence)
+
+    def condition(self, evidence: EvidenceLike) -> "CircuitDistribution":
+        """Return the distribution given evidence; see `queries.condition`."""
+        return queries.condition(self, evidence)
+
+    def marginals(self) -> Float[Tensor, "*batch variables values"]:
+        """Return every variable's marginal; see `queries.marginals`."""
+        return queries.marginals(self)
+
+    def marginal(self, variables: Sequence[int]) -> Float[Tensor, "..."]:
+        """Return the joint table of some variables; see `queries.marginal`."""
+        return queries.marginal(self, variables)
+
+    def map(self) -> tuple[Int[Tensor, "*batch variables"], Float[Tensor, "*batch"]]:
+        """Return the most probable joint value and its log probability; see `queries.mode`."""
+        return queries.mode(self)
+
+    def entropy_lower_bound(self) -> Float[Tensor, "*batch"]:
+        """Return a certified lower bound of the entropy for any circuit; see `queries.entropy_lower_bound`."""
+        return queries.entropy_lower_bound(self)
+
+    def expectation(self, factors: Iterable[tuple[Sequence[int], Tensor]]) -> Float[Tensor, "*batch"]:
+        """Return E[sum of factor values]; see `queries.expectation`."""
+        return queries.expectation(self, factors)
+
+    def kl_divergence(self, other: "CircuitDistribution") -> Float[Tensor, "*batch"]:
+        """Return KL(self || other); see `queries.kl_divergence`."""
+        return queries.kl_divergence(self, other)
+
+    def total_correlation(self) -> Float[Tensor, "*batch"]:
+        """Return how far the variables are from independent, in nats; see `queries.total_correlation`."""
+        return queries.total_correlation(self)
+
+    def __repr__(self) -> str:
+        return f"CircuitDistribution(batch_shape={tuple(self.batch_shape)}, circuit={self.circuit!r})"
+
+
+def _check_logits(circuit: Circuit, logits: Tensor) -> None:
+    if not logits.is_floating_point():
+        raise StructureError(f"logits have type {logits.dtype}; they must be floating point.")
+    if torch.isfinite(logits.sum()):
+        return  # one pass: a finite sum has finite terms only
+    if not (logits < float("inf")).all():
+        row = (~(logits < float("inf"))).nonzero()[0].tolist()
+        raise StructureError(f"logits hold nan or +inf, first at index {row}; use finite numbers or -inf.")
+    for node, edges in circuit.compiled.parameter_slices.items():
+        switched_off = (logits[..., edges] == NEGATIVE_INFINITY).all(-1)
+        if switched_off.any():
+            where = switched_off.nonzero()[0].tolist()
+            raise StructureError(
+                f"all logits of node {node} are -inf" + (f" in batch row {where}" if where else "") + "; "
+                "one must be finite. To forbid values, use condition(evidence)."
+            )
+
+
+@register_kl(CircuitDistribution, CircuitDistribution)
+def _kl(first: CircuitDistribution, second: CircuitDistribution) -> Tensor:  # pyright: ignore[reportUnusedFunction]
+    return queries.kl_divergence(first, second)

@@ -1,0 +1,133 @@
+"""Evidence: one log weight per (variable, value). Observation, mask and soft evidence are all this one table."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuits.errors import EvidenceError
+from circuits.layers import CompiledCircuit
+from circuits.numerics import NEGATIVE_INFINITY
+from circuits.variables import value_offsets
+
+
+class Evidence:
+    """A log weight for each value of each variable: 0 allowed, -inf forbidden, anything finite in between soft.
+
+    Args:
+        cardinalities: number of values of each variable.
+        log_weights: shape (*batch, variables, max cardinality); entries beyond a variable's own values are ignored.
+
+    Raises:
+        EvidenceError: wrong shape, nan or +inf.
+    """
+
+    def __init__(self, cardinalities: Sequence[int], log_weights: Tensor) -> None:
+        self.cardinalities = tuple(cardinalities)
+        expected = (len(self.cardinalities), max(self.cardinalities))
+        if log_weights.shape[-2:] != expected:
+            raise EvidenceError(
+                f"evidence has shape {tuple(log_weights.shape)}; it must end in (variables, max cardinality) = {expected}."
+            )
+        if not (log_weights < float("inf")).all():
+            raise EvidenceError("evidence contains nan or +inf; log weights are finite or -inf (forbidden).")
+        self.log_weights = log_weights
+
+    @classmethod
+    def of(
+        cls,
+        evidence: "EvidenceLike",
+        cardinalities: Sequence[int],
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> "Evidence":
+        """Read evidence in any of its forms.
+
+        Args:
+            evidence: an `Evidence`; a mapping {variable: value or list of allowed values}; a boolean tensor or
+                array (True = allowed) or a floating one of log weights, shape (*batch, variables, max cardinality).
+            cardinalities: number of values of each variable.
+            dtype: floating type of the log weights.
+            device: where they live.
+
+        Raises:
+            EvidenceError: unknown variable, value out of range, wrong type or shape.
+        """
+        if isinstance(evidence, Evidence):
+            if evidence.cardinalities != tuple(cardinalities):
+                raise EvidenceError(
+                    f"evidence is about cardinalities {evidence.cardinalities}, the circuit has {tuple(cardinalities)}."
+                )
+            return cls(cardinalities, evidence.log_weights.to(device=device, dtype=dtype))
+        if isinstance(evidence, Mapping):
+            allowed = torch.from_numpy(_allowed_by(evidence, cardinalities)).to(device)
+        elif isinstance(evidence, Tensor | np.ndarray):
+            allowed = torch.as_tensor(evidence, device=device)
+        else:
+            raise EvidenceError(
+                f"evidence is a {type(evidence).__name__}; pass a dict {{variable: value}}, a boolean or log-weight "
+                "tensor (*batch, variables, max cardinality), or circuits.Evidence."
+            )
+        if allowed.dtype == torch.bool:
+            return cls(cardinalities, torch.where(allowed, 0.0, NEGATIVE_INFINITY).to(dtype))
+        if not allowed.is_floating_point():
+            raise EvidenceError(
+                f"evidence has type {allowed.dtype}; use bool (True = allowed) or a floating type (log weights)."
+            )
+        return cls(cardinalities, allowed.to(dtype))
+
+    def rows(self, compiled: CompiledCircuit) -> Tensor:
+        """Return the log weights as the first rows of a pass, shape (values, *batch)."""
+        batch = self.log_weights.shape[:-2]
+        flat = self.log_weights.reshape(*batch, -1).movedim(-1, 0)
+        return compiled.padded_values.take(flat)
+
+
+EvidenceLike = Evidence | Mapping[int, Any] | Tensor | np.ndarray
+
+
+def _allowed_by(evidence: Mapping[Any, Any], cardinalities: Sequence[int]) -> np.ndarray:
+    allowed = np.ones((len(cardinalities), max(cardinalities)), dtype=np.bool_)
+    for variable, values in evidence.items():
+        if isinstance(variable, bool) or not isinstance(variable, int | np.integer):
+            raise EvidenceError(f"evidence names variable {variable!r}; variables are integers from 0.")
+        if not 0 <= variable < len(cardinalities):
+            raise EvidenceError(
+                f"evidence names variable {variable}, but the variables are 0 to {len(cardinalities) - 1}."
+            )
+        options = [values] if isinstance(values, int | np.integer) else values
+        if isinstance(options, Tensor):
+            options = options.reshape(-1).tolist()
+        if not isinstance(options, Sequence | np.ndarray | set | frozenset | range) or isinstance(options, str):
+            raise EvidenceError(f"evidence for variable {variable} is {values!r}; give a value or a list of values.")
+        allowed[variable] = False
+        for value in options:
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise EvidenceError(f"evidence for variable {variable} holds {value!r}; values are integers from 0.")
+            if not 0 <= value < cardinalities[variable]:
+                raise EvidenceError(
+                    f"evidence gives variable {variable} the value {value}, but its values are "
+                    f"0 to {cardinalities[variable] - 1}."
+                )
+            allowed[variable, value] = True
+    return allowed
+
+
+def observed_rows(values: Tensor, compiled: CompiledCircuit, dtype: torch.dtype) -> Tensor:
+    """Return the rows of complete evidence: log weight 0 at the given values and -inf elsewhere.
+
+    Args:
+        values: shape (*batch, variables), checked by the caller.
+        compiled: the circuit.
+        dtype: floating type of the result.
+
+    Returns:
+        Shape (values, *batch).
+    """
+    offsets = torch.as_tensor(value_offsets(compiled.cardinalities)[:-1], device=values.device)
+    chosen = (values + offsets).movedim(-1, 0)
+    rows = torch.full((compiled.num_values, *values.shape[:-1]), NEGATIVE_INFINITY, dtype=dtype, device=values.device)
+    return rows.scatter_(0, chosen, 0.0)

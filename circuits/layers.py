@@ -1,0 +1,227 @@
+"""Compile a circuit once into folded layers, so that a pass costs a few tensor operations per level.
+
+Every node becomes a row of one value buffer. The first rows are the indicators of all (variable, value) pairs;
+inputs over several values become sums over indicators, products of many children become balanced trees of binary
+products. Nodes of one level and fan-in form a layer. Logits are numbered in the order of the layers, so each sum layer
+reads one contiguous slice, and edge e of the circuit is parameter e.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuits.nodes import Input, Product
+from circuits.variables import value_offsets
+
+if TYPE_CHECKING:
+    from circuits.circuit import Circuit
+
+
+class Rows:
+    """Positions of rows in a buffer: a slice where they are contiguous, an index tensor otherwise."""
+
+    def __init__(self, positions: np.ndarray) -> None:
+        self.positions = np.ascontiguousarray(positions.reshape(-1), dtype=np.int64)
+        self.shape = positions.shape
+        first = int(self.positions[0]) if self.positions.size else 0
+        contiguous = np.array_equal(self.positions, np.arange(first, first + self.positions.size))
+        self._slice = slice(first, first + self.positions.size) if contiguous else None
+        self._on_device: dict[torch.device, Tensor] = {}
+
+    def index(self, device: torch.device) -> Tensor:
+        """Return the flat positions as an index tensor on a device (kept for the next call)."""
+        if device not in self._on_device:
+            # A copy made in inference mode could not be used by autograd later.
+            with torch.inference_mode(False):
+                self._on_device[device] = torch.as_tensor(self.positions, device=device)
+        return self._on_device[device]
+
+    def take(self, buffer: Tensor) -> Tensor:
+        """Return the rows, shape (len, ...); a view where they are contiguous."""
+        if self._slice is not None:
+            return buffer[self._slice]
+        return buffer.index_select(0, self.index(buffer.device))
+
+    def add_to(self, buffer: Tensor, amount: Tensor) -> None:
+        """Add to the rows in place; repeated positions add up."""
+        if self._slice is not None:
+            buffer[self._slice] += amount
+        else:
+            buffer.index_add_(0, self.index(buffer.device), amount)
+
+
+@dataclass(frozen=True)
+class ProductLayer:
+    """Binary products `row[start + i] = row[left[i]] * row[right[i]]`."""
+
+    start: int
+    stop: int
+    left: Rows
+    right: Rows
+
+
+@dataclass(frozen=True)
+class SumLayer:
+    """Sums of equal fan-in: `row[start + i] = sum_f weight[first_edge + i * fan_in + f] * row[children[i, f]]`."""
+
+    start: int
+    stop: int
+    fan_in: int
+    first_edge: int
+    children: Rows
+
+    @property
+    def size(self) -> int:
+        """Number of sums."""
+        return self.stop - self.start
+
+    @property
+    def edges(self) -> slice:
+        """The layer's slice of the parameters."""
+        return slice(self.first_edge, self.first_edge + self.size * self.fan_in)
+
+    def fold(self, edges: Tensor) -> Tensor:
+        """View a tensor over this layer's edges, (size * fan_in, ...), as (size, fan_in, ...)."""
+        return edges.unflatten(0, (self.size, self.fan_in))
+
+
+Layer = ProductLayer | SumLayer
+
+
+@dataclass(frozen=True)
+class CompiledCircuit:
+    """What the passes run on; see the module text."""
+
+    cardinalities: tuple[int, ...]
+    offsets: tuple[int, ...]
+    """First indicator row of each variable; the last entry is the number of indicator rows."""
+    layers: tuple[Layer, ...]
+    num_rows: int
+    root: int
+    num_parameters: int
+    row_of_node: tuple[int, ...]
+    parameter_slices: dict[int, slice]
+    """Node index -> slice of the parameters, for nodes that have any."""
+    row_scopes: tuple[int, ...]
+    """Scope of each row as a bit mask."""
+    cache: dict[object, object] = field(default_factory=dict, compare=False, repr=False)
+    """Plans derived from this circuit (joint tables of some scopes, ...), by key."""
+
+    @property
+    def num_values(self) -> int:
+        """Number of (variable, value) pairs, which are the first rows."""
+        return self.offsets[-1]
+
+    @cached_property
+    def sum_layers(self) -> tuple[SumLayer, ...]:
+        """The layers that own parameters, in the order of their edges."""
+        return tuple(layer for layer in self.layers if isinstance(layer, SumLayer))
+
+    @cached_property
+    def edge_child(self) -> Rows:
+        """Row of the child at the end of each edge."""
+        parts = [layer.children.positions for layer in self.sum_layers]
+        return Rows(np.concatenate([np.empty(0, dtype=np.int64), *parts]))
+
+    @cached_property
+    def edge_sum(self) -> Rows:
+        """Row of the sum that each edge leaves."""
+        parts = [np.repeat(np.arange(layer.start, layer.stop), layer.fan_in) for layer in self.sum_layers]
+        return Rows(np.concatenate([np.empty(0, dtype=np.int64), *parts]))
+
+    @cached_property
+    def padded_values(self) -> Rows:
+        """Position in a padded (variables, max cardinality) table of each (variable, value) pair."""
+        width = max(self.cardinalities)
+        parts = [variable * width + np.arange(k) for variable, k in enumerate(self.cardinalities)]
+        return Rows(np.concatenate(parts))
+
+
+class _Draft:
+    """Rows while the circuit is being compiled: level, kind and children of each."""
+
+    def __init__(self, cardinalities: tuple[int, ...]) -> None:
+        self.offsets = value_offsets(cardinalities)
+        self.children: list[tuple[int, ...]] = [()] * self.offsets[-1]
+        self.level = [0] * self.offsets[-1]
+        self.is_sum = [False] * self.offsets[-1]
+        self.owner = [-1] * self.offsets[-1]
+        self.scope = [1 << v for v, k in enumerate(cardinalities) for _ in range(k)]
+
+    def add(self, children: tuple[int, ...], *, is_sum: bool, owner: int = -1) -> int:
+        self.children.append(children)
+        self.level.append(1 + max(self.level[child] for child in children))
+        self.is_sum.append(is_sum)
+        self.owner.append(owner)
+        scope = 0
+        for child in children[:1] if is_sum else children:
+            scope |= self.scope[child]
+        self.scope.append(scope)
+        return len(self.children) - 1
+
+    def add_product(self, children: tuple[int, ...]) -> int:
+        """Add a balanced tree of binary products; one child is passed through."""
+        parts = list(children)
+        while len(parts) > 1:
+            # An odd part out waits for the next round.
+            paired = [self.add((a, b), is_sum=False) for a, b in zip(parts[::2], parts[1::2], strict=False)]
+            parts = paired + parts[len(paired) * 2 :]
+        return parts[0]
+
+
+def compile_layers(circuit: "Circuit") -> CompiledCircuit:
+    """Fold the nodes of a circuit into layers. Cost: linear in nodes and edges."""
+    draft = _Draft(circuit.cardinalities)
+    draft_of_node: list[int] = []
+    for index, node in enumerate(circuit.nodes):
+        if isinstance(node, Input):
+            rows = tuple(draft.offsets[node.variable] + value for value in node.values)
+            row = rows[0] if len(rows) == 1 else draft.add(rows, is_sum=True, owner=index)
+        elif isinstance(node, Product):
+            row = draft.add_product(tuple(draft_of_node[child] for child in node.children))
+        else:
+            children = tuple(draft_of_node[child] for child in node.children)
+            row = draft.add(children, is_sum=True, owner=index)
+        draft_of_node.append(row)
+    return _fold(circuit.cardinalities, draft, draft_of_node)
+
+
+def _fold(cardinalities: tuple[int, ...], draft: _Draft, draft_of_node: list[int]) -> CompiledCircuit:
+    groups: dict[tuple[int, bool, int], list[int]] = {}
+    for row in range(draft.offsets[-1], len(draft.children)):
+        key = (draft.level[row], draft.is_sum[row], len(draft.children[row]))
+        groups.setdefault(key, []).append(row)
+    new_row = np.arange(len(draft.children))
+    layers: list[Layer] = []
+    slices: dict[int, slice] = {}
+    scopes = draft.scope[: draft.offsets[-1]]
+    start, first_edge = draft.offsets[-1], 0
+    for (_, is_sum, fan_in), members in sorted(groups.items()):
+        stop = start + len(members)
+        new_row[members] = np.arange(start, stop)
+        scopes.extend(draft.scope[row] for row in members)
+        children = new_row[np.array([draft.children[row] for row in members])]
+        if is_sum:
+            layers.append(SumLayer(start, stop, fan_in, first_edge, Rows(children)))
+            for row in members:
+                slices[draft.owner[row]] = slice(first_edge, first_edge + fan_in)
+                first_edge += fan_in
+        else:
+            layers.append(ProductLayer(start, stop, Rows(children[:, 0]), Rows(children[:, 1])))
+        start = stop
+    rows = new_row[draft_of_node]
+    return CompiledCircuit(
+        cardinalities=cardinalities,
+        offsets=draft.offsets,
+        layers=tuple(layers),
+        num_rows=start,
+        root=int(rows[-1]),
+        num_parameters=first_edge,
+        row_of_node=tuple(int(row) for row in rows),
+        parameter_slices=slices,
+        row_scopes=tuple(scopes),
+    )

@@ -1,0 +1,99 @@
+"""The only place that calls logsumexp and friends; minus infinity is a normal value with zero gradient."""
+
+import torch
+from torch import Tensor
+
+NEGATIVE_INFINITY = float("-inf")
+
+
+def logsumexp(x: Tensor, dim: int) -> Tensor:
+    """Return log sum exp along a dimension; all -inf gives -inf. Gradients: see `posterior`."""
+    return torch.logsumexp(x, dim)
+
+
+def log_normalize(x: Tensor, dim: int) -> Tensor:
+    """Return log softmax along a dimension; entries of -inf keep probability zero and get zero gradient."""
+    return torch.log_softmax(x, dim)
+
+
+def posterior(log_joint: Tensor, log_total: Tensor) -> Tensor:
+    """Return exp(log_joint - log_total), and zero where the joint weight is zero.
+
+    The plain difference is nan when both are -inf; nothing flows there, so zero is the limit we want.
+    """
+    possible = log_joint > NEGATIVE_INFINITY
+    difference = torch.where(possible, log_joint, 0.0) - torch.where(possible, log_total, 0.0)
+    return torch.where(possible, difference.exp(), 0.0)
+
+
+class _EntropyTerm(torch.autograd.Function):
+    """-w l for w = exp(l), with value and gradient zero at l = -inf (autograd alone gives nan there)."""
+
+    @staticmethod
+    def forward(log_weights: Tensor, weights: Tensor) -> Tensor:
+        return -weights * _finite(log_weights)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN001
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ANN001
+        log_weights, weights = ctx.saved_tensors
+        return -grad * weights * (_finite(log_weights) + 1), None
+
+
+def _finite(log_weights: Tensor) -> Tensor:
+    """Replace -inf by the lowest number, whose product with weight zero is zero and not nan."""
+    return log_weights.clamp(min=torch.finfo(log_weights.dtype).min)
+
+
+def entropy_term(log_weights: Tensor, weights: Tensor) -> Tensor:
+    """Return -w log w elementwise, in nats, for `weights` equal to exp(log_weights); the gradient is to the logs."""
+    return _EntropyTerm.apply(log_weights, weights.detach())  # type: ignore[no-any-return]
+
+
+def weighted(probability: Tensor, value: Tensor) -> Tensor:
+    """Return probability * value, where an impossible event counts nothing even if its value is infinite."""
+    ignored = (probability == 0) & ~torch.isfinite(value)
+    return probability * torch.where(ignored, 0.0, value)
+
+
+def choose(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Draw one index along the last dimension by inverse transform; never an entry of weight zero.
+
+    Args:
+        weights: non-negative, shape (rows, options), each row with a positive sum.
+        uniform: numbers in [0, 1), shape (rows,).
+
+    Returns:
+        Indices, shape (rows,).
+    """
+    cumulative = weights.cumsum(-1)
+    threshold = uniform * cumulative[:, -1]
+    # Rounding can lift the threshold to the total; zero then selects the first possible entry.
+    threshold = torch.where(threshold < cumulative[:, -1], threshold, 0.0)
+    return (cumulative <= threshold.unsqueeze(-1)).sum(-1)
+
+
+class _Entropy(torch.autograd.Function):
+    """-p log p from probabilities, with value and gradient zero at p = 0."""
+
+    @staticmethod
+    def forward(probability: Tensor) -> Tensor:
+        return torch.special.entr(probability)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ANN001
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # noqa: ANN001
+        (probability,) = ctx.saved_tensors
+        positive = probability > 0
+        return grad * torch.where(positive, -torch.where(positive, probability, 1.0).log() - 1, 0.0)
+
+
+def entropy_of(probability: Tensor) -> Tensor:
+    """Return -p log p elementwise, in nats."""
+    return _Entropy.apply(probability)  # type: ignore[no-any-return]

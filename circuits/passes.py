@@ -1,0 +1,191 @@
+"""The passes over a compiled circuit. Everything else is a reading of these.
+
+Buffers have one row per node and any batch shape behind it: (rows, *batch), (parameters, *batch). Batches are last
+because each layer then reads and writes long contiguous lines. Batch shapes of weights and values broadcast.
+
+`push_up` and `push_down` are linear maps and each other's transpose, so each is the other's gradient; `log_up`'s gradient
+is `push_down` with posterior weights. Hence all three can be differentiated as often as wanted.
+"""
+
+import torch
+from torch import Tensor
+
+from circuits.layers import CompiledCircuit, ProductLayer
+from circuits.numerics import NEGATIVE_INFINITY, log_normalize, logsumexp, posterior
+
+# mypy: disable-error-code="no-any-return"
+
+
+def normalize(compiled: CompiledCircuit, logits: Tensor) -> Tensor:
+    """Return log weights that sum to one at each sum; shapes (parameters, *batch)."""
+    parts = [log_normalize(layer.fold(logits[layer.edges]), 1).flatten(0, 1) for layer in compiled.sum_layers]
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts) if parts else logits
+
+
+def log_up(compiled: CompiledCircuit, log_weights: Tensor, log_values: Tensor) -> Tensor:
+    """Return the log value of every row.
+
+    Args:
+        compiled: the circuit.
+        log_weights: normalised log weights, shape (parameters, *batch).
+        log_values: log weight of each (variable, value) pair, shape (values, *batch); the evidence.
+
+    Returns:
+        Log values, shape (rows, *batch); the root's row holds the log-evidence.
+    Cost: one exponential per edge.
+    """
+    return _LogUp.apply(compiled, log_weights, log_values)
+
+
+def push_up(compiled: CompiledCircuit, weights: Tensor, amounts: Tensor) -> Tensor:
+    """Return U with U[row] = amounts[row] + sum over the row's edges of weight * U[child] (products: weight 1)."""
+    return _PushUp.apply(compiled, weights, amounts)
+
+
+def push_down(compiled: CompiledCircuit, weights: Tensor, amounts: Tensor) -> Tensor:
+    """Return D with D[row] = amounts[row] + sum over the row's parents of weight * D[parent].
+
+    With amount 1 at the root and 0 elsewhere these are the flows: the probability that a row is used.
+    """
+    return _PushDown.apply(compiled, weights, amounts)
+
+
+def flows(compiled: CompiledCircuit, weights: Tensor) -> Tensor:
+    """Return the probability that each row is used, shape (rows, *batch), for normalised weights."""
+    return _PushDown.apply(compiled, weights, None)
+
+
+def max_up(compiled: CompiledCircuit, log_weights: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return the largest log probability below each row and each sum layer's best child.
+
+    Returns:
+        Log values (rows, *batch), and per sum layer the best edge of each sum, (size, *batch).
+    Requires: a deterministic circuit, otherwise the maximum is only a lower bound.
+    """
+    values = log_weights.new_zeros((compiled.num_rows, *log_weights.shape[1:]))
+    best: list[Tensor] = []
+    for layer in compiled.layers:
+        if isinstance(layer, ProductLayer):
+            torch.add(layer.left.take(values), layer.right.take(values), out=values[layer.start : layer.stop])
+        else:
+            scores = layer.fold(layer.children.take(values) + log_weights[layer.edges])
+            top, choice = scores.max(1)
+            values[layer.start : layer.stop] = top
+            best.append(choice)
+    return values, best
+
+
+def _sum_to(gradient: Tensor, like: torch.Size) -> Tensor:
+    return gradient if gradient.shape == like else gradient.sum_to_size(like)
+
+
+class _LogUp(torch.autograd.Function):
+    @staticmethod
+    def forward(compiled: CompiledCircuit, log_weights: Tensor, log_values: Tensor) -> Tensor:
+        batch = torch.broadcast_shapes(log_weights.shape[1:], log_values.shape[1:])
+        values = log_values.new_empty((compiled.num_rows, *batch))
+        values[: compiled.num_values] = log_values
+        for layer in compiled.layers:
+            if isinstance(layer, ProductLayer):
+                torch.add(layer.left.take(values), layer.right.take(values), out=values[layer.start : layer.stop])
+            else:
+                joint = layer.children.take(values) + log_weights[layer.edges]
+                values[layer.start : layer.stop] = logsumexp(layer.fold(joint), 1)
+        return values
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[CompiledCircuit, Tensor, Tensor], output: Tensor) -> None:
+        ctx.compiled, log_weights, log_values = inputs
+        ctx.value_shape = log_values.shape
+        ctx.save_for_backward(log_weights, output)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
+        log_weights, values = ctx.saved_tensors
+        compiled: CompiledCircuit = ctx.compiled
+        # A row of value zero has no meaningful gradient; zero is the limit we want.
+        gradient = torch.where(values > NEGATIVE_INFINITY, gradient, 0.0)
+        weights = posterior(log_weights + compiled.edge_child.take(values), compiled.edge_sum.take(values))
+        adjoint = push_down(compiled, weights, gradient)
+        for_weights = for_values = None
+        if ctx.needs_input_grad[1]:
+            for_weights = _sum_to(weights * compiled.edge_sum.take(adjoint), log_weights.shape)
+        if ctx.needs_input_grad[2]:
+            for_values = _sum_to(adjoint[: compiled.num_values], ctx.value_shape)
+        return None, for_weights, for_values
+
+
+class _PushUp(torch.autograd.Function):
+    @staticmethod
+    def forward(compiled: CompiledCircuit, weights: Tensor, amounts: Tensor) -> Tensor:
+        batch = torch.broadcast_shapes(weights.shape[1:], amounts.shape[1:])
+        result = amounts.expand((compiled.num_rows, *batch)).clone()
+        for layer in compiled.layers:
+            own = result[layer.start : layer.stop]
+            if isinstance(layer, ProductLayer):
+                own += layer.left.take(result)
+                own += layer.right.take(result)
+            else:
+                own += layer.fold(layer.children.take(result) * weights[layer.edges]).sum(1)
+        return result
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[CompiledCircuit, Tensor, Tensor], output: Tensor) -> None:
+        ctx.compiled, weights, amounts = inputs
+        ctx.amount_shape = amounts.shape
+        ctx.save_for_backward(weights, output)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
+        weights, result = ctx.saved_tensors
+        compiled: CompiledCircuit = ctx.compiled
+        adjoint = push_down(compiled, weights, gradient)
+        for_weights = for_amounts = None
+        if ctx.needs_input_grad[1]:
+            edges = compiled.edge_sum.take(adjoint) * compiled.edge_child.take(result)
+            for_weights = _sum_to(edges, weights.shape)
+        if ctx.needs_input_grad[2]:
+            for_amounts = _sum_to(adjoint, ctx.amount_shape)
+        return None, for_weights, for_amounts
+
+
+class _PushDown(torch.autograd.Function):
+    @staticmethod
+    def forward(compiled: CompiledCircuit, weights: Tensor, amounts: Tensor | None) -> Tensor:
+        if amounts is None:  # one at the root: the flows
+            result = weights.new_zeros((compiled.num_rows, *weights.shape[1:]))
+            result[compiled.root] = 1.0
+        else:
+            batch = torch.broadcast_shapes(weights.shape[1:], amounts.shape[1:])
+            result = amounts.expand((compiled.num_rows, *batch)).clone()
+        for layer in reversed(compiled.layers):
+            own = result[layer.start : layer.stop]
+            if isinstance(layer, ProductLayer):
+                own = own.clone()  # indexed addition refuses to read from the buffer that it writes to
+                layer.left.add_to(result, own)
+                layer.right.add_to(result, own)
+            else:
+                passed = own.unsqueeze(1) * layer.fold(weights[layer.edges])
+                layer.children.add_to(result, passed.flatten(0, 1))
+        return result
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[CompiledCircuit, Tensor, Tensor | None], output: Tensor) -> None:
+        ctx.compiled, weights, amounts = inputs
+        ctx.amount_shape = None if amounts is None else amounts.shape
+        ctx.save_for_backward(weights, output)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
+        weights, result = ctx.saved_tensors
+        compiled: CompiledCircuit = ctx.compiled
+        adjoint = push_up(compiled, weights, gradient)
+        for_weights = for_amounts = None
+        if ctx.needs_input_grad[1]:
+            edges = compiled.edge_sum.take(result) * compiled.edge_child.take(adjoint)
+            for_weights = _sum_to(edges, weights.shape)
+        if ctx.needs_input_grad[2]:
+            for_amounts = _sum_to(adjoint, ctx.amount_shape)
+        return None, for_weights, for_amounts

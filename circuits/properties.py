@@ -1,0 +1,257 @@
+"""Structural properties of circuits: proofs, and a witness when one fails."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, NamedTuple
+
+from circuits.errors import StructureError
+from circuits.nodes import Input, Node, Product, Sum
+from circuits.variables import describe_scope
+
+if TYPE_CHECKING:
+    from circuits.circuit import Circuit
+
+_SEARCH_BUDGET = 200_000
+"""Steps that the search for an overlap may take before it gives up and reports `unproven`."""
+
+
+class Overlap(NamedTuple):
+    """Why a circuit is not known to be deterministic."""
+
+    sum_node: int
+    """The sum whose children are not disjoint."""
+    scope: int
+    first: int
+    second: int
+    """Two children of that sum."""
+    assignment: dict[int, int] | None
+    """A joint value on which both children are non-zero; None when the search gave up without an answer."""
+
+    def describe(self) -> str:
+        """Return the reason in one sentence part."""
+        where = f"the sum node {self.sum_node} over variables {describe_scope(self.scope)}"
+        if self.assignment is None:
+            return f"{where} was not proved to have disjoint children ({self.first} and {self.second} are undecided)"
+        values = ", ".join(f"{variable}: {value}" for variable, value in sorted(self.assignment.items()))
+        return f"{where} mixes children {self.first} and {self.second}, which both allow {{{values}}}"
+
+
+def check_structure(cardinalities: tuple[int, ...], nodes: Sequence[Node]) -> tuple[int, ...]:
+    """Check order, inputs, smoothness, decomposability and reachability; return every node's scope as a bit mask."""
+    if not nodes:
+        raise StructureError("a circuit needs at least one node.")
+    scopes: list[int] = []
+    used = bytearray(len(nodes))
+    for index, node in enumerate(nodes):
+        if isinstance(node, Input):
+            scopes.append(_check_input(cardinalities, index, node))
+            continue
+        for child in node.children:
+            if not 0 <= child < index:
+                raise StructureError(f"node {index} has child {child}, but children must be earlier nodes.")
+            used[child] = 1
+        scopes.append(_check_inner(index, node, scopes))
+    everything = (1 << len(cardinalities)) - 1
+    if scopes[-1] != everything:
+        raise StructureError(
+            f"the root leaves out variables {describe_scope(everything & ~scopes[-1])}; "
+            "multiply it by an input over each of them."
+        )
+    unused = used.find(0, 0, len(nodes) - 1)
+    if unused >= 0:
+        raise StructureError(f"node {unused} does not reach the root (the last node); leave it out.")
+    return tuple(scopes)
+
+
+def _check_input(cardinalities: tuple[int, ...], index: int, node: Input) -> int:
+    if not 0 <= node.variable < len(cardinalities):
+        raise StructureError(f"input {index}: variable {node.variable} does not exist.")
+    cardinality = cardinalities[node.variable]
+    if not node.values or len(set(node.values)) != len(node.values):
+        raise StructureError(f"input {index}: values {node.values} must be distinct and not empty.")
+    for value in node.values:
+        if not isinstance(value, int) or not 0 <= value < cardinality:
+            raise StructureError(
+                f"input {index}: value {value!r} is out of range for variable {node.variable}, "
+                f"which has values 0 to {cardinality - 1}."
+            )
+    return 1 << node.variable
+
+
+def _check_inner(index: int, node: Node, scopes: Sequence[int]) -> int:
+    children = node.children
+    kind = type(node).__name__.lower()
+    if not children:
+        raise StructureError(f"{kind} node {index} has no children.")
+    if kind == "sum":
+        first = scopes[children[0]]
+        for child in children:
+            if scopes[child] != first:
+                raise StructureError(
+                    f"sum node {index} is not smooth: child {children[0]} covers variables {describe_scope(first)}, "
+                    f"child {child} covers {describe_scope(scopes[child])}. Multiply children by inputs over "
+                    "what they lack."
+                )
+        return first
+    scope = 0
+    for child in children:
+        if scope & scopes[child]:
+            raise StructureError(
+                f"product node {index} is not decomposable: child {child} shares variables "
+                f"{describe_scope(scope & scopes[child])} with the children before it."
+            )
+        scope |= scopes[child]
+    return scope
+
+
+def find_second_split(circuit: "Circuit") -> tuple[int, int] | None:
+    """Return two products that split the same scope differently, or None when the circuit is structured."""
+    split_of: dict[int, tuple[frozenset[int], int]] = {}
+    for index, node in enumerate(circuit.nodes):
+        if not isinstance(node, Product) or len(node.children) == 1:
+            continue
+        split = frozenset(circuit.scopes[child] for child in node.children)
+        known, where = split_of.setdefault(circuit.scopes[index], (split, index))
+        if known != split:
+            return where, index
+    return None
+
+
+def find_overlap(circuit: "Circuit") -> Overlap | None:
+    """Return the first sum whose children are not proved to have disjoint supports, or None when all are.
+
+    A quick sound proof settles the usual structures in time linear in the edges. Where it does not, an exact
+    search looks for a joint value that two children share; it is complete, but bounded in steps.
+    """
+    prover = _Disjointness(circuit)
+    for index, node in enumerate(circuit.nodes):
+        if not isinstance(node, Sum):
+            continue
+        children: tuple[int, ...] = node.children
+        if len(set(children)) == len(children) and prover.all_disjoint(frozenset(children)):
+            continue
+        for first, second in combinations(children, 2):
+            shared = prover.shared_value(first, second)
+            if shared is not None:
+                return Overlap(index, circuit.scopes[index], first, second, shared or None)
+    return None
+
+
+class _Disjointness:
+    """Memoised questions about the supports of nodes."""
+
+    def __init__(self, circuit: "Circuit") -> None:
+        self._nodes = circuit.nodes
+        self._scopes = circuit.scopes
+        self._known: dict[frozenset[int], bool] = {}
+        self._budget = _SEARCH_BUDGET
+
+    def all_disjoint(self, units: frozenset[int]) -> bool:
+        """Prove that the supports of nodes of one scope are pairwise disjoint; False means not proved."""
+        if len(units) < 2:
+            return True
+        if units not in self._known:
+            self._known[units] = self._prove(units)
+        return self._known[units]
+
+    def _prove(self, units: frozenset[int]) -> bool:
+        elements: set[int] = set()
+        for unit in units:
+            own = self._elements(unit)
+            if not elements.isdisjoint(own):
+                return False
+            elements |= own
+        first = self._nodes[next(iter(elements))]
+        if isinstance(first, Input):
+            values = [value for element in elements for value in self._nodes[element].values]
+            return len(values) == len(set(values))
+        rows = [self._nodes[element].children for element in elements]
+        splits = {tuple(self._scopes[child] for child in row) for row in rows}
+        if len(splits) != 1:
+            return False
+        # Small parts first: their proofs are the cheapest and usually suffice.
+        columns = sorted(range(len(rows[0])), key=lambda column: self._scopes[rows[0][column]].bit_count())
+        return self._differ_in_a_disjoint_column(rows, columns)
+
+    def _elements(self, unit: int) -> set[int]:
+        """Return the products and inputs that a node chooses from."""
+        elements: set[int] = set()
+        stack = [unit]
+        while stack:
+            current = stack.pop()
+            if isinstance(self._nodes[current], Sum):
+                stack.extend(self._nodes[current].children)
+            else:
+                elements.add(current)
+        return elements
+
+    def _differ_in_a_disjoint_column(self, rows: list[tuple[int, ...]], columns: list[int]) -> bool:
+        for position, column in enumerate(columns):
+            if not self.all_disjoint(frozenset(row[column] for row in rows)):
+                continue
+            groups: dict[int, list[tuple[int, ...]]] = {}
+            for row in rows:
+                groups.setdefault(row[column], []).append(row)
+            rest = columns[position + 1 :]
+            return all(len(group) == 1 or self._differ_in_a_disjoint_column(group, rest) for group in groups.values())
+        return False
+
+    def shared_value(self, first: int, second: int) -> dict[int, int] | None:
+        """Return a joint value of both nodes, None when there is none, or {} when the search gave up."""
+        try:
+            return self._satisfy(frozenset((first, second)))
+        except (TimeoutError, RecursionError):
+            return {}
+
+    def _satisfy(self, nodes: frozenset[int]) -> dict[int, int] | None:
+        """Return a joint value on which all nodes are non-zero, or None; the nodes' scopes may differ."""
+        self._budget -= 1
+        if self._budget < 0:
+            raise TimeoutError
+        shared: dict[int, int] = {}
+        for group in self._connected(nodes):
+            part = self._satisfy_group(group)
+            if part is None:
+                return None
+            shared.update(part)
+        return shared
+
+    def _connected(self, nodes: frozenset[int]) -> list[frozenset[int]]:
+        """Split nodes into groups that share no variables; groups are independent questions."""
+        groups: list[tuple[int, set[int]]] = []
+        for node in nodes:
+            scope, members = self._scopes[node], {node}
+            apart: list[tuple[int, set[int]]] = []
+            for other_scope, others in groups:
+                if other_scope & scope:
+                    scope, members = scope | other_scope, members | others
+                else:
+                    apart.append((other_scope, others))
+            groups = [*apart, (scope, members)]
+        return [frozenset(members) for _, members in groups]
+
+    def _satisfy_group(self, group: frozenset[int]) -> dict[int, int] | None:
+        widest = max(group, key=lambda node: (self._scopes[node].bit_count(), not isinstance(self._nodes[node], Input)))
+        node = self._nodes[widest]
+        others = group - {widest}
+        if isinstance(node, Input):
+            values = set.intersection(*(set(self._nodes[member].values) for member in group))
+            return {node.variable: min(values)} if values else None
+        if isinstance(node, Product):
+            return self._satisfy(others | set(node.children))
+        for child in node.children:
+            found = self._satisfy(others | {child})
+            if found is not None:
+                return found
+        return None
+
+
+def overlapping_sums(circuit: "Circuit") -> list[int]:
+    """Return every sum whose children were not quickly proved disjoint (a superset of those that overlap)."""
+    prover = _Disjointness(circuit)
+    return [
+        index
+        for index, node in enumerate(circuit.nodes)
+        if isinstance(node, Sum)
+        and not (len(set(node.children)) == len(node.children) and prover.all_disjoint(frozenset(node.children)))
+    ]

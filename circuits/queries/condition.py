@@ -1,0 +1,62 @@
+"""Conditioning: the family is closed under it, so a conditional is a distribution on the same circuit."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from circuits.errors import ImpossibleEvidenceError
+from circuits.evidence import EvidenceLike
+from circuits.numerics import NEGATIVE_INFINITY
+from circuits.queries.log_prob import upward
+
+if TYPE_CHECKING:
+    from circuits.distribution import CircuitDistribution
+
+
+def condition(distribution: "CircuitDistribution", evidence: EvidenceLike) -> "CircuitDistribution":
+    """Return the distribution given evidence, on the same circuit with new numbers.
+
+    Each sum's weights become w_j v_j / sum_i w_i v_i, where v are the children's values under the evidence.
+
+    Args:
+        distribution: batch shape (*batch).
+        evidence: see `Evidence.of`; its batch shape broadcasts with the distribution's.
+
+    Returns:
+        A `CircuitDistribution` with the broadcast batch shape. Differentiable.
+
+    Raises:
+        EvidenceError: malformed evidence.
+        ImpossibleEvidenceError: some batch row gives the evidence probability zero; the message names the rows.
+    Cost: one upward pass.
+    """
+    compiled = distribution.circuit.compiled
+    values = upward(distribution, evidence)
+    check_possible(values[compiled.root])
+    log_weights = distribution.log_weights
+    log_weights = log_weights.reshape(
+        log_weights.shape[0], *(1,) * (values.dim() - log_weights.dim()), *log_weights.shape[1:]
+    )
+    totals = compiled.edge_sum.take(values)
+    # A sum that the evidence rules out cannot be reached; its old weights do no harm, nan would.
+    possible = totals > NEGATIVE_INFINITY
+    change = torch.where(possible, compiled.edge_child.take(values), 0.0) - torch.where(possible, totals, 0.0)
+    return distribution.with_log_weights(log_weights + change)
+
+
+def check_possible(log_evidence: Tensor) -> None:
+    """Raise unless every batch row gives the evidence a positive probability."""
+    impossible = log_evidence == NEGATIVE_INFINITY
+    if not impossible.any():
+        return
+    if impossible.dim() == 0:
+        raise ImpossibleEvidenceError(
+            "the evidence has probability zero; loosen it, or ask log_evidence first (it returns -inf)."
+        )
+    rows = [tuple(row) if len(row) > 1 else row[0] for row in impossible.nonzero().tolist()]
+    shown = ", ".join(map(str, rows[:8])) + (f", ... ({len(rows)} in all)" if len(rows) > 8 else "")
+    raise ImpossibleEvidenceError(
+        f"the evidence has probability zero in batch rows {shown}; loosen it there, or ask log_evidence first "
+        "(it returns -inf)."
+    )

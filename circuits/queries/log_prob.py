@@ -1,0 +1,75 @@
+"""Likelihoods: of complete joint values, and of any evidence."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.evidence import Evidence, EvidenceLike, observed_rows
+from circuits.passes import log_up
+
+if TYPE_CHECKING:
+    from circuits.distribution import CircuitDistribution
+
+_CHUNK = 1 << 24
+"""Numbers that one pass without gradients may hold; more samples are split."""
+
+
+def log_prob(distribution: "CircuitDistribution", values: Int[Tensor, "*shape variables"]) -> Float[Tensor, "*shape"]:
+    """Return the log probability of complete joint values, in nats.
+
+    Args:
+        distribution: batch shape (*batch).
+        values: integers, shape (*sample, *batch, variables) or anything that broadcasts to it.
+
+    Returns:
+        Shape (*sample, *batch); -inf for impossible values.
+    Cost: one upward pass per sample.
+    """
+    compiled = distribution.circuit.compiled
+    batch = distribution.batch_shape
+    shape = torch.broadcast_shapes(values.shape[:-1], batch)
+    values = values.expand(*shape, values.shape[-1])
+    samples = values.reshape(-1, *batch, values.shape[-1])
+    weights = distribution.log_weights.unsqueeze(1)
+
+    def one_pass(part: Tensor) -> Tensor:
+        return log_up(compiled, weights, observed_rows(part, compiled, weights.dtype))[compiled.root]
+
+    held = (compiled.num_rows + compiled.num_parameters) * max(1, batch.numel())
+    size = max(1, _CHUNK // held)
+    if (torch.is_grad_enabled() and weights.requires_grad) or len(samples) <= size:
+        return one_pass(samples).reshape(shape)
+    return torch.cat([one_pass(part) for part in samples.split(size)]).reshape(shape)
+
+
+def log_evidence(distribution: "CircuitDistribution", evidence: EvidenceLike) -> Float[Tensor, "*batch"]:
+    """Return log P(evidence), in nats; with soft evidence the log of the expected weight.
+
+    Args:
+        distribution: batch shape (*batch).
+        evidence: see `Evidence.of`; its batch shape broadcasts with the distribution's.
+
+    Returns:
+        Shape (*batch); -inf where the evidence is impossible.
+
+    Raises:
+        EvidenceError: malformed evidence.
+    Cost: one upward pass, O(edges) per row.
+    """
+    return upward(distribution, evidence)[distribution.circuit.compiled.root]
+
+
+def upward(distribution: "CircuitDistribution", evidence: EvidenceLike) -> Tensor:
+    """Return the log value of every row under evidence, shape (rows, *batch)."""
+    weights = distribution.log_weights
+    compiled = distribution.circuit.compiled
+    table = Evidence.of(evidence, compiled.cardinalities, dtype=weights.dtype, device=weights.device)
+    rows = table.rows(compiled)
+    extra = rows.dim() - weights.dim()
+    if extra > 0:
+        weights = weights.reshape(weights.shape[0], *(1,) * extra, *weights.shape[1:])
+    elif extra < 0:
+        rows = rows.reshape(rows.shape[0], *(1,) * -extra, *rows.shape[1:])
+    return log_up(compiled, weights, rows)

@@ -1,0 +1,69 @@
+"""Marginals: of every variable at once, and joint tables of chosen variables."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.errors import EvidenceError, NotTractableError
+from circuits.tables import joint_tables
+
+if TYPE_CHECKING:
+    from circuits.distribution import CircuitDistribution
+
+_MAX_ENTRIES = 1 << 24
+
+
+def marginals(distribution: "CircuitDistribution") -> Float[Tensor, "*batch variables values"]:
+    """Return P(variable = value) for every variable and value.
+
+    Returns:
+        Shape (*batch, variables, max cardinality), zero beyond a variable's own values. Differentiable.
+    Cost: one downward pass, O(edges).
+    """
+    compiled = distribution.circuit.compiled
+    rows = distribution.flows[: compiled.num_values]
+    width = max(compiled.cardinalities)
+    padded = rows.new_zeros((len(compiled.cardinalities) * width, *rows.shape[1:]))
+    padded = padded.index_copy(0, compiled.padded_values.index(rows.device), rows)
+    return padded.movedim(0, -1).unflatten(-1, (len(compiled.cardinalities), width))
+
+
+def marginal(distribution: "CircuitDistribution", variables: Sequence[int]) -> Float[Tensor, "..."]:
+    """Return the joint table of some variables.
+
+    Args:
+        distribution: batch shape (*batch).
+        variables: distinct variables; the table's axes follow their order.
+
+    Returns:
+        Shape (*batch, k_a, k_b, ...), summing to one. Differentiable.
+
+    Raises:
+        EvidenceError: a variable does not exist or is named twice.
+        NotTractableError: the table would have more than 2^24 entries per batch row.
+    Cost: one pass that carries a table of the variables seen so far.
+    """
+    cardinalities = distribution.circuit.cardinalities
+    scope = check_variables(variables, len(cardinalities))
+    shape = tuple(cardinalities[variable] for variable in scope)
+    if prod(shape) > _MAX_ENTRIES:
+        raise NotTractableError(
+            f"the joint table of variables {list(scope)} has {prod(shape):,} entries per batch row, more than "
+            f"{_MAX_ENTRIES:,}. Ask for fewer variables, or sample."
+        )
+    (table,) = joint_tables(distribution, [scope])
+    return table.movedim(0, -1).unflatten(-1, shape) if shape else table[0]
+
+
+def check_variables(variables: Sequence[int], num_variables: int) -> tuple[int, ...]:
+    """Return the variables as a tuple of distinct, existing ones, or say which is wrong."""
+    scope = tuple(int(variable) for variable in variables)
+    for variable in scope:
+        if not 0 <= variable < num_variables:
+            raise EvidenceError(f"variable {variable} does not exist; the variables are 0 to {num_variables - 1}.")
+    if len(set(scope)) != len(scope):
+        raise EvidenceError(f"variables {list(scope)} are not distinct.")
+    return scope

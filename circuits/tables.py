@@ -1,0 +1,188 @@
+"""Joint tables of many scopes in one pass: the engine behind `marginal` and `expectation`.
+
+A factor's scope is split at exactly one product of every sub-circuit, where its parts fall into different children. Above
+that product only its flow matters, below it the conditional table of each part:
+
+    P(scope) = sum over products e that split it of flow(e) * P(left part | left child) P(right part | right child).
+
+So the pass has three steps: flows (downward), conditional tables of the parts that are still pending in each region (upward,
+`_Mix` at sums and `_Outer` at products that split a part), and one contraction per split. Tables that do not depend on
+numbers (the indicators of a label's own variables) are shared, not computed. All index work is done once per
+(circuit, scopes) and cached; operations of equal shape are folded over regions.
+
+Source: the one-pass exact ELBO for selective circuits, generalised here to any smooth, decomposable circuit and arity.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from circuits.layers import Rows
+from circuits.tables_plan import Contraction, Mix, Outer, TablePlan, plan_tables
+
+if TYPE_CHECKING:
+    from circuits.distribution import CircuitDistribution
+
+
+def joint_tables(distribution: "CircuitDistribution", scopes: Iterable[Sequence[int]]) -> list[Tensor]:
+    """Return P(scope) for each scope as flat rows, shape (entries, *batch), last variable fastest.
+
+    Args:
+        distribution: batch shape (*batch).
+        scopes: distinct variables each, in any order; the empty scope gives a table of one 1.
+
+    Cost: see the module text; for C children on both sides of a split and tables of K entries, C^2 K + C K^2.
+    """
+    wanted = tuple(tuple(scope) for scope in scopes)
+    flat = all_joint_tables(distribution, wanted)
+    cardinalities = distribution.circuit.cardinalities
+    return list(flat.split([prod(cardinalities[v] for v in scope) for scope in wanted]))
+
+
+def all_joint_tables(distribution: "CircuitDistribution", scopes: tuple[tuple[int, ...], ...]) -> Tensor:
+    """Return the tables of `joint_tables` one after the other, shape (all entries, *batch)."""
+    compiled = distribution.circuit.compiled
+    key = ("tables", scopes)
+    if key not in compiled.cache:
+        compiled.cache[key] = plan_tables(compiled, scopes)
+    plan: TablePlan = compiled.cache[key]  # type: ignore[assignment]
+    flows = distribution.flows
+    sources = [flows[: compiled.num_values], torch.ones_like(flows[:1])]
+    if plan.contractions:
+        conditionals = conditional_tables(plan, distribution.weights)
+        sources += [_contract(part, conditionals, flows) for part in plan.contractions]
+    return _gather(plan, torch.cat(sources))
+
+
+def _gather(plan: TablePlan, sources: Tensor) -> Tensor:
+    entries = plan.entries.take(sources)
+    if plan.repeats is None:
+        return entries
+    total = entries.new_zeros((plan.num_entries, *entries.shape[1:]))
+    return total.index_add(0, plan.repeats.index(entries.device), entries)
+
+
+def _contract(part: Contraction, conditionals: Tensor, flows: Tensor) -> Tensor:
+    """Return left^T flow right for every split of one shape, flattened to (rows, *batch)."""
+    flow = _batch_first(part.flow, flows)
+    if part.missing is not None:
+        exists = torch.as_tensor(~part.missing, dtype=flow.dtype, device=flow.device)
+        flow = flow * exists.repeat_interleave(flow.shape[0] // len(exists), 0)
+    left, right = _batch_first(part.left, conditionals), _batch_first(part.right, conditionals)
+    blocks: Tensor = _Sandwich.apply(left, flow, right)[0]
+    folded = blocks.unflatten(0, (part.flow.shape[0], -1)).permute(0, 2, 3, 1)
+    return folded.flatten(0, 2).reshape(-1, *flows.shape[1:])
+
+
+def _batch_first(rows: Rows, buffer: Tensor) -> Tensor:
+    """Read (splits, a, b) rows as (splits * batch, a, b), contiguous: batched products copy anything else row by row."""
+    taken = rows.take(buffer.flatten(1) if buffer.dim() > 1 else buffer.unsqueeze(1)).unflatten(0, rows.shape)
+    return taken.permute(0, 3, 1, 2).flatten(0, 1).contiguous()
+
+
+class _Sandwich(torch.autograd.Function):
+    """left^T middle right for a batch of matrices, keeping every operand of a product contiguous."""
+
+    @staticmethod
+    def forward(left: Tensor, middle: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        inner = middle @ right
+        return left.transpose(1, 2) @ inner, inner
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs, output[1])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        left, middle, right, inner = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        to_inner = left @ gradient
+        return (
+            inner @ gradient.transpose(1, 2),
+            to_inner @ right.transpose(1, 2),
+            middle.transpose(1, 2) @ to_inner,
+        )
+
+
+def conditional_tables(plan: TablePlan, weights: Tensor) -> Tensor:
+    """Return the buffer of conditional tables, shape (plan.num_rows, *batch); row 0 is zero, row 1 is one."""
+    return _ConditionalTables.apply(plan, weights)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Forward and backward of one kind of operation."""
+
+    forward: Callable[[Any, Tensor, Tensor], Tensor]
+    backward: Callable[[Any, Tensor, Tensor, Tensor, Tensor, Tensor], None]
+
+
+def _mix(step: Mix, buffer: Tensor, weights: Tensor) -> Tensor:
+    """Mix children: (sums, entries) = sum over sources of weight * table."""
+    tables = step.sources.take(buffer).unflatten(0, step.sources.shape)
+    return (tables * _mix_weights(step, weights).unsqueeze(2)).sum(1).flatten(0, 1)
+
+
+def _mix_weights(step: Mix, weights: Tensor) -> Tensor:
+    folded = step.edges.take(weights).unflatten(0, step.edges.shape)
+    return folded.squeeze(2) if step.edges.shape[2] == 1 else folded.sum(2)
+
+
+def _mix_backward(
+    step: Mix, buffer: Tensor, weights: Tensor, gradient: Tensor, to_buffer: Tensor, to_weights: Tensor
+) -> None:
+    sums, count, entries = step.sources.shape
+    folded = gradient.unflatten(0, (sums, 1, entries))
+    own = _mix_weights(step, weights).unsqueeze(2)
+    step.sources.add_to(to_buffer, (folded * own).flatten(0, 2))
+    tables = step.sources.take(buffer).unflatten(0, step.sources.shape)
+    edge = (folded * tables).sum(2).unsqueeze(2).expand(sums, count, step.edges.shape[2], *weights.shape[1:])
+    step.edges.add_to(to_weights, edge.flatten(0, 2))
+
+
+def _outer(step: Outer, buffer: Tensor, weights: Tensor) -> Tensor:
+    """Multiply the tables of independent parts."""
+    return step.left.take(buffer) * step.right.take(buffer)
+
+
+def _outer_backward(
+    step: Outer, buffer: Tensor, weights: Tensor, gradient: Tensor, to_buffer: Tensor, to_weights: Tensor
+) -> None:
+    step.left.add_to(to_buffer, gradient * step.right.take(buffer))
+    step.right.add_to(to_buffer, gradient * step.left.take(buffer))
+
+
+_STEPS = {Mix: _Step(_mix, _mix_backward), Outer: _Step(_outer, _outer_backward)}
+
+
+class _ConditionalTables(torch.autograd.Function):
+    """All mixes and outer products into one buffer; a chain of 1,000 regions must not copy it 1,000 times."""
+
+    @staticmethod
+    def forward(plan: TablePlan, weights: Tensor) -> Tensor:
+        buffer = weights.new_empty((plan.num_rows, *weights.shape[1:]))
+        buffer[0], buffer[1] = 0.0, 1.0
+        for step in plan.steps:
+            buffer[step.start : step.stop] = _STEPS[type(step)].forward(step, buffer, weights)
+        return buffer
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[TablePlan, Tensor], output: Tensor) -> None:
+        ctx.plan, weights = inputs
+        ctx.save_for_backward(weights, output)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor]:
+        weights, buffer = ctx.saved_tensors
+        to_buffer, to_weights = gradient.clone(), torch.zeros_like(weights)
+        for step in reversed(ctx.plan.steps):
+            own = to_buffer[step.start : step.stop]
+            _STEPS[type(step)].backward(step, buffer, weights, own, to_buffer, to_weights)
+        return None, to_weights

@@ -1,0 +1,386 @@
+"""Index plans for `tables`: which rows to mix, multiply and contract, worked out once per (circuit, scopes)."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from circuits.layers import CompiledCircuit, ProductLayer, Rows, SumLayer
+from circuits.variables import scope_of
+
+_WASTE = 4
+"""A split is contracted as one block of all its parts unless that computes this many times more than needed."""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Tables of sums: `rows[start + i * entries + a] = sum_u (sum_g weight[edges[i, u, g]]) * rows[sources[i, u, a]]`."""
+
+    start: int
+    stop: int
+    sources: Rows
+    edges: Rows
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Tables of products that split a part: `rows[start + i] = rows[left[i]] * rows[right[i]]`."""
+
+    start: int
+    stop: int
+    left: Rows
+    right: Rows
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """Splits of equal shape: flow rows (splits, C_left, C_right), table rows (splits, C, entries)."""
+
+    flow: Rows
+    missing: np.ndarray | None
+    """Pairs of children that no product joins; their flow is zero. None when every pair exists."""
+    left: Rows
+    right: Rows
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """All there is to know to compute the tables of some scopes."""
+
+    num_rows: int
+    steps: tuple[Mix | Outer, ...]
+    contractions: tuple[Contraction, ...]
+    entries: Rows
+    """For each contribution to the result: its row in (indicator flows, one, contractions)."""
+    repeats: Rows | None
+    """For each contribution: the entry it adds to; None when there is one per entry, in order."""
+    num_entries: int
+
+
+Part = tuple[int, ...]
+"""Variables of a factor that lie inside one region, in increasing order."""
+
+
+class _Regions:
+    """Rows grouped by scope, and products grouped by how they split it."""
+
+    def __init__(self, compiled: CompiledCircuit) -> None:
+        self.members: dict[int, list[int]] = defaultdict(list)
+        self.local = np.empty(compiled.num_rows, dtype=np.int64)
+        for row, scope in enumerate(compiled.row_scopes):
+            self.local[row] = len(self.members[scope])
+            self.members[scope].append(row)
+        self.splits: dict[int, dict[tuple[int, int], list[tuple[int, int, int]]]] = defaultdict(dict)
+        scopes = compiled.row_scopes
+        for layer in compiled.layers:
+            if isinstance(layer, ProductLayer):
+                pairs = zip(layer.left.positions.tolist(), layer.right.positions.tolist(), strict=True)
+                for row, (left, right) in enumerate(pairs, layer.start):
+                    split = self.splits[scopes[row]].setdefault((scopes[left], scopes[right]), [])
+                    split.append((row, left, right))
+
+
+class _Planner:
+    def __init__(self, compiled: CompiledCircuit, scopes: tuple[Part, ...]) -> None:
+        self.compiled = compiled
+        self.cardinalities = compiled.cardinalities
+        self.regions = _Regions(compiled)
+        self.scopes = scopes
+        self.sorted_scopes = [tuple(sorted(scope)) for scope in scopes]
+        self.num_rows = 2
+        self.steps: list[Mix | Outer] = []
+        self.tables: dict[tuple[int, Part], np.ndarray] = {}
+        """(region, part) -> buffer rows of the conditional tables, shape (region's rows, entries)."""
+        self.pending: dict[int, set[Part]] = defaultdict(set)
+
+    def plan(self) -> TablePlan:
+        splits = self._find_splits()
+        for region, part in [
+            (side, part)
+            for (left, right), factors in splits.items()
+            for factor in factors
+            for side, part in ((left, self._inside(factor, left)), (right, self._inside(factor, right)))
+        ]:
+            self._require(region, part)
+        self._start_tables()
+        for layer in self.compiled.layers:
+            if isinstance(layer, SumLayer):
+                self._mix_layer(layer)
+            else:
+                self._product_layer(layer)
+        contractions, placed = self._contractions(splits)
+        entries, repeats = self._entries(placed)
+        sizes = [prod(self.cardinalities[v] for v in scope) for scope in self.scopes]
+        return TablePlan(
+            num_rows=self.num_rows,
+            steps=tuple(self.steps),
+            contractions=tuple(contractions),
+            entries=entries,
+            repeats=repeats,
+            num_entries=sum(sizes),
+        )
+
+    def _inside(self, factor: int, region: int) -> Part:
+        return tuple(v for v in self.sorted_scopes[factor] if region >> v & 1)
+
+    def _size(self, part: Part) -> int:
+        return prod(self.cardinalities[v] for v in part)
+
+    def _find_splits(self) -> dict[tuple[int, int], list[int]]:
+        """Return, per (left region, right region), the factors whose scope is divided there."""
+        splits: dict[tuple[int, int], list[int]] = defaultdict(list)
+        top = (1 << len(self.cardinalities)) - 1
+        for factor, scope in enumerate(self.sorted_scopes):
+            if len(scope) < 2:
+                continue
+            mask = scope_of(scope)
+            seen, stack = {top}, [top]
+            while stack:
+                for left, right in self.regions.splits[stack.pop()]:
+                    inside = left if mask & ~left == 0 else right if mask & ~right == 0 else None
+                    if inside is None:
+                        if factor not in splits[left, right]:
+                            splits[left, right].append(factor)
+                    elif inside not in seen:
+                        seen.add(inside)
+                        stack.append(inside)
+        return splits
+
+    def _require(self, region: int, part: Part) -> None:
+        """Note that a region needs the conditional tables of a part, and so do the regions below it."""
+        stack = [(region, part)]
+        while stack:
+            region, part = stack.pop()
+            if part in self.pending[region]:
+                continue
+            self.pending[region].add(part)
+            for left, right in self.regions.splits.get(region, {}):
+                for side in (left, right):
+                    inside = tuple(v for v in part if side >> v & 1)
+                    if inside:
+                        stack.append((side, inside))
+
+    def _start_tables(self) -> None:
+        """Reserve index tables; the indicators' tables are constant: row 1 at the value, row 0 elsewhere."""
+        for region, parts in self.pending.items():
+            for part in parts:
+                shape = (len(self.regions.members[region]), self._size(part))
+                self.tables[region, part] = np.zeros(shape, dtype=np.int64)
+                if region.bit_count() == 1:
+                    k = shape[1]
+                    self.tables[region, part][:k] = np.eye(k, dtype=np.int64)
+
+    def _by_scope(self, layer: SumLayer | ProductLayer) -> Iterator[tuple[int, np.ndarray]]:
+        groups: dict[int, list[int]] = defaultdict(list)
+        for row in range(layer.start, layer.stop):
+            scope = self.compiled.row_scopes[row]
+            if self.pending.get(scope):
+                groups[scope].append(row - layer.start)
+        for scope, members in groups.items():
+            yield scope, np.array(members)
+
+    def _mix_layer(self, layer: SumLayer) -> None:
+        children = layer.children.positions.reshape(layer.size, layer.fan_in)
+        edges = layer.first_edge + np.arange(layer.size * layer.fan_in).reshape(layer.size, layer.fan_in)
+        jobs: dict[tuple[int, int, int], list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]]
+        jobs = defaultdict(list)
+        for region, members in self._by_scope(layer):
+            own_children = self.regions.local[children[members]]
+            rows = self.regions.local[members + layer.start]
+            for part in sorted(self.pending[region]):
+                table = self.tables[region, part]
+                sources = table[own_children]
+                same = (sources == sources[:, :1]).all(axis=(1, 2))
+                table[rows[same]] = sources[same, 0]
+                if same.all():
+                    continue
+                job = _drop_zeros(*_merge_equal_sources(sources[~same], edges[members][~same]))
+                jobs[job[0].shape[1], job[1].shape[2], job[0].shape[2]].append((*job, table, rows[~same]))
+        for group in jobs.values():
+            start = self.num_rows
+            for sources, _, table, rows in group:
+                fresh = self.num_rows + np.arange(sources.shape[0] * sources.shape[2])
+                table[rows] = fresh.reshape(len(rows), -1)
+                self.num_rows += fresh.size
+            all_sources = Rows(np.concatenate([job[0] for job in group]))
+            all_edges = Rows(np.concatenate([job[1] for job in group]))
+            self.steps.append(Mix(start, self.num_rows, all_sources, all_edges))
+
+    def _product_layer(self, layer: ProductLayer) -> None:
+        lefts, rights = [], []
+        start = self.num_rows
+        scopes = self.compiled.row_scopes
+        for region, members in self._by_scope(layer):
+            groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+            for member in members:
+                left, right = layer.left.positions[member], layer.right.positions[member]
+                groups[scopes[left], scopes[right]].append(member)
+            for sides, own in groups.items():
+                children = (layer.left.positions[own], layer.right.positions[own])
+                rows = self.regions.local[np.array(own) + layer.start]
+                for part in sorted(self.pending[region]):
+                    parts = [tuple(v for v in part if side >> v & 1) for side in sides]
+                    found = [
+                        self.tables[side, inside][self.regions.local[child]] if inside else None
+                        for side, inside, child in zip(sides, parts, children, strict=True)
+                    ]
+                    target = self.tables[region, part]
+                    if found[0] is None or found[1] is None:
+                        target[rows] = found[1] if found[0] is None else found[0]
+                        continue
+                    left_rows = found[0][:, self._project(part, parts[0])]
+                    right_rows = found[1][:, self._project(part, parts[1])]
+                    fresh = self.num_rows + np.arange(left_rows.size).reshape(left_rows.shape)
+                    target[rows] = fresh
+                    self.num_rows += fresh.size
+                    lefts.append(left_rows.reshape(-1))
+                    rights.append(right_rows.reshape(-1))
+        if lefts:
+            self.steps.append(Outer(start, self.num_rows, Rows(np.concatenate(lefts)), Rows(np.concatenate(rights))))
+
+    def _project(self, part: Part, inside: Part) -> np.ndarray:
+        """Return, for each entry of the part's table, the entry of the inner part's table that it agrees with."""
+        shape = [self.cardinalities[v] for v in part]
+        grid = np.indices(shape).reshape(len(part), -1)
+        inner = [self.cardinalities[v] for v in inside]
+        return np.ravel_multi_index(tuple(grid[part.index(v)] for v in inside), inner)
+
+    def _contractions(
+        self, splits: dict[tuple[int, int], list[int]]
+    ) -> tuple[list[Contraction], list[tuple[int, np.ndarray]]]:
+        """Fold splits of equal shape; return also, per factor contribution, where its entries end up."""
+        jobs: dict[tuple[int, ...], list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = defaultdict(list)
+        readers: dict[tuple[int, ...], list[list[tuple[int, np.ndarray]]]] = defaultdict(list)
+        for (left, right), factors in splits.items():
+            if not factors:
+                continue
+            flow, left_units, right_units = self._flow_of_split(left, right)
+            for group in self._blocks(left, right, factors):
+                left_parts = sorted({self._inside(factor, left) for factor in group})
+                right_parts = sorted({self._inside(factor, right) for factor in group})
+                left_table = np.concatenate([self.tables[left, p][left_units] for p in left_parts], axis=1)
+                right_table = np.concatenate([self.tables[right, p][right_units] for p in right_parts], axis=1)
+                key = (*flow.shape, left_table.shape[1], right_table.shape[1])
+                jobs[key].append((flow, left_table, right_table))
+                readers[key].append([(f, self._read(f, left, right, left_parts, right_parts)) for f in group])
+        contractions, placed = [], []
+        base = self.compiled.num_values + 1
+        for key, group in jobs.items():
+            flow, left_table, right_table = (np.stack(parts) for parts in zip(*group, strict=True))
+            missing = flow < 0
+            contractions.append(
+                Contraction(
+                    Rows(np.where(missing, 0, flow)),
+                    missing if missing.any() else None,
+                    Rows(left_table),
+                    Rows(right_table),
+                )
+            )
+            for members in readers[key]:
+                placed += [(factor, base + entries) for factor, entries in members]
+                base += key[2] * key[3]
+        return contractions, placed
+
+    def _flow_of_split(self, left: int, right: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the product row that joins each pair of children (-1 where none), and the children's local rows."""
+        triples = np.array(self.regions.splits[left | right][left, right])
+        left_units, left_index = np.unique(triples[:, 1], return_inverse=True)
+        right_units, right_index = np.unique(triples[:, 2], return_inverse=True)
+        flow = np.full((len(left_units), len(right_units)), -1, dtype=np.int64)
+        flow[left_index, right_index] = triples[:, 0]
+        return flow, self.regions.local[left_units], self.regions.local[right_units]
+
+    def _blocks(self, left: int, right: int, factors: list[int]) -> list[list[int]]:
+        """Group the factors of a split: all in one block, or one each when a block would compute too much."""
+        left_size = sum(self._size(p) for p in {self._inside(factor, left) for factor in factors})
+        right_size = sum(self._size(p) for p in {self._inside(factor, right) for factor in factors})
+        needed = sum(self._size(self.sorted_scopes[factor]) for factor in factors)
+        return [factors] if left_size * right_size <= _WASTE * needed else [[factor] for factor in factors]
+
+    def _read(self, factor: int, left: int, right: int, left_parts: list[Part], right_parts: list[Part]) -> np.ndarray:
+        """Return where in a flattened block the factor's entries stand, in the factor's own variable order."""
+        parts = (self._inside(factor, left), self._inside(factor, right))
+        row = self._project(self.scopes[factor], parts[0]) + sum(
+            self._size(p) for p in left_parts[: left_parts.index(parts[0])]
+        )
+        column = self._project(self.scopes[factor], parts[1]) + sum(
+            self._size(p) for p in right_parts[: right_parts.index(parts[1])]
+        )
+        width = sum(self._size(p) for p in right_parts)
+        return row * width + column
+
+    def _entries(self, placed: list[tuple[int, np.ndarray]]) -> tuple[Rows, Rows | None]:
+        sizes = [prod(self.cardinalities[v] for v in scope) for scope in self.scopes]
+        first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        contributions: list[tuple[np.ndarray, np.ndarray]] = []
+        for factor, scope in enumerate(self.scopes):
+            if len(scope) == 0:
+                source = np.array([self.compiled.num_values])
+            elif len(scope) == 1:
+                source = self.compiled.offsets[scope[0]] + np.arange(sizes[factor])
+            else:
+                continue
+            contributions.append((first[factor] + np.arange(sizes[factor]), source))
+        contributions += [(first[factor] + np.arange(sizes[factor]), source) for factor, source in placed]
+        if not contributions:
+            return Rows(np.empty(0, dtype=np.int64)), None
+        target = np.concatenate([part[0] for part in contributions])
+        source = np.concatenate([part[1] for part in contributions])
+        order = np.argsort(target, kind="stable")
+        target, source = target[order], source[order]
+        once = len(target) == first[-1]
+        return Rows(source), None if once else Rows(target)
+
+
+def _merge_equal_sources(sources: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Let edges with the same source table share one product, when all sums do so in the same pattern.
+
+    Args:
+        sources: buffer rows, shape (sums, fan_in, entries).
+        edges: parameters, shape (sums, fan_in).
+
+    Returns:
+        Sources (sums, distinct, entries) and edges (sums, distinct, edges each).
+    """
+    sums, fan_in, _ = sources.shape
+    _, pattern = np.unique(sources[0], axis=0, return_inverse=True)
+    pattern = pattern.reshape(-1)
+    counts = np.bincount(pattern)
+    if counts.max() == 1 or (counts != counts[0]).any():
+        return sources, edges[:, :, None]
+    order = np.argsort(pattern, kind="stable").reshape(len(counts), counts[0])
+    grouped = sources[:, order]
+    if (grouped != grouped[:, :, :1]).any():
+        return sources, edges[:, :, None]
+    return grouped[:, :, 0], edges[:, order.reshape(-1)].reshape(sums, *order.shape)
+
+
+def _drop_zeros(sources: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mix entry by entry, without the constant zeros, when every entry has equally many other sources.
+
+    A region whose children fix a variable's value mixes indicators: then an entry is just the sum of some weights.
+
+    Args:
+        sources: buffer rows, shape (sums, distinct, entries).
+        edges: parameters, shape (sums, distinct, edges each).
+
+    Returns:
+        Sources (sums * entries, fewer, 1) and edges (sums * entries, fewer, edges each), or the arguments.
+    """
+    useful = sources > 0
+    counts = useful.sum(1)
+    fewest = int(counts.min())
+    if fewest == 0 or fewest == sources.shape[1] or (counts != fewest).any():
+        return sources, edges
+    sums, _, entries = sources.shape
+    picked = np.argsort(~useful.transpose(0, 2, 1), axis=2, kind="stable")[:, :, :fewest]
+    rows = np.arange(sums)[:, None, None]
+    chosen = sources[rows, picked, np.arange(entries)[None, :, None]]
+    return chosen.reshape(-1, fewest, 1), edges[rows, picked].reshape(sums * entries, fewest, -1)
+
+
+def plan_tables(compiled: CompiledCircuit, scopes: tuple[Part, ...]) -> TablePlan:
+    """Work out all indices for the joint tables of some scopes. Cost: linear in rows times pending parts."""
+    return _Planner(compiled, scopes).plan()
