@@ -1,0 +1,194 @@
+"""FactorQ: a network that turns a state, or one observation per agent, into Factors."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from circuits.errors import StructureError
+from factor_q.factors import Factors
+from factor_q.graph import FactorGraph
+
+OUTPUT_SCALE = 0.01
+"""Factor by which the weights of the last layer are shrunk at the start, so that Q starts near 0."""
+
+
+class FactorQ(nn.Module):
+    """A critic Q(state, u) = sum of tables over the joint action u, with tables computed by a network.
+
+    By default one network reads the state and gives all tables. With `per_agent` an encoder shared by all
+    agents turns each observation into an embedding, and the table of a factor is computed from the embeddings
+    of its agents, in the order of the scope, by a network shared by all factors with tables of one shape: the
+    number of parameters then does not depend on the number of agents. A factor of empty scope () is a state
+    value; with `per_agent` it is computed from the mean embedding.
+
+    Args:
+        graph: the scopes.
+        observation_size: numbers per state, or per agent with `per_agent`.
+        hidden: widths of the hidden layers (ReLU), of the encoder with `per_agent`; at least one.
+        per_agent: expect one observation per agent, shape (*batch, n, observation_size).
+        share_factors: with `per_agent`, False gives every factor its own network.
+        agent_id: with `per_agent`, append the one-hot index of the agent to its observation, for agents
+            that cannot be told apart otherwise; the first layer then grows with the number of agents.
+
+    Raises:
+        StructureError: an option does not fit the mode, or a size is not positive.
+
+    Example:
+        >>> critic = FactorQ(FactorGraph([2, 3], [(0,), (0, 1)]), observation_size=4)
+        >>> critic(torch.zeros(5, 4)).batch_shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        graph: FactorGraph,
+        observation_size: int = 64,
+        *,
+        hidden: Sequence[int] = (128, 128),
+        per_agent: bool = False,
+        share_factors: bool = True,
+        agent_id: bool = False,
+    ) -> None:
+        super().__init__()
+        if observation_size < 1 or not hidden or min(hidden) < 1:
+            raise StructureError(
+                f"FactorQ: observation_size {observation_size} and hidden {tuple(hidden)} must be positive, "
+                "with at least one hidden layer."
+            )
+        if not per_agent and (agent_id or not share_factors):
+            raise StructureError("FactorQ: agent_id and share_factors=False need per_agent=True.")
+        self.graph = graph
+        self.observation_size = observation_size
+        self.per_agent = per_agent
+        self.agent_id = agent_id
+        self.trunk = _mlp([observation_size + (graph.num_variables if agent_id else 0), *hidden])
+        self.heads = _AgentHeads(graph, hidden[-1], share_factors) if per_agent else _StateHead(graph, hidden[-1])
+
+    def forward(self, observation: Float[Tensor, "*batch features"]) -> Factors:
+        """Return the factors of each state.
+
+        Args:
+            observation: shape (*batch, observation_size); with `per_agent` (*batch, n, observation_size).
+
+        Returns:
+            Factors on `graph` with batch shape (*batch,).
+
+        Raises:
+            StructureError: the observation has another shape.
+        """
+        expected = (self.graph.num_variables, self.observation_size) if self.per_agent else (self.observation_size,)
+        if tuple(observation.shape[-len(expected) :]) != expected:
+            axes = "(*batch, agents, observation_size)" if self.per_agent else "(*batch, observation_size)"
+            raise StructureError(
+                f"FactorQ: the observation has shape {tuple(observation.shape)}, but it must end in {expected}: {axes}."
+            )
+        if self.agent_id:
+            identity = torch.eye(self.graph.num_variables, dtype=observation.dtype, device=observation.device)
+            observation = torch.cat([observation, identity.expand(*observation.shape[:-1], -1)], dim=-1)
+        return Factors.from_flat(self.graph, self.heads(self.trunk(observation)))
+
+    def extra_repr(self) -> str:
+        """Return what print(critic) shows beside the layers."""
+        return f"{self.graph}, observation_size={self.observation_size}, per_agent={self.per_agent}"
+
+
+class _StateHead(nn.Module):
+    """One linear layer from the embedding of the state to the entries of all tables."""
+
+    def __init__(self, graph: FactorGraph, width: int) -> None:
+        super().__init__()
+        self.output = _small(_StackedLinear(1, width, graph.num_entries))
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Map (*batch, width) to (*batch, num_entries)."""
+        return self.output(embedding.unsqueeze(-2)).squeeze(-2)
+
+
+class _AgentHeads(nn.Module):
+    """Tables from the embeddings of their agents: one batched network call per shape of table."""
+
+    entry_order: Tensor
+
+    def __init__(self, graph: FactorGraph, width: int, share: bool) -> None:
+        super().__init__()
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for factor, shape in enumerate(graph.table_shapes):
+            groups.setdefault(shape, []).append(factor)
+        self.groups = nn.ModuleList(
+            _FactorGroup([graph.scopes[i] for i in members], math.prod(shape), width, share)
+            for shape, members in groups.items()
+        )
+        # The groups give their entries group by group; entry_order puts them where the graph expects them.
+        starts = [(graph.offsets[i], graph.table_sizes[i]) for members in groups.values() for i in members]
+        produced = [entry for start, size in starts for entry in range(start, start + size)]
+        self.register_buffer("entry_order", torch.tensor(produced, dtype=torch.long).argsort(), persistent=False)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Map (*batch, n, width) to (*batch, num_entries)."""
+        if not self.groups:
+            return embeddings.new_zeros(*embeddings.shape[:-2], 0)
+        entries = torch.cat([group(embeddings) for group in self.groups], dim=-1)
+        return entries.index_select(-1, self.entry_order)
+
+
+class _FactorGroup(nn.Module):
+    """The tables of all factors of one shape, from one network or from one network each."""
+
+    agents: Tensor
+
+    def __init__(self, scopes: Sequence[tuple[int, ...]], size: int, width: int, share: bool) -> None:
+        super().__init__()
+        self.count, self.arity = len(scopes), len(scopes[0])
+        agents = torch.tensor([agent for scope in scopes for agent in scope], dtype=torch.long)
+        self.register_buffer("agents", agents, persistent=False)
+        copies = 1 if share else self.count
+        self.network = nn.Sequential(
+            _StackedLinear(copies, max(self.arity, 1) * width, width),
+            nn.ReLU(),
+            _small(_StackedLinear(copies, width, size)),
+        )
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Map (*batch, n, width) to the entries of the group, (*batch, count * size)."""
+        if self.arity:
+            chosen = embeddings.index_select(-2, self.agents)
+            joined = chosen.reshape(*embeddings.shape[:-2], self.count, self.arity * embeddings.shape[-1])
+        else:
+            joined = embeddings.mean(-2, keepdim=True)
+        return self.network(joined).flatten(-2)
+
+
+class _StackedLinear(nn.Module):
+    """Linear layers side by side, one per row of the second-last axis, or a single one for all rows."""
+
+    def __init__(self, copies: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(copies, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(copies, outputs).uniform_(-bound, bound))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map (*batch, rows, inputs) to (*batch, rows, outputs)."""
+        if len(self.weight) == 1:
+            return rows @ self.weight[0] + self.bias
+        return torch.einsum("...ri,rio->...ro", rows, self.weight) + self.bias
+
+
+def _small(layer: _StackedLinear) -> _StackedLinear:
+    """Shrink a last layer so that its outputs start near 0."""
+    with torch.no_grad():
+        layer.weight.mul_(OUTPUT_SCALE)
+        layer.bias.zero_()
+    return layer
+
+
+def _mlp(sizes: Sequence[int]) -> nn.Sequential:
+    """Linear layers with a ReLU after each."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers)

@@ -1,0 +1,144 @@
+"""Index arithmetic and checks behind Factors: where each entry lies in the flat tensor."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from circuits.errors import EvidenceError, StructureError
+from factor_q.graph import FactorGraph, Scope
+
+
+class Layout(NamedTuple):
+    """Index tensors of a graph on one device."""
+
+    offsets: Tensor
+    """Position of the first entry of each table, shape (factors,)."""
+    columns: Tensor
+    """Row j holds the j-th variable of each scope, shape (arity, factors)."""
+    strides: Tensor
+    """Row j holds the step of that variable in the table, 0 for scopes that are shorter."""
+    cardinalities: Tensor
+    """Number of values of each variable, shape (variables,)."""
+
+
+@lru_cache(maxsize=256)
+def index_layout(graph: FactorGraph, device: torch.device) -> Layout:
+    """Return the tensors that turn assignments into positions; short scopes are padded with stride 0."""
+    arity = max((len(scope) for scope in graph.scopes), default=0)
+    columns = [scope + (0,) * (arity - len(scope)) for scope in graph.scopes]
+    strides = [_strides(shape) + (0,) * (arity - len(shape)) for shape in graph.table_shapes]
+
+    def tensor(numbers: Sequence[object], *shape: int) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.long, device=device).reshape(shape)
+
+    # Without this a first call under inference mode would cache tensors that training cannot use.
+    with torch.inference_mode(False):
+        return Layout(
+            tensor(graph.offsets, graph.num_factors),
+            tensor(columns, graph.num_factors, arity).t().contiguous(),
+            tensor(strides, graph.num_factors, arity).t().contiguous(),
+            tensor(graph.cardinalities, graph.num_variables),
+        )
+
+
+@lru_cache(maxsize=4096)
+def agent_layout(graph: FactorGraph, agent: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the factors with the agent, those without it, and the agent's stride in the first."""
+    own = [i for i, scope in enumerate(graph.scopes) if agent in scope]
+    others = [i for i, scope in enumerate(graph.scopes) if agent not in scope]
+    strides = [_strides(graph.table_shapes[i])[graph.scopes[i].index(agent)] for i in own]
+    with torch.inference_mode(False):
+        own, others, strides = (torch.tensor(x, dtype=torch.long, device=device) for x in (own, others, strides))
+    return own, others, strides
+
+
+@lru_cache(maxsize=256)
+def merge(graph: FactorGraph, other: FactorGraph, device: torch.device) -> tuple[FactorGraph, Tensor]:
+    """Return the union of two graphs and the position there of every entry of the second."""
+    if graph.cardinalities != other.cardinalities:
+        raise StructureError(f"f + g: f has cardinalities {graph.cardinalities}, but g has {other.cardinalities}.")
+    known = {frozenset(scope) for scope in graph.scopes}
+    added = [scope for scope in other.scopes if frozenset(scope) not in known]
+    merged = FactorGraph(graph.cardinalities, [*graph.scopes, *added])
+    where = {frozenset(scope): i for i, scope in enumerate(merged.scopes)}
+    with torch.inference_mode(False):
+        pieces = [torch.empty(0, dtype=torch.long)]
+        for scope in other.scopes:
+            target = where[frozenset(scope)]
+            table = torch.arange(merged.table_sizes[target]).reshape(merged.table_shapes[target])
+            axes = [merged.scopes[target].index(variable) for variable in scope]
+            pieces.append(table.permute(axes).flatten() + merged.offsets[target])
+        return merged, torch.cat(pieces).to(device)
+
+
+def _strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the row-major strides of a table."""
+    strides = [1]
+    for size in reversed(shape[1:]):
+        strides.append(strides[-1] * size)
+    return tuple(reversed(strides)) if shape else ()
+
+
+def common_shape(shapes: Sequence[torch.Size], what: str) -> torch.Size:
+    """Return the common shape, or raise with all of them."""
+    try:
+        return torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        listed = ", ".join(str(tuple(shape)) for shape in shapes)
+        raise StructureError(f"{what}: the batch shapes {listed} do not broadcast to one shape.") from None
+
+
+def flatten_tables(graph: FactorGraph, tables: Sequence[Tensor]) -> Tensor:
+    """Check the tables and lay them end to end, broadcast to one batch shape."""
+    if len(tables) != graph.num_factors:
+        raise StructureError(f"Factors: got {len(tables)} tables for {graph.num_factors} scopes; give one per scope.")
+    for scope, shape, table in zip(graph.scopes, graph.table_shapes, tables, strict=True):
+        _check_table(scope, shape, table, tables[0])
+    if not tables:
+        return torch.zeros(0)
+    arities = [len(scope) for scope in graph.scopes]
+    batches = [table.shape[: table.ndim - arity] for table, arity in zip(tables, arities, strict=True)]
+    batch = common_shape(batches, "Factors")
+    pieces = [
+        table.reshape(*own_batch, size).expand(*batch, size)
+        for table, own_batch, size in zip(tables, batches, graph.table_sizes, strict=True)
+    ]
+    return torch.cat(pieces, dim=-1)
+
+
+def _check_table(scope: Scope, shape: tuple[int, ...], table: Tensor, first: Tensor) -> None:
+    """Raise unless the table fits its scope and has the type and device of the first table."""
+    if table.ndim < len(shape) or tuple(table.shape[table.ndim - len(shape) :]) != shape:
+        raise StructureError(
+            f"Factors: the table of scope {scope} has shape {tuple(table.shape)}, but it must end in "
+            f"{shape}, the cardinalities of the scope."
+        )
+    if not table.is_floating_point():
+        raise StructureError(f"Factors: the table of scope {scope} has dtype {table.dtype}; make it floating point.")
+    if table.dtype != first.dtype or table.device != first.device:
+        raise StructureError(
+            f"Factors: the table of scope {scope} is {table.dtype} on {table.device}, but the first table is "
+            f"{first.dtype} on {first.device}; all must agree."
+        )
+
+
+def check_values(values: Tensor, graph: FactorGraph, cardinalities: Tensor) -> None:
+    """Raise unless values are integers of shape (..., n), each inside the range of its variable."""
+    if values.ndim == 0 or values.shape[-1] != graph.num_variables:
+        raise EvidenceError(
+            f"values have shape {tuple(values.shape)}, but the last axis must hold {graph.num_variables} variables."
+        )
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise EvidenceError(f"values have dtype {values.dtype}, but the value of a variable is an integer index.")
+    # A value out of range would silently read an entry of another table.
+    outside = (values < 0) | (values >= cardinalities)
+    if bool(outside.any()):
+        where = tuple(int(i) for i in outside.nonzero()[0])
+        variable = where[-1]
+        raise EvidenceError(
+            f"values{list(where)} is {int(values[where])}, but variable {variable} takes the values "
+            f"0 to {graph.cardinalities[variable] - 1}."
+        )
