@@ -1,0 +1,71 @@
+"""The settings of a run: one frozen record that, with the code, determines every number it produces."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from spnpolicy.errors import ConfigError
+from spnpolicy.training.decoding import require
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, on how much data and with which seed to train; an env step is one step of one environment."""
+
+    steps: int = 200_000
+    """Env steps in total, summed over the parallel environments."""
+    seed: int = 0
+    """Seed from which every random stream of the run is derived."""
+    discount: float = 0.95
+    """Worth of a reward one step later; the algorithm and the evaluation both use this one."""
+    num_envs: int = 64
+    """Environments stepped together."""
+    batch_size: int = 256
+    """Transitions in one gradient step."""
+    replay_capacity: int = 50_000
+    """Transitions kept for replay."""
+    warmup_steps: int = 1_000
+    """Env steps before the first gradient step."""
+    train_every: int = 1
+    """Iterations (one step of every environment) between two learning phases."""
+    updates: int = 4
+    """Gradient steps in one learning phase."""
+    log_every: int = 2_000
+    """Env steps between two training records in metrics.jsonl."""
+    evaluate_every: int = 10_000
+    """Env steps between two evaluations; there is one at the start and one at the end as well."""
+    evaluation_episodes: int = 64
+    """Episodes of one evaluation, all started from the same seed every time."""
+    checkpoint_every: int = 50_000
+    """Env steps between two checkpoints; there is one at the end as well."""
+
+    def __post_init__(self):
+        counts = ("steps", "num_envs", "batch_size", "replay_capacity", "train_every", "updates", "log_every")
+        for name in (*counts, "evaluate_every", "evaluation_episodes", "checkpoint_every"):
+            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        for name in ("seed", "warmup_steps"):
+            require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or larger")
+        require(0.0 <= self.discount <= 1.0, "train.discount", self.discount, "between 0 and 1")
+        rule = f"at least train.num_envs ({self.num_envs})"
+        require(self.replay_capacity >= self.num_envs, "train.replay_capacity", self.replay_capacity, rule)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a run; stored as config.json in its folder."""
+
+    algorithm: str
+    """Name in the registry of algorithms."""
+    env: str
+    """Name in the registry of environments."""
+    algorithm_options: dict[str, Any] = field(default_factory=dict)
+    """Fields of the algorithm's Config that differ from its defaults; the discount is set in `train`."""
+    env_options: dict[str, Any] = field(default_factory=dict)
+    """Options of the environment, without the number of copies."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Length, data, seed and discount."""
+
+    def __post_init__(self):
+        if "discount" in self.algorithm_options:
+            raise ConfigError("discount is a setting of train, not of the algorithm: set train.discount.")
+        if "num_envs" in self.env_options:
+            raise ConfigError("num_envs is a setting of train, not of the environment: set train.num_envs.")

@@ -1,0 +1,98 @@
+"""Evaluation: greedy play, exactly one whole episode in each of many parallel environments."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from spnpolicy.algorithms.protocol import Algorithm
+from spnpolicy.envs.protocol import BatchedEnv
+from spnpolicy.errors import ConfigError, EnvError
+from spnpolicy.training.episodes import Episodes, EpisodeTracker
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What a number of evaluation episodes gave, one entry per episode."""
+
+    episodes: Episodes
+    """Returns, lengths and successes, ordered by environment."""
+    fraction_of_optimum: Float[np.ndarray, " episodes"] | None
+    """Discounted return divided by the best possible one from the same start; nan where that is not positive,
+    None where the environment does not know its optimum."""
+
+    def summary(self) -> dict[str, float]:
+        """Return the means over episodes, ready for a metrics record."""
+        means = {
+            "return": float(self.episodes.returns.mean()),
+            "discounted_return": float(self.episodes.discounted_returns.mean()),
+            "length": float(self.episodes.lengths.mean()),
+            "success": float(self.episodes.successes.mean()),
+        }
+        if self.fraction_of_optimum is not None:
+            known = self.fraction_of_optimum[np.isfinite(self.fraction_of_optimum)]
+            means["fraction_of_optimum"] = float(known.mean()) if len(known) else float("nan")
+        return means
+
+
+def evaluate(algorithm: Algorithm, env: BatchedEnv, episodes: int, discount: float, seed: int) -> EvaluationResult:
+    """Play `episodes` whole episodes without exploration, side by side, one in each environment.
+
+    One episode per environment, because the first so many to finish out of a stream would mostly be short
+    ones. An environment that is done goes on playing unobserved until the last one is done.
+
+    Args:
+        algorithm: who acts, with `explore=False`.
+        env: a batch of exactly `episodes` environments, not the ones used for training.
+        episodes: number of episodes.
+        discount: worth of a reward one step later, for the discounted return.
+        seed: fixes the episodes, so that different algorithms meet the same ones.
+
+    Raises:
+        ConfigError: the environment is not a batch of `episodes`.
+        EnvError: an episode goes on past `env.episode_limit`.
+    """
+    if env.num_envs != episodes:
+        raise ConfigError(
+            f"evaluation of {episodes} episodes needs as many environments, but {env.name} has "
+            f"{env.num_envs}. Make it with num_envs={episodes}."
+        )
+    step = env.reset(seed=seed)
+    optimum = _optimal_return(env, discount)
+    tracker = EpisodeTracker(episodes, discount)
+    finished: list[Episodes] = []
+    pending = np.ones(episodes, dtype=bool)
+    for _ in range(env.episode_limit):
+        step = env.step(algorithm.act(step, explore=False))
+        ended = tracker.add(step)
+        is_first = pending[ended.env]
+        finished.append(Episodes(*(column[is_first] for column in ended)))
+        pending[ended.env] = False
+        if not pending.any():
+            break
+    else:
+        raise EnvError(
+            f"{env.name}[env {int(np.flatnonzero(pending)[0])}]: the episode is not over after "
+            f"{env.episode_limit} steps, its limit; the environment must set `truncated` there."
+        )
+    played = _by_environment(finished)
+    return EvaluationResult(played, _fraction(played.discounted_returns, optimum))
+
+
+def _optimal_return(env: Any, discount: float) -> np.ndarray | None:
+    # Optional in the protocol: only some tasks know their optimum, and only for the episodes under way.
+    compute = getattr(env, "optimal_return", None)
+    return None if compute is None else np.asarray(compute(discount), dtype=np.float64)
+
+
+def _fraction(returns: np.ndarray, optimum: np.ndarray | None) -> np.ndarray | None:
+    if optimum is None:
+        return None
+    return np.divide(returns, optimum, out=np.full(len(returns), np.nan), where=optimum > 0)
+
+
+def _by_environment(finished: list[Episodes]) -> Episodes:
+    joined = Episodes(*(np.concatenate(columns) for columns in zip(*finished, strict=True)))
+    order = np.argsort(joined.env)
+    return Episodes(*(column[order] for column in joined))

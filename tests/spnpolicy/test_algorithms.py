@@ -1,0 +1,186 @@
+"""Contracts that every registered algorithm keeps, and what IQL and VDN are known to learn."""
+
+import difflib
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from chain_env import ChainEnv
+
+from spnpolicy.algorithms import ALGORITHMS, algorithm_class, config_class, make_algorithm
+from spnpolicy.algorithms.protocol import Batch
+from spnpolicy.envs.protocol import EnvSpec
+from spnpolicy.errors import ConfigError
+from spnpolicy.replay import ReplayBuffer
+from spnpolicy.training.checkpoints import load_checkpoint, save_checkpoint
+from spnpolicy.training.seeding import Streams
+
+INSTALLED = [name for name, entry in ALGORITHMS.items() if find_spec(entry.target.partition(":")[0])]
+
+CLIMBING = [[11.0, -30.0, 0.0], [-30.0, 7.0, 0.0], [0.0, 6.0, 5.0]]
+MONOTONIC = [[0.0, 0.0], [0.0, 10.0]]
+
+
+def play(algorithm, env, iterations, progress=0.0):
+    replay = ReplayBuffer(10_000, env.spec, torch.Generator().manual_seed(0))
+    step = env.reset(seed=0)
+    for _ in range(iterations):
+        actions = algorithm.act(step, explore=True, progress=progress)
+        assert actions.shape == (env.num_envs, env.spec.num_agents)
+        assert np.take_along_axis(step.available_actions, actions[..., None], axis=-1).all()
+        following = env.step(actions)
+        replay.add(step, actions, following)
+        step = following
+    return replay
+
+
+@pytest.mark.parametrize("has_action_masks", [False, True])
+@pytest.mark.parametrize("name", INSTALLED)
+def test_only_available_actions_and_finite_numbers(name, has_action_masks):
+    env = ChainEnv(50, cardinalities=(2, 4, 3), has_action_masks=has_action_masks)
+    algorithm = make_algorithm(name, env.spec, Streams(0))
+    for progress in (0.0, 0.5, 1.0):
+        replay = play(algorithm, env, 20, progress)
+        numbers = algorithm.update(replay.sample(64), progress=progress)
+        assert all(np.isfinite(value) and type(value) is float for value in numbers.values())
+    step = env.reset(seed=1)
+    actions = algorithm.act(step, explore=False)
+    assert np.take_along_axis(step.available_actions, actions[..., None], axis=-1).all()
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_state_goes_through_a_checkpoint_and_learning_goes_on_bit_for_bit(name, tmp_path):
+    env = ChainEnv(16, cardinalities=(2, 3))
+    streams = Streams(0)
+    original = make_algorithm(name, env.spec, streams)
+    replay = play(original, env, 10)
+    batches = [replay.sample(32) for _ in range(12)]
+    for batch in batches[:6]:
+        original.update(batch, progress=0.1)
+    state = {"algorithm": original.state_dict(), "streams": streams.state_dict()}
+    loaded = load_checkpoint(save_checkpoint(tmp_path, state))
+    other_streams = Streams(0)
+    other = make_algorithm(name, env.spec, other_streams)
+    other.load_state_dict(loaded["algorithm"])
+    other_streams.load_state_dict(loaded["streams"])
+    step = env.reset(seed=0)
+    for batch in batches[6:]:
+        assert original.update(batch, progress=0.2) == other.update(batch, progress=0.2)
+        ours, theirs = (a.act(step, explore=True, progress=0.2) for a in (original, other))
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_construction_depends_on_the_seed_only(name):
+    spec = EnvSpec((3, 3), 4, 4, False)
+    observation = (
+        ChainEnv(1)
+        .reset()
+        ._replace(
+            observation=np.random.default_rng(0).normal(size=(40, 2, 4)).astype(np.float32),
+            state=np.zeros((40, 4), dtype=np.float32),
+            available_actions=np.ones((40, 2, 3), dtype=bool),
+        )
+    )
+    before = torch.get_rng_state()
+    actions = [make_algorithm(name, spec, Streams(seed)).act(observation, explore=False) for seed in (1, 1, 2)]
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(actions[0], actions[1])
+    assert (actions[0] != actions[2]).any()
+
+
+def full_batch(payoff):
+    table = torch.tensor(payoff)
+    rows, columns = (index.reshape(-1) for index in torch.meshgrid(*map(torch.arange, table.shape), indexing="ij"))
+    count = len(rows)
+    reward = table[rows, columns][:, None].expand(count, 2)
+    seen, state = torch.ones(count, 2, 1), torch.ones(count, 1)
+    mask = torch.ones(count, 2, len(payoff), dtype=torch.bool)
+    ended = torch.ones(count, dtype=torch.bool)
+    return Batch(seen, state, torch.stack([rows, columns], -1), reward, ended, mask, seen, state, mask)
+
+
+def fit(name, batch, updates=1500, **options):
+    size = batch.available_actions.shape[-1]
+    spec = EnvSpec((size, size), 1, 1, False)
+    algorithm = make_algorithm(name, spec, Streams(0), hidden=(32,), learning_rate=5e-3, **options)
+    for _ in range(updates):
+        algorithm.update(batch, progress=0.0)
+    return algorithm
+
+
+@pytest.mark.parametrize(("payoff", "mse"), [(CLIMBING, 175.09), (MONOTONIC, 6.25)])
+def test_vdn_learns_the_additive_projection(payoff, mse):
+    table = np.array(payoff)
+    expected = table.mean(1, keepdims=True) + table.mean(0, keepdims=True) - table.mean()
+    batch = full_batch(payoff)
+    algorithm = fit("vdn", batch)
+    learned = algorithm.joint_value(batch.observation, batch.actions).detach().reshape(table.shape)
+    np.testing.assert_allclose(learned, expected, atol=0.05)
+    assert algorithm.update(batch, progress=0.0)["loss"] == pytest.approx(mse, abs=0.05)
+
+
+def test_iql_learns_row_and_column_means_and_a_wrong_greedy_pair():
+    table = np.array(CLIMBING)
+    batch = full_batch(CLIMBING)
+    algorithm = fit("iql", batch)
+    values = algorithm.network(batch.observation[:1])[0].detach()
+    np.testing.assert_allclose(values[0], table.mean(1), atol=0.05)
+    np.testing.assert_allclose(values[1], table.mean(0), atol=0.05)
+    assert values.argmax(-1).tolist() == [2, 2]
+
+
+def test_iql_agents_learn_from_their_own_reward_and_vdn_from_the_mean():
+    batch = full_batch(MONOTONIC)
+    batch = batch._replace(reward=torch.tensor([[1.0, 3.0]]).expand(4, 2))
+    values = fit("iql", batch, 600).network(batch.observation[:1])[0].detach()
+    np.testing.assert_allclose(values, [[1.0, 1.0], [3.0, 3.0]], atol=0.02)
+    joint = fit("vdn", batch, 600).joint_value(batch.observation, batch.actions).detach()
+    np.testing.assert_allclose(joint, np.full(4, 2.0), atol=0.02)
+
+
+@pytest.mark.parametrize("double_q", [True, False])
+@pytest.mark.parametrize(("ending", "value_b"), [("terminated", 1.0), ("truncated", 5.0)])
+@pytest.mark.parametrize("name", ["iql", "vdn"])
+def test_time_limits_bootstrap_and_ends_do_not(name, ending, value_b, double_q):
+    env = ChainEnv(32, ending, cardinalities=(2, 3), has_action_masks=True)
+    algorithm = make_algorithm(
+        name, env.spec, Streams(0), discount=0.8, hidden=(32,), learning_rate=5e-3, target={"rate": 0.1},
+        double_q=double_q,
+    )  # fmt: skip
+    replay = play(algorithm, env, 30)
+    for _ in range(900):
+        algorithm.update(replay.sample(128), progress=0.0)
+    observation = torch.eye(2)[:, None].expand(2, 2, 2)
+    network = algorithm.network if name == "iql" else algorithm.utilities
+    best = network(observation).amax(-1).detach()
+    values = best if name == "iql" else best.sum(-1, keepdim=True)
+    expected = np.broadcast_to([[0.8 * value_b], [value_b]], values.shape)
+    np.testing.assert_allclose(values, expected, rtol=0.01)
+
+
+def test_registry_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"unknown algorithm 'vnd'. Did you mean 'vdn'\?"):
+        algorithm_class("vnd")
+    with pytest.raises(ConfigError, match=r"vdn: unknown setting 'learning_rte'. Did you mean 'learning_rate'\?"):
+        make_algorithm("vdn", EnvSpec((2,), 1, 1, False), Streams(0), learning_rte=1.0)
+    with pytest.raises(ConfigError, match=r"iql.hidden\[0\] is 2.5"):
+        make_algorithm("iql", EnvSpec((2,), 1, 1, False), Streams(0), hidden=(2.5,))
+    assert config_class("iql")().learning_rate == 5e-4
+
+
+def test_listing_algorithms_does_not_load_torch():
+    code = "import sys, spnpolicy.algorithms, spnpolicy.training.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_two_files_share_functions_and_not_lines():
+    lines = []
+    for name in ("iql", "vdn"):
+        source = Path(sys.modules[algorithm_class(name).__module__].__file__).read_text()
+        lines.append([line.strip() for line in source.splitlines() if line.strip()])
+    assert difflib.SequenceMatcher(None, *lines).ratio() < 0.5

@@ -1,0 +1,177 @@
+import csv
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from chain_env import make_chain
+
+from spnpolicy.envs import make_env
+from spnpolicy.errors import CheckpointError, ConfigError
+from spnpolicy.training.config import RunConfig, TrainConfig
+from spnpolicy.training.evaluation import evaluate
+from spnpolicy.training.loop import NonFiniteError, train
+from spnpolicy.training.metrics import TIME_FIELDS, read_metrics
+from spnpolicy.training.runs import load_run, read_run_config
+
+SHORT = TrainConfig(
+    steps=400,
+    num_envs=8,
+    batch_size=16,
+    replay_capacity=100,
+    warmup_steps=40,
+    updates=1,
+    log_every=80,
+    evaluate_every=160,
+    evaluation_episodes=4,
+    checkpoint_every=160,
+    seed=3,
+)
+
+
+def run(folder, algorithm="vdn", settings=SHORT, **options):
+    callback = options.pop("on_progress", None)
+    config = RunConfig(algorithm, "chain", {"hidden": [8]}, options, settings)
+    return train(config, folder, make_env=make_chain, on_progress=callback)
+
+
+def without_time(folder):
+    records = read_metrics(folder / "metrics.jsonl").records
+    return [{key: value for key, value in record.items() if key not in TIME_FIELDS} for record in records]
+
+
+def test_folder_of_a_run(tmp_path):
+    seen = []
+    result = run(tmp_path / "deep" / "run", on_progress=seen.append)
+    folder = tmp_path / "deep" / "run"
+    assert result.is_finished
+    assert result.step == 400
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoints", "config.json", "episodes.csv", "metrics.jsonl", "result.json"
+    ]  # fmt: skip
+    assert [entry.step for entry in seen] == list(range(8, 401, 8))
+    assert seen[-1].seconds_left == 0.0
+    records = without_time(folder)
+    assert [r["step"] for r in records if r["kind"] == "train"] == [80, 160, 240, 320, 400]
+    assert [r["step"] for r in records if r["kind"] == "evaluation"] == [0, 160, 320, 400]
+    # Warm-up: the first gradient step comes with env step 40.
+    assert [r["updates"] for r in records if r["kind"] == "train"] == [6, 10, 10, 10, 10]
+    assert json.loads((folder / "result.json").read_text())["updates"] == 46
+    with (folder / "episodes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    train_rows = [row for row in rows if row["kind"] == "train"]
+    assert len(train_rows) == 8 * 25
+    assert len(rows) - len(train_rows) == 4 * 4
+    assert {row["length"] for row in rows} == {"2"}
+    assert {row["discounted_return"] for row in rows} == {"0.95"}
+    assert {row["success"] for row in rows} == {"1"}
+
+
+@pytest.mark.parametrize("algorithm", ["iql", "vdn"])
+def test_same_seed_gives_the_same_metrics_and_checkpoint(tmp_path, algorithm):
+    for name in ("first", "second"):
+        run(tmp_path / name, algorithm, has_action_masks=True)
+    assert without_time(tmp_path / "first") == without_time(tmp_path / "second")
+    for part in ("algorithm.safetensors", "state.json", "streams.safetensors"):
+        newest = [max((tmp_path / name / "checkpoints").glob("checkpoint-*")) / part for name in ("first", "second")]
+        assert newest[0].read_bytes() == newest[1].read_bytes()
+    other = TrainConfig(**{**vars(SHORT), "seed": 4})
+    run(tmp_path / "third", algorithm, other, has_action_masks=True)
+    assert without_time(tmp_path / "third") != without_time(tmp_path / "first")
+
+
+def test_a_loaded_run_acts_like_the_trained_one(tmp_path):
+    result = run(tmp_path / "run")
+    loaded = load_run(tmp_path / "run", num_envs=4, make_env=make_chain)
+    assert loaded.step == 400
+    assert loaded.algorithm.config.discount == loaded.config.train.discount == 0.95
+    again = evaluate(loaded.algorithm, loaded.env, 4, 0.95, 0)
+    assert again.summary() == result.evaluation
+    assert load_run(tmp_path / "run", make_env=make_chain).env.num_envs == 8
+
+
+def test_coverage_knows_its_optimum(tmp_path):
+    config = RunConfig("iql", "coverage", {"hidden": [8]}, {"agents": 2, "size": 4}, SHORT)
+    result = train(config, tmp_path / "run")
+    assert 0.0 <= result.evaluation["fraction_of_optimum"] <= 1.0
+    loaded = load_run(tmp_path / "run", num_envs=2)
+    assert type(loaded.env) is type(make_env("coverage", agents=2, size=4, num_envs=2))
+
+
+def test_an_existing_folder_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match="choose another --out or remove it"):
+        run(tmp_path)
+    with pytest.raises(ConfigError, match="choose another --out or remove it"):
+        run(tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_wrong_names_write_nothing(tmp_path):
+    config = RunConfig("vdnn", "chain", train=SHORT)
+    with pytest.raises(ConfigError, match="Did you mean 'vdn'"):
+        train(config, tmp_path / "run", make_env=make_chain)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_good_checkpoint(tmp_path):
+    with pytest.raises(NonFiniteError, match="vdn on chain: loss is nan in update 1"):
+        run(tmp_path / "run", bad_reward=True)
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_run(tmp_path / "run", make_env=make_chain)
+
+
+def test_ctrl_c_saves_and_leaves(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(progress):
+        if progress.step == 80:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    result = run(tmp_path / "run", on_progress=interrupt)
+    assert not result.is_finished
+    # The signal may be handled one iteration later, never in the middle of one.
+    assert result.step in (80, 88)
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert load_run(tmp_path / "run", make_env=make_chain).step == result.step
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_second_ctrl_c_insists(tmp_path):
+    def insist(progress):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", on_progress=insist)
+
+
+def test_keyboard_interrupt_from_a_callback_saves_as_well(tmp_path):
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    result = run(tmp_path / "run", on_progress=stop)
+    assert not result.is_finished
+    assert load_run(tmp_path / "run", make_env=make_chain).step == 8
+
+
+def test_loading_what_is_not_a_run(tmp_path):
+    with pytest.raises(ConfigError, match="config.json is missing"):
+        read_run_config(tmp_path)
+    run(tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    good = json.loads(path.read_text())
+    path.write_text(json.dumps(good | {"algorithm_options": {"hidden": [9]}}))
+    with pytest.raises(CheckpointError, match=r"does not fit its config\.json"):
+        load_run(tmp_path / "run", make_env=make_chain)
+    path.write_text(json.dumps(good | {"trian": {}}))
+    with pytest.raises(ConfigError, match="Did you mean 'train'"):
+        load_run(tmp_path / "run", make_env=make_chain)
+
+
+def test_train_every_and_updates(tmp_path):
+    settings = TrainConfig(**{**vars(SHORT), "train_every": 5, "updates": 3, "warmup_steps": 0})
+    run(tmp_path / "run", settings=settings)
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["updates"] == 10 * 3
+    assert np.isfinite(without_time(tmp_path / "run")[1]["loss"])
