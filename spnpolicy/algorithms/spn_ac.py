@@ -1,0 +1,168 @@
+"""The exact-ELBO actor-critic: a joint circuit policy trained on a multilinear factor-graph Q, without sampling."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuits import Circuit, CircuitDistribution, structures
+from factor_q import FactorGraph, FactorQ, Factors, random_pairs
+from spnpolicy.algorithms.protocol import Batch
+from spnpolicy.elbo import elbo
+from spnpolicy.envs.protocol import EnvSpec, Step
+from spnpolicy.errors import ConfigError
+from spnpolicy.features import FourierFeatures
+from spnpolicy.losses import squared_td_loss
+from spnpolicy.networks import TargetUpdate, existing_actions, frozen_copy
+from spnpolicy.policy import SPNPolicy
+from spnpolicy.returns import q_target
+from spnpolicy.temperature import Temperature, TemperatureConfig
+from spnpolicy.training.optimization import descend, make_optimizer
+from spnpolicy.training.seeding import Streams
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the exact-ELBO actor-critic."""
+
+    discount: float = 0.95
+    """Worth of a reward one step later; a training run sets it."""
+    structure: Literal["keep_set", "markov_chain", "mean_field"] = "keep_set"
+    """Family of the policy's circuit."""
+    labels: int = 36
+    """Most labels per region of a keep_set circuit: its capacity for joint behaviour."""
+    num_pairs: int = 20
+    """Most pair factors of the critic: all pairs of agents if they are no more than this, else so many at random."""
+    learning_rate: float = 1e-3
+    """Step size of Adam on the critic."""
+    policy_learning_rate: float = 1e-3
+    """Step size of Adam on the policy."""
+    hidden: tuple[int, ...] = (128, 128)
+    """Widths of the hidden layers of critic and policy."""
+    entropy_reference: Literal["uniform", "none"] = "uniform"
+    """Measure entropy against the uniform policy, so that staying alive is never paid; "none" is the plain entropy."""
+    max_gradient_norm: float = 10.0
+    """Longer gradients are shortened to this norm."""
+    features: FourierFeatures = field(default_factory=FourierFeatures)
+    """What the networks see of an observation."""
+    temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
+    """Weight of the entropy."""
+    target: TargetUpdate = field(default_factory=TargetUpdate)
+    """How the target critic follows."""
+
+    def __post_init__(self) -> None:
+        for name in ("labels", "num_pairs"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+
+
+class SPNActorCritic:
+    """Maximum-entropy actor-critic whose actor and bootstrap are exact expectations under a joint policy.
+
+    The actor maximises E_pi[Q(s, u)] + alpha H(pi(.|s)), in closed form for a deterministic circuit and a multilinear
+    Q; the critic regresses on y = r + discount (1 - d) (E_pi'[Q_target(s', u)] + alpha H(pi')). Neither samples actions.
+    Exploration is sampling from the policy; greedy play is its exact mode. The common reward is the mean over agents.
+
+    Source: Vora, Centralised MARL by leveraging tractable inference; Shih and Ermon 2020 for the exact ELBO.
+    """
+
+    def __init__(self, config: Config, spec: EnvSpec, streams: Streams) -> None:
+        self.config = config
+        self._spec = spec
+        graph = random_pairs(spec.cardinalities, config.num_pairs, seed=streams.integer("pairs") % 2**31)
+        circuit = build_circuit(config, graph)
+        size = config.features.size(spec.observation_size)
+        with streams.initialization("spn_ac"):
+            self.critic = FactorQ(graph, size, hidden=config.hidden, per_agent=True, agent_id=True)
+            pairs = [(scope[0], scope[1]) for scope in graph.scopes if len(scope) == 2]
+            self.policy = SPNPolicy(circuit, size, hidden=config.hidden, per_agent=True, pairs=pairs)
+        self.target_critic = frozen_copy(self.critic)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.learning_rate)
+        self.policy_optimizer = make_optimizer(self.policy.parameters(), config.policy_learning_rate)
+        self.temperature = Temperature(config.temperature)
+        self.num_updates = 0
+        self._generator = streams.torch("exploration")
+        self._everything = existing_actions(spec.cardinalities)
+
+    def policy_at(self, step: Step) -> CircuitDistribution:
+        """Return the joint policy of every environment, with forbidden actions ruled out."""
+        with torch.no_grad():
+            features = self.config.features(torch.tensor(step.observation, dtype=torch.float32))
+            return self._policy(features, torch.tensor(step.available_actions))
+
+    def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
+        """Sample joint actions, or take the exact mode."""
+        pi = self.policy_at(step)
+        return (pi.sample(generator=self._generator) if explore else pi.mode).numpy()
+
+    def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
+        """Do one step of the critic, one of the policy, and one of the temperature."""
+        config = self.config
+        features = config.features(batch.observation)
+        target_t = self._target(batch)
+        q_t: Factors = self.critic(features)
+        critic_loss = squared_td_loss(q_t(batch.actions), target_t)
+        critic_norm = descend(critic_loss, self.critic_optimizer, config.max_gradient_norm)
+
+        pi = self._policy(features, batch.available_actions)
+        entropy = pi.entropy()
+        bound = pi.expectation(q_t.detach()) + self.temperature.value * entropy
+        descend(-bound.mean(), self.policy_optimizer, config.max_gradient_norm)
+        mean_entropy = float(entropy.detach().mean())
+        largest = float(self._largest_entropy(batch.available_actions).mean())
+        self.temperature.update(mean_entropy, largest, progress)
+
+        self.num_updates += 1
+        config.target.apply(self.target_critic, self.critic, self.num_updates)
+        return {
+            "critic_loss": float(critic_loss.detach()),
+            "critic_gradient_norm": critic_norm,
+            "elbo": float(bound.detach().mean()),
+            "entropy": mean_entropy,
+            "temperature": self.temperature.value,
+        }
+
+    def _policy(self, features: Tensor, available: Bool[Tensor, "batch agents actions"]) -> CircuitDistribution:
+        pi: CircuitDistribution = self.policy(features)
+        return pi.condition(available) if self._spec.has_action_masks else pi
+
+    @torch.no_grad()
+    def _target(self, batch: Batch) -> Float[Tensor, " batch"]:
+        """Return r + discount (1 - d) * soft value of the next state, which is the exact ELBO."""
+        features = self.config.features(batch.next_observation)
+        pi = self._policy(features, batch.next_available_actions)
+        value = elbo(pi, self.target_critic(features), self.temperature.value)
+        if self.config.entropy_reference == "uniform":
+            value = value - self.temperature.value * self._largest_entropy(batch.next_available_actions)
+        return q_target(batch.reward.mean(-1), self.config.discount, batch.terminated, value)
+
+    def _largest_entropy(self, available: Bool[Tensor, "batch agents actions"]) -> Float[Tensor, " batch"]:
+        """Return the entropy of the uniform policy over the allowed joint actions, in nats."""
+        if not self._spec.has_action_masks:
+            return torch.full((len(available),), sum(math.log(k) for k in self._spec.cardinalities))
+        return (available & self._everything).sum(-1).float().log().sum(-1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what continuing needs: networks, target, optimisers, temperature and counter."""
+        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
+        return parts | {"num_updates": self.num_updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.num_updates = state["num_updates"]
+
+
+_PARTS = ("critic", "policy", "target_critic", "critic_optimizer", "policy_optimizer", "temperature")
+
+
+def build_circuit(config: Config, graph: FactorGraph) -> Circuit:
+    """Return the circuit that a config asks for, fitted to the critic's scopes where the family can be."""
+    if config.structure == "keep_set":
+        return structures.keep_set(graph.cardinalities, graph.scopes, labels=config.labels)
+    return structures.STRUCTURES[config.structure](graph.cardinalities)
