@@ -21,6 +21,7 @@ from circuits.errors import (
     StructureError,
 )
 from circuits.evidence import Evidence
+from circuits.io import load, save
 from circuits.nodes import Input, Product, Sum
 
 __all__ = [
@@ -37,5 +38,7 @@ __all__ = [
     "Product",
     "StructureError",
     "Sum",
+    "load",
+    "save",
     "structures",
 ]

@@ -1,5 +1,6 @@
 """The circuit: an immutable, smooth and decomposable graph over discrete variables, without numbers."""
 
+import operator
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
@@ -17,6 +18,7 @@ class Circuit:
 
     Nodes are stored children first, the root last. Its numbers are a tensor `logits[..., num_parameters]`
     of unnormalised log weights, kept outside; `CircuitDistribution(circuit, logits)` puts the two together.
+    Logits are numbered level by level, not node by node: `parameters_of(node)` tells which belong to a node.
 
     Args:
         cardinalities: number of values of each variable.
@@ -98,12 +100,17 @@ class Circuit:
 
         Node attributes: `kind` (input, product, sum) and for inputs `variable` and `values`; edge attribute
         `position`; graph attributes `cardinalities`, `root` and `name`. `Circuit.from_networkx` reads it back.
+
+        Raises:
+            StructureError: a sum has the same child twice, which a simple graph cannot say.
         """
         graph = nx.DiGraph(cardinalities=self.cardinalities, root=self.num_nodes - 1, name=self.name)
         for index, node in enumerate(self.nodes):
             if isinstance(node, Input):
                 graph.add_node(index, kind="input", variable=node.variable, values=node.values)
             else:
+                if len(set(node.children)) < len(node.children):
+                    raise StructureError(f"sum node {index} has a child twice; merge the two edges to draw the graph.")
                 graph.add_node(index, kind=type(node).__name__.lower())
                 graph.add_edges_from((index, child, {"position": i}) for i, child in enumerate(node.children))
         return graph
@@ -169,11 +176,14 @@ class CircuitBuilder:
 
     def input(self, variable: int, values: Sequence[int] | int | None = None) -> int:
         """Add an input node over `values` of `variable` (all values when None) and return its handle."""
-        if not isinstance(variable, int) or not 0 <= variable < len(self.cardinalities):
+        variable = operator.index(variable)
+        if not 0 <= variable < len(self.cardinalities):
             raise StructureError(f"variable {variable!r} does not exist; there are {len(self.cardinalities)} (from 0).")
         if values is None:
             values = range(self.cardinalities[variable])
-        return self._add(Input(variable, (values,) if isinstance(values, int) else tuple(values)))
+        return self._add(
+            Input(variable, tuple(map(operator.index, values if isinstance(values, Iterable) else [values])))
+        )
 
     def product(self, *children: int) -> int:
         """Add a product node over children of disjoint scopes and return its handle."""

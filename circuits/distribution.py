@@ -1,6 +1,7 @@
 """CircuitDistribution: a circuit and its numbers, as a torch.distributions.Distribution."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -66,7 +67,7 @@ class CircuitDistribution(Distribution):
         tensor([0.3333, 0.3333, 0.3333])
     """
 
-    arg_constraints = {"logits": _LogWeights()}
+    arg_constraints = {"logits": _LogWeights()}  # pyright: ignore[reportAssignmentType]
     has_enumerate_support = True
 
     def __init__(
@@ -98,17 +99,20 @@ class CircuitDistribution(Distribution):
     @cached_property
     def log_weights(self) -> Tensor:
         """Normalised log weights with the batch last, shape (parameters, *batch)."""
-        return normalize(self.circuit.compiled, self.logits.movedim(-1, 0).contiguous())
+        with _recording():
+            return normalize(self.circuit.compiled, self.logits.movedim(-1, 0).contiguous())
 
     @cached_property
     def weights(self) -> Tensor:
         """Normalised weights, shape (parameters, *batch)."""
-        return self.log_weights.exp()
+        with _recording():
+            return self.log_weights.exp()
 
     @cached_property
     def flows(self) -> Tensor:
         """Probability that each compiled row is used, shape (rows, *batch)."""
-        return flows(self.circuit.compiled, self.weights)
+        with _recording():
+            return flows(self.circuit.compiled, self.weights)
 
     # --- what torch.distributions promises ---------------------------------------------------------------------
 
@@ -142,12 +146,12 @@ class CircuitDistribution(Distribution):
         return values.expand(-1, *self.batch_shape, -1) if expand else values
 
     def sample(
-        self, sample_shape: Any = torch.Size(), *, generator: torch.Generator | None = None
+        self, sample_shape: Any = (), *, generator: torch.Generator | None = None
     ) -> Int[Tensor, "*shape variables"]:
         """Draw exact joint samples; see `queries.sample`."""
         return queries.sample(self, torch.Size(sample_shape), generator=generator)
 
-    def log_prob(self, values: Int[Tensor, "*shape variables"]) -> Float[Tensor, "*shape"]:
+    def log_prob(self, values: Int[Tensor, "*#shape variables"]) -> Float[Tensor, "*#shape"]:
         """Return the log probability of joint values; see `queries.log_prob`."""
         if self._validate_args:
             self._validate_sample(values)
@@ -196,12 +200,23 @@ class CircuitDistribution(Distribution):
         """Return KL(self || other); see `queries.kl_divergence`."""
         return queries.kl_divergence(self, other)
 
+    def mutual_information(self, first: Sequence[int], second: Sequence[int]) -> Float[Tensor, "*batch"]:
+        """Return how much one group tells about another, in nats; see `queries.mutual_information`."""
+        return queries.mutual_information(self, first, second)
+
     def total_correlation(self) -> Float[Tensor, "*batch"]:
         """Return how far the variables are from independent, in nats; see `queries.total_correlation`."""
         return queries.total_correlation(self)
 
     def __repr__(self) -> str:
         return f"CircuitDistribution(batch_shape={tuple(self.batch_shape)}, circuit={self.circuit!r})"
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    """Record gradients even inside no_grad: what is computed there is kept and may be differentiated later."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def _check_logits(circuit: Circuit, logits: Tensor) -> None:

@@ -12,6 +12,9 @@ from circuits.layers import CompiledCircuit
 from circuits.numerics import NEGATIVE_INFINITY
 from circuits.variables import value_offsets
 
+_LARGEST = 1e30
+"""Log weights from here on could overflow when they add up over variables."""
+
 
 class Evidence:
     """A log weight for each value of each variable: 0 allowed, -inf forbidden, anything finite in between soft.
@@ -21,7 +24,7 @@ class Evidence:
         log_weights: shape (*batch, variables, max cardinality); entries beyond a variable's own values are ignored.
 
     Raises:
-        EvidenceError: wrong shape, nan or +inf.
+        EvidenceError: wrong shape, nan, or a log weight too large to add up.
     """
 
     def __init__(self, cardinalities: Sequence[int], log_weights: Tensor) -> None:
@@ -29,10 +32,14 @@ class Evidence:
         expected = (len(self.cardinalities), max(self.cardinalities))
         if log_weights.shape[-2:] != expected:
             raise EvidenceError(
-                f"evidence has shape {tuple(log_weights.shape)}; it must end in (variables, max cardinality) = {expected}."
+                f"evidence has shape {tuple(log_weights.shape)}; it must end in "
+                f"(variables, max cardinality) = {expected}."
             )
-        if not (log_weights < float("inf")).all():
-            raise EvidenceError("evidence contains nan or +inf; log weights are finite or -inf (forbidden).")
+        if not (log_weights < _LARGEST).all():
+            raise EvidenceError(
+                f"evidence contains nan or a log weight of {_LARGEST:g} or more; use 0 for allowed values, "
+                "-inf for forbidden ones, and moderate numbers between."
+            )
         self.log_weights = log_weights
 
     @classmethod
@@ -81,8 +88,7 @@ class Evidence:
 
     def rows(self, compiled: CompiledCircuit) -> Tensor:
         """Return the log weights as the first rows of a pass, shape (values, *batch)."""
-        batch = self.log_weights.shape[:-2]
-        flat = self.log_weights.reshape(*batch, -1).movedim(-1, 0)
+        flat = self.log_weights.flatten(-2).movedim(-1, 0)
         return compiled.padded_values.take(flat)
 
 
@@ -91,13 +97,8 @@ EvidenceLike = Evidence | Mapping[int, Any] | Tensor | np.ndarray
 
 def _allowed_by(evidence: Mapping[Any, Any], cardinalities: Sequence[int]) -> np.ndarray:
     allowed = np.ones((len(cardinalities), max(cardinalities)), dtype=np.bool_)
-    for variable, values in evidence.items():
-        if isinstance(variable, bool) or not isinstance(variable, int | np.integer):
-            raise EvidenceError(f"evidence names variable {variable!r}; variables are integers from 0.")
-        if not 0 <= variable < len(cardinalities):
-            raise EvidenceError(
-                f"evidence names variable {variable}, but the variables are 0 to {len(cardinalities) - 1}."
-            )
+    for name, values in evidence.items():
+        variable = _variable(name, len(cardinalities))
         options = [values] if isinstance(values, int | np.integer) else values
         if isinstance(options, Tensor):
             options = options.reshape(-1).tolist()
@@ -112,8 +113,16 @@ def _allowed_by(evidence: Mapping[Any, Any], cardinalities: Sequence[int]) -> np
                     f"evidence gives variable {variable} the value {value}, but its values are "
                     f"0 to {cardinalities[variable] - 1}."
                 )
-            allowed[variable, value] = True
+            allowed[variable, int(value)] = True
     return allowed
+
+
+def _variable(name: Any, count: int) -> int:
+    if isinstance(name, bool) or not isinstance(name, int | np.integer):
+        raise EvidenceError(f"evidence names variable {name!r}; variables are integers from 0.")
+    if not 0 <= name < count:
+        raise EvidenceError(f"evidence names variable {name}, but the variables are 0 to {count - 1}.")
+    return int(name)
 
 
 def observed_rows(values: Tensor, compiled: CompiledCircuit, dtype: torch.dtype) -> Tensor:

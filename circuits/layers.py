@@ -32,6 +32,11 @@ class Rows:
         self._slice = slice(first, first + self.positions.size) if contiguous else None
         self._on_device: dict[torch.device, Tensor] = {}
 
+    @property
+    def is_slice(self) -> bool:
+        """Whether the rows are contiguous, so that `take` returns a view."""
+        return self._slice is not None
+
     def index(self, device: torch.device) -> Tensor:
         """Return the flat positions as an index tensor on a device (kept for the next call)."""
         if device not in self._on_device:
@@ -122,6 +127,25 @@ class CompiledCircuit:
         return tuple(layer for layer in self.layers if isinstance(layer, SumLayer))
 
     @cached_property
+    def _child_lists(self) -> tuple[tuple[int, ...], ...]:
+        lists: list[tuple[int, ...]] = [()] * self.num_values
+        for layer in self.layers:
+            if isinstance(layer, ProductLayer):
+                pairs = zip(layer.left.positions.tolist(), layer.right.positions.tolist(), strict=True)
+                lists.extend(pairs)
+            else:
+                lists.extend(map(tuple, layer.children.positions.reshape(layer.size, layer.fan_in).tolist()))
+        return tuple(lists)
+
+    def children_of(self, row: int) -> tuple[int, ...]:
+        """Return the rows that a row is made of; none for the indicators."""
+        return self._child_lists[row]
+
+    def is_sum(self, row: int) -> bool:
+        """Return whether a row is a sum."""
+        return any(layer.start <= row < layer.stop for layer in self.sum_layers)
+
+    @cached_property
     def edge_child(self) -> Rows:
         """Row of the child at the end of each edge."""
         parts = [layer.children.positions for layer in self.sum_layers]
@@ -151,6 +175,7 @@ class _Draft:
         self.is_sum = [False] * self.offsets[-1]
         self.owner = [-1] * self.offsets[-1]
         self.scope = [1 << v for v, k in enumerate(cardinalities) for _ in range(k)]
+        self._pairs: dict[tuple[int, int], int] = {}
 
     def add(self, children: tuple[int, ...], *, is_sum: bool, owner: int = -1) -> int:
         self.children.append(children)
@@ -168,9 +193,15 @@ class _Draft:
         parts = list(children)
         while len(parts) > 1:
             # An odd part out waits for the next round.
-            paired = [self.add((a, b), is_sum=False) for a, b in zip(parts[::2], parts[1::2], strict=False)]
+            paired = [self._pair(a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)]
             parts = paired + parts[len(paired) * 2 :]
         return parts[0]
+
+    def _pair(self, left: int, right: int) -> int:
+        """Return the row of a binary product; equal products share one, which joint tables rely on."""
+        if (left, right) not in self._pairs:
+            self._pairs[left, right] = self.add((left, right), is_sum=False)
+        return self._pairs[left, right]
 
 
 def compile_layers(circuit: "Circuit") -> CompiledCircuit:

@@ -1,5 +1,7 @@
 """The only place that calls logsumexp and friends; minus infinity is a normal value with zero gradient."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,18 +29,18 @@ def posterior(log_joint: Tensor, log_total: Tensor) -> Tensor:
 
 
 class _EntropyTerm(torch.autograd.Function):
-    """-w l for w = exp(l), with value and gradient zero at l = -inf (autograd alone gives nan there)."""
+    """-w l for w = exp(l), with value and gradient zero at l = -inf (autograd alone gives nan there).
+
+    All of the gradient goes to l. The weights are still an input that autograd knows, for the second derivative.
+    """
 
     @staticmethod
-    def forward(log_weights: Tensor, weights: Tensor) -> Tensor:
+    def forward(ctx: Any, log_weights: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(log_weights, weights)
         return -weights * _finite(log_weights)
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN001
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ANN001
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         log_weights, weights = ctx.saved_tensors
         return -grad * weights * (_finite(log_weights) + 1), None
 
@@ -50,7 +52,7 @@ def _finite(log_weights: Tensor) -> Tensor:
 
 def entropy_term(log_weights: Tensor, weights: Tensor) -> Tensor:
     """Return -w log w elementwise, in nats, for `weights` equal to exp(log_weights); the gradient is to the logs."""
-    return _EntropyTerm.apply(log_weights, weights.detach())  # type: ignore[no-any-return]
+    return _EntropyTerm.apply(log_weights, weights)  # type: ignore[no-any-return]
 
 
 def weighted(probability: Tensor, value: Tensor) -> Tensor:
@@ -80,15 +82,12 @@ class _Entropy(torch.autograd.Function):
     """-p log p from probabilities, with value and gradient zero at p = 0."""
 
     @staticmethod
-    def forward(probability: Tensor) -> Tensor:
+    def forward(ctx: Any, probability: Tensor) -> Tensor:
+        ctx.save_for_backward(probability)
         return torch.special.entr(probability)
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ANN001
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # noqa: ANN001
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (probability,) = ctx.saved_tensors
         positive = probability > 0
         return grad * torch.where(positive, -torch.where(positive, probability, 1.0).log() - 1, 0.0)

@@ -3,17 +3,18 @@
 Buffers have one row per node and any batch shape behind it: (rows, *batch), (parameters, *batch). Batches are last
 because each layer then reads and writes long contiguous lines. Batch shapes of weights and values broadcast.
 
-`push_up` and `push_down` are linear maps and each other's transpose, so each is the other's gradient; `log_up`'s gradient
-is `push_down` with posterior weights. Hence all three can be differentiated as often as wanted.
+`push_up` and `push_down` are linear maps and each other's transpose, so each is the other's gradient; the gradient of
+`log_up` is `push_down` with posterior weights. Hence all three can be differentiated as often as wanted.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from circuits.layers import CompiledCircuit, ProductLayer
+from circuits.layers import CompiledCircuit, ProductLayer, Rows
 from circuits.numerics import NEGATIVE_INFINITY, log_normalize, logsumexp, posterior
-
-# mypy: disable-error-code="no-any-return"
 
 
 def normalize(compiled: CompiledCircuit, logits: Tensor) -> Tensor:
@@ -57,6 +58,11 @@ def flows(compiled: CompiledCircuit, weights: Tensor) -> Tensor:
     return _PushDown.apply(compiled, weights, None)
 
 
+def read(buffer: Tensor, rows: Sequence[Rows]) -> tuple[Tensor, ...]:
+    """Take several sets of rows from one buffer; their gradients meet in one new buffer instead of one each."""
+    return _Read.apply(buffer, rows)  # type: ignore[no-any-return]
+
+
 def max_up(compiled: CompiledCircuit, log_weights: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Return the largest log probability below each row and each sum layer's best child.
 
@@ -77,13 +83,18 @@ def max_up(compiled: CompiledCircuit, log_weights: Tensor) -> tuple[Tensor, list
     return values, best
 
 
+def align(rows: Tensor, dims: int) -> Tensor:
+    """Insert batch axes of length one behind the first axis, so that shallower batches broadcast with deeper ones."""
+    return rows.reshape(rows.shape[0], *(1,) * (dims - rows.dim()), *rows.shape[1:])
+
+
 def _sum_to(gradient: Tensor, like: torch.Size) -> Tensor:
     return gradient if gradient.shape == like else gradient.sum_to_size(like)
 
 
 class _LogUp(torch.autograd.Function):
     @staticmethod
-    def forward(compiled: CompiledCircuit, log_weights: Tensor, log_values: Tensor) -> Tensor:
+    def forward(ctx: Any, compiled: CompiledCircuit, log_weights: Tensor, log_values: Tensor) -> Tensor:
         batch = torch.broadcast_shapes(log_weights.shape[1:], log_values.shape[1:])
         values = log_values.new_empty((compiled.num_rows, *batch))
         values[: compiled.num_values] = log_values
@@ -93,16 +104,12 @@ class _LogUp(torch.autograd.Function):
             else:
                 joint = layer.children.take(values) + log_weights[layer.edges]
                 values[layer.start : layer.stop] = logsumexp(layer.fold(joint), 1)
+        ctx.compiled, ctx.value_shape = compiled, log_values.shape
+        ctx.save_for_backward(log_weights, values)
         return values
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[CompiledCircuit, Tensor, Tensor], output: Tensor) -> None:
-        ctx.compiled, log_weights, log_values = inputs
-        ctx.value_shape = log_values.shape
-        ctx.save_for_backward(log_weights, output)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         log_weights, values = ctx.saved_tensors
         compiled: CompiledCircuit = ctx.compiled
         # A row of value zero has no meaningful gradient; zero is the limit we want.
@@ -119,7 +126,7 @@ class _LogUp(torch.autograd.Function):
 
 class _PushUp(torch.autograd.Function):
     @staticmethod
-    def forward(compiled: CompiledCircuit, weights: Tensor, amounts: Tensor) -> Tensor:
+    def forward(ctx: Any, compiled: CompiledCircuit, weights: Tensor, amounts: Tensor) -> Tensor:
         batch = torch.broadcast_shapes(weights.shape[1:], amounts.shape[1:])
         result = amounts.expand((compiled.num_rows, *batch)).clone()
         for layer in compiled.layers:
@@ -129,16 +136,12 @@ class _PushUp(torch.autograd.Function):
                 own += layer.right.take(result)
             else:
                 own += layer.fold(layer.children.take(result) * weights[layer.edges]).sum(1)
+        ctx.compiled, ctx.amount_shape = compiled, amounts.shape
+        ctx.save_for_backward(weights, result)
         return result
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[CompiledCircuit, Tensor, Tensor], output: Tensor) -> None:
-        ctx.compiled, weights, amounts = inputs
-        ctx.amount_shape = amounts.shape
-        ctx.save_for_backward(weights, output)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         weights, result = ctx.saved_tensors
         compiled: CompiledCircuit = ctx.compiled
         adjoint = push_down(compiled, weights, gradient)
@@ -153,7 +156,7 @@ class _PushUp(torch.autograd.Function):
 
 class _PushDown(torch.autograd.Function):
     @staticmethod
-    def forward(compiled: CompiledCircuit, weights: Tensor, amounts: Tensor | None) -> Tensor:
+    def forward(ctx: Any, compiled: CompiledCircuit, weights: Tensor, amounts: Tensor | None) -> Tensor:
         if amounts is None:  # one at the root: the flows
             result = weights.new_zeros((compiled.num_rows, *weights.shape[1:]))
             result[compiled.root] = 1.0
@@ -169,16 +172,12 @@ class _PushDown(torch.autograd.Function):
             else:
                 passed = own.unsqueeze(1) * layer.fold(weights[layer.edges])
                 layer.children.add_to(result, passed.flatten(0, 1))
+        ctx.compiled, ctx.amount_shape = compiled, None if amounts is None else amounts.shape
+        ctx.save_for_backward(weights, result)
         return result
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[CompiledCircuit, Tensor, Tensor | None], output: Tensor) -> None:
-        ctx.compiled, weights, amounts = inputs
-        ctx.amount_shape = None if amounts is None else amounts.shape
-        ctx.save_for_backward(weights, output)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         weights, result = ctx.saved_tensors
         compiled: CompiledCircuit = ctx.compiled
         adjoint = push_up(compiled, weights, gradient)
@@ -189,3 +188,31 @@ class _PushDown(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             for_amounts = _sum_to(adjoint, ctx.amount_shape)
         return None, for_weights, for_amounts
+
+
+class _Read(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, buffer: Tensor, rows: Sequence[Rows]) -> tuple[Tensor, ...]:
+        ctx.rows, ctx.shape = rows, buffer.shape
+        # A view of an input may not be returned as if it were new.
+        return tuple(part.take(buffer).clone() if part.is_slice else part.take(buffer) for part in rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _Spread.apply(ctx.rows, ctx.shape, *gradients), None
+
+
+class _Spread(torch.autograd.Function):
+    """The transpose of `_Read`: add every part to its rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Sequence[Rows], shape: torch.Size, *parts: Tensor) -> Tensor:
+        ctx.rows = rows
+        buffer = parts[0].new_zeros(shape)
+        for own, part in zip(rows, parts, strict=True):
+            own.add_to(buffer, part)
+        return buffer
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *read(gradient, ctx.rows)

@@ -78,7 +78,7 @@ def _check_input(cardinalities: tuple[int, ...], index: int, node: Input) -> int
     return 1 << node.variable
 
 
-def _check_inner(index: int, node: Node, scopes: Sequence[int]) -> int:
+def _check_inner(index: int, node: Product | Sum, scopes: Sequence[int]) -> int:
     children = node.children
     kind = type(node).__name__.lower()
     if not children:
@@ -128,7 +128,7 @@ def find_overlap(circuit: "Circuit") -> Overlap | None:
         if not isinstance(node, Sum):
             continue
         children: tuple[int, ...] = node.children
-        if len(set(children)) == len(children) and prover.all_disjoint(frozenset(children)):
+        if prover.quickly_disjoint(children):
             continue
         for first, second in combinations(children, 2):
             shared = prover.shared_value(first, second)
@@ -145,6 +145,13 @@ class _Disjointness:
         self._scopes = circuit.scopes
         self._known: dict[frozenset[int], bool] = {}
         self._budget = _SEARCH_BUDGET
+
+    def quickly_disjoint(self, children: tuple[int, ...]) -> bool:
+        """Prove that the children of a sum are distinct and pairwise disjoint; False means not proved."""
+        try:
+            return len(set(children)) == len(children) and self.all_disjoint(frozenset(children))
+        except RecursionError:  # a proof hundreds of levels deep counts as none
+            return False
 
     def all_disjoint(self, units: frozenset[int]) -> bool:
         """Prove that the supports of nodes of one scope are pairwise disjoint; False means not proved."""
@@ -163,9 +170,9 @@ class _Disjointness:
             elements |= own
         first = self._nodes[next(iter(elements))]
         if isinstance(first, Input):
-            values = [value for element in elements for value in self._nodes[element].values]
+            values = [value for element in elements for value in self._input(element).values]
             return len(values) == len(set(values))
-        rows = [self._nodes[element].children for element in elements]
+        rows = [self._inner(element).children for element in elements]
         splits = {tuple(self._scopes[child] for child in row) for row in rows}
         if len(splits) != 1:
             return False
@@ -173,14 +180,25 @@ class _Disjointness:
         columns = sorted(range(len(rows[0])), key=lambda column: self._scopes[rows[0][column]].bit_count())
         return self._differ_in_a_disjoint_column(rows, columns)
 
+    def _input(self, index: int) -> Input:
+        node = self._nodes[index]
+        assert isinstance(node, Input)
+        return node
+
+    def _inner(self, index: int) -> Product | Sum:
+        node = self._nodes[index]
+        assert not isinstance(node, Input)
+        return node
+
     def _elements(self, unit: int) -> set[int]:
-        """Return the products and inputs that a node chooses from."""
+        """Return the products and inputs that a node chooses from; a product of one child stands for the child."""
         elements: set[int] = set()
         stack = [unit]
         while stack:
             current = stack.pop()
-            if isinstance(self._nodes[current], Sum):
-                stack.extend(self._nodes[current].children)
+            node = self._nodes[current]
+            if isinstance(node, Sum) or (isinstance(node, Product) and len(node.children) == 1):
+                stack.extend(node.children)
             else:
                 elements.add(current)
         return elements
@@ -235,7 +253,7 @@ class _Disjointness:
         node = self._nodes[widest]
         others = group - {widest}
         if isinstance(node, Input):
-            values = set.intersection(*(set(self._nodes[member].values) for member in group))
+            values = set.intersection(*(set(self._input(member).values) for member in group))
             return {node.variable: min(values)} if values else None
         if isinstance(node, Product):
             return self._satisfy(others | set(node.children))
@@ -252,6 +270,5 @@ def overlapping_sums(circuit: "Circuit") -> list[int]:
     return [
         index
         for index, node in enumerate(circuit.nodes)
-        if isinstance(node, Sum)
-        and not (len(set(node.children)) == len(node.children) and prover.all_disjoint(frozenset(node.children)))
+        if isinstance(node, Sum) and not prover.quickly_disjoint(node.children)
     ]

@@ -1,27 +1,27 @@
 """Joint tables of many scopes in one pass: the engine behind `marginal` and `expectation`.
 
-A factor's scope is split at exactly one product of every sub-circuit, where its parts fall into different children. Above
-that product only its flow matters, below it the conditional table of each part:
+A factor's scope is split at exactly one product of every sub-circuit, where its parts fall into different children.
+Above that product only its flow matters, below it the conditional table of each part:
 
     P(scope) = sum over products e that split it of flow(e) * P(left part | left child) P(right part | right child).
 
-So the pass has three steps: flows (downward), conditional tables of the parts that are still pending in each region (upward,
-`_Mix` at sums and `_Outer` at products that split a part), and one contraction per split. Tables that do not depend on
-numbers (the indicators of a label's own variables) are shared, not computed. All index work is done once per
+So the pass has three steps: flows (downward), conditional tables of the parts that are still pending in each region
+(upward, `_Mix` at sums and `_Outer` at products that split a part), and one contraction per split. Tables that do not
+depend on numbers (the indicators of a label's own variables) are shared, not computed. All index work is done once per
 (circuit, scopes) and cached; operations of equal shape are folded over regions.
 
 Source: the one-pass exact ELBO for selective circuits, generalised here to any smooth, decomposable circuit and arity.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from circuits.layers import Rows
+from circuits.passes import read
 from circuits.tables_plan import Contraction, Mix, Outer, TablePlan, plan_tables
 
 if TYPE_CHECKING:
@@ -50,12 +50,18 @@ def all_joint_tables(distribution: "CircuitDistribution", scopes: tuple[tuple[in
     if key not in compiled.cache:
         compiled.cache[key] = plan_tables(compiled, scopes)
     plan: TablePlan = compiled.cache[key]  # type: ignore[assignment]
-    flows = distribution.flows
-    sources = [flows[: compiled.num_values], torch.ones_like(flows[:1])]
-    if plan.contractions:
-        conditionals = conditional_tables(plan, distribution.weights)
-        sources += [_contract(part, conditionals, flows) for part in plan.contractions]
-    return _gather(plan, torch.cat(sources))
+    flows, weights = distribution.flows, distribution.weights
+    batch = flows.shape[1:]
+    flat = (flows.shape[0], batch.numel())
+    parts = plan.contractions
+    indicators, *flow_parts = read(flows.reshape(flat), [plan.indicators, *(part.flow for part in parts)])
+    sources = [indicators, torch.ones_like(indicators[:1])]
+    if parts:
+        conditionals = conditional_tables(plan, weights.reshape(weights.shape[0], batch.numel()))
+        sides = read(conditionals, [side for part in parts for side in (part.left, part.right)])
+        sources += map(_contract, parts, flow_parts, sides[::2], sides[1::2])
+    tables = _gather(plan, torch.cat(sources))
+    return tables.reshape(tables.shape[0], *batch)
 
 
 def _gather(plan: TablePlan, sources: Tensor) -> Tensor:
@@ -66,40 +72,33 @@ def _gather(plan: TablePlan, sources: Tensor) -> Tensor:
     return total.index_add(0, plan.repeats.index(entries.device), entries)
 
 
-def _contract(part: Contraction, conditionals: Tensor, flows: Tensor) -> Tensor:
-    """Return left^T flow right for every split of one shape, flattened to (rows, *batch)."""
-    flow = _batch_first(part.flow, flows)
+def _contract(part: Contraction, flow: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Return left^T flow right for every split of one shape, flattened to (rows, batch)."""
+    middle = _batch_first(part.flow, flow)
     if part.missing is not None:
         exists = torch.as_tensor(~part.missing, dtype=flow.dtype, device=flow.device)
-        flow = flow * exists.repeat_interleave(flow.shape[0] // len(exists), 0)
-    left, right = _batch_first(part.left, conditionals), _batch_first(part.right, conditionals)
-    blocks: Tensor = _Sandwich.apply(left, flow, right)[0]
-    folded = blocks.unflatten(0, (part.flow.shape[0], -1)).permute(0, 2, 3, 1)
-    return folded.flatten(0, 2).reshape(-1, *flows.shape[1:])
+        middle = middle * exists.repeat_interleave(flow.shape[-1], 0)
+    blocks = _Sandwich.apply(_batch_first(part.left, left), middle, _batch_first(part.right, right))
+    return blocks.unflatten(0, (part.flow.shape[0], flow.shape[-1])).permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def _batch_first(rows: Rows, buffer: Tensor) -> Tensor:
-    """Read (splits, a, b) rows as (splits * batch, a, b), contiguous: batched products copy anything else row by row."""
-    taken = rows.take(buffer.flatten(1) if buffer.dim() > 1 else buffer.unsqueeze(1)).unflatten(0, rows.shape)
-    return taken.permute(0, 3, 1, 2).flatten(0, 1).contiguous()
+def _batch_first(rows: Rows, taken: Tensor) -> Tensor:
+    """Turn (splits * a * b, batch) into (splits * batch, a, b), contiguous: batched products copy others row by row."""
+    return taken.unflatten(0, rows.shape).permute(0, 3, 1, 2).flatten(0, 1).contiguous()
 
 
 class _Sandwich(torch.autograd.Function):
     """left^T middle right for a batch of matrices, keeping every operand of a product contiguous."""
 
     @staticmethod
-    def forward(left: Tensor, middle: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, left: Tensor, middle: Tensor, right: Tensor) -> Tensor:
         inner = middle @ right
-        return left.transpose(1, 2) @ inner, inner
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*inputs, output[1])
+        ctx.save_for_backward(left, middle, right, inner)
+        return left.transpose(1, 2) @ inner
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         left, middle, right, inner = ctx.saved_tensors
         gradient = gradient.contiguous()
         to_inner = left @ gradient
@@ -111,12 +110,11 @@ class _Sandwich(torch.autograd.Function):
 
 
 def conditional_tables(plan: TablePlan, weights: Tensor) -> Tensor:
-    """Return the buffer of conditional tables, shape (plan.num_rows, *batch); row 0 is zero, row 1 is one."""
+    """Return the buffer of conditional tables, shape (plan.num_rows, batch); row 0 is zero, row 1 is one."""
     return _ConditionalTables.apply(plan, weights)  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
-class _Step:
+class _Step(NamedTuple):
     """Forward and backward of one kind of operation."""
 
     forward: Callable[[Any, Tensor, Tensor], Tensor]
@@ -165,21 +163,18 @@ class _ConditionalTables(torch.autograd.Function):
     """All mixes and outer products into one buffer; a chain of 1,000 regions must not copy it 1,000 times."""
 
     @staticmethod
-    def forward(plan: TablePlan, weights: Tensor) -> Tensor:
+    def forward(ctx: Any, plan: TablePlan, weights: Tensor) -> Tensor:
         buffer = weights.new_empty((plan.num_rows, *weights.shape[1:]))
         buffer[0], buffer[1] = 0.0, 1.0
         for step in plan.steps:
             buffer[step.start : step.stop] = _STEPS[type(step)].forward(step, buffer, weights)
+        ctx.plan = plan
+        ctx.save_for_backward(weights, buffer)
         return buffer
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[TablePlan, Tensor], output: Tensor) -> None:
-        ctx.plan, weights = inputs
-        ctx.save_for_backward(weights, output)
-
-    @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         weights, buffer = ctx.saved_tensors
         to_buffer, to_weights = gradient.clone(), torch.zeros_like(weights)
         for step in reversed(ctx.plan.steps):

@@ -16,7 +16,7 @@ _WASTE = 4
 
 @dataclass(frozen=True)
 class Mix:
-    """Tables of sums: `rows[start + i * entries + a] = sum_u (sum_g weight[edges[i, u, g]]) * rows[sources[i, u, a]]`."""
+    """Tables of sums: `rows[start + i * entries + a] = sum_u sum_g weight[edges[i, u, g]] * rows[sources[i, u, a]]`."""
 
     start: int
     stop: int
@@ -50,6 +50,8 @@ class TablePlan:
     """All there is to know to compute the tables of some scopes."""
 
     num_rows: int
+    indicators: Rows
+    """Rows of the flows that are the single-variable marginals."""
     steps: tuple[Mix | Outer, ...]
     contractions: tuple[Contraction, ...]
     entries: Rows
@@ -115,6 +117,7 @@ class _Planner:
         sizes = [prod(self.cardinalities[v] for v in scope) for scope in self.scopes]
         return TablePlan(
             num_rows=self.num_rows,
+            indicators=Rows(np.arange(self.compiled.num_values)),
             steps=tuple(self.steps),
             contractions=tuple(contractions),
             entries=entries,
@@ -245,7 +248,7 @@ class _Planner:
         shape = [self.cardinalities[v] for v in part]
         grid = np.indices(shape).reshape(len(part), -1)
         inner = [self.cardinalities[v] for v in inside]
-        return np.ravel_multi_index(tuple(grid[part.index(v)] for v in inside), inner)
+        return np.asarray(np.ravel_multi_index(tuple(grid[part.index(v)] for v in inside), inner))
 
     def _contractions(
         self, splits: dict[tuple[int, int], list[int]]
@@ -344,7 +347,7 @@ def _merge_equal_sources(sources: np.ndarray, edges: np.ndarray) -> tuple[np.nda
     Returns:
         Sources (sums, distinct, entries) and edges (sums, distinct, edges each).
     """
-    sums, fan_in, _ = sources.shape
+    sums = len(sources)
     _, pattern = np.unique(sources[0], axis=0, return_inverse=True)
     pattern = pattern.reshape(-1)
     counts = np.bincount(pattern)

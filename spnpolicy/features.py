@@ -21,7 +21,7 @@ class FourierFeatures:
     """
 
     frequencies: int = 4
-    """Waves per number, of half-periods 1, 1/2, 1/3, ...; numbers should lie in [-1, 1]. 0 leaves observations alone."""
+    """Waves per number, of half-periods 1, 1/2, 1/3, ...; numbers should lie in [-1, 1]. 0 means none."""
 
     def __post_init__(self) -> None:
         if self.frequencies < 0:

@@ -51,8 +51,8 @@ class AgentNetwork(nn.Module):
     """Action values of every agent from one set of weights.
 
     Agents are told apart by a one-hot number appended to their observation. It is never built: multiplied by
-    the first layer it selects one column, so each agent has a first-layer offset of its own. Values start near 0: larger
-    ones would be bootstrapped for thousands of steps before a sparse reward could be seen behind them.
+    the first layer it selects one column, so each agent has a first-layer offset of its own. Values start near 0:
+    larger ones would be bootstrapped for thousands of steps before a sparse reward could be seen behind them.
 
     Args:
         spec: sizes of the environment.

@@ -23,7 +23,7 @@ class TemperatureConfig:
     start: float = 0.9
     """Target share at the start of training."""
     end: float = 0.25
-    """Target share once the schedule is over; near 0 the temperature vanishes and greedy play can get stuck in loops."""
+    """Target share once the schedule is over; near 0 the temperature vanishes and greedy play can loop."""
     share: float = 0.5
     """Part of training over which the target falls linearly."""
     learning_rate: float = 3e-3

@@ -1,7 +1,7 @@
 """Queries: one verb a file, each a free function on a `CircuitDistribution`."""
 
 from circuits.queries.condition import condition
-from circuits.queries.divergence import kl_divergence, total_correlation
+from circuits.queries.divergence import kl_divergence, mutual_information, total_correlation
 from circuits.queries.entropy import entropy, entropy_lower_bound
 from circuits.queries.expectation import expectation
 from circuits.queries.log_prob import log_evidence, log_prob
@@ -19,6 +19,7 @@ __all__ = [
     "marginal",
     "marginals",
     "mode",
+    "mutual_information",
     "sample",
     "total_correlation",
 ]

@@ -8,6 +8,7 @@ from torch import Tensor
 from circuits.errors import ImpossibleEvidenceError
 from circuits.evidence import EvidenceLike
 from circuits.numerics import NEGATIVE_INFINITY
+from circuits.passes import align
 from circuits.queries.log_prob import upward
 
 if TYPE_CHECKING:
@@ -34,10 +35,7 @@ def condition(distribution: "CircuitDistribution", evidence: EvidenceLike) -> "C
     compiled = distribution.circuit.compiled
     values = upward(distribution, evidence)
     check_possible(values[compiled.root])
-    log_weights = distribution.log_weights
-    log_weights = log_weights.reshape(
-        log_weights.shape[0], *(1,) * (values.dim() - log_weights.dim()), *log_weights.shape[1:]
-    )
+    log_weights = align(distribution.log_weights, values.dim())
     totals = compiled.edge_sum.take(values)
     # A sum that the evidence rules out cannot be reached; its old weights do no harm, nan would.
     possible = totals > NEGATIVE_INFINITY

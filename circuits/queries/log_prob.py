@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.evidence import Evidence, EvidenceLike, observed_rows
-from circuits.passes import log_up
+from circuits.passes import align, log_up
 
 if TYPE_CHECKING:
     from circuits.distribution import CircuitDistribution
@@ -16,7 +16,7 @@ _CHUNK = 1 << 24
 """Numbers that one pass without gradients may hold; more samples are split."""
 
 
-def log_prob(distribution: "CircuitDistribution", values: Int[Tensor, "*shape variables"]) -> Float[Tensor, "*shape"]:
+def log_prob(distribution: "CircuitDistribution", values: Int[Tensor, "*#shape variables"]) -> Float[Tensor, "*#shape"]:
     """Return the log probability of complete joint values, in nats.
 
     Args:
@@ -31,13 +31,14 @@ def log_prob(distribution: "CircuitDistribution", values: Int[Tensor, "*shape va
     batch = distribution.batch_shape
     shape = torch.broadcast_shapes(values.shape[:-1], batch)
     values = values.expand(*shape, values.shape[-1])
-    samples = values.reshape(-1, *batch, values.shape[-1])
+    depth = len(shape) - len(batch)
+    samples = values.reshape(shape[:depth].numel(), *shape[depth:], values.shape[-1])
     weights = distribution.log_weights.unsqueeze(1)
 
     def one_pass(part: Tensor) -> Tensor:
         return log_up(compiled, weights, observed_rows(part, compiled, weights.dtype))[compiled.root]
 
-    held = (compiled.num_rows + compiled.num_parameters) * max(1, batch.numel())
+    held = (compiled.num_rows + compiled.num_parameters) * max(1, shape[depth:].numel())
     size = max(1, _CHUNK // held)
     if (torch.is_grad_enabled() and weights.requires_grad) or len(samples) <= size:
         return one_pass(samples).reshape(shape)
@@ -67,9 +68,5 @@ def upward(distribution: "CircuitDistribution", evidence: EvidenceLike) -> Tenso
     compiled = distribution.circuit.compiled
     table = Evidence.of(evidence, compiled.cardinalities, dtype=weights.dtype, device=weights.device)
     rows = table.rows(compiled)
-    extra = rows.dim() - weights.dim()
-    if extra > 0:
-        weights = weights.reshape(weights.shape[0], *(1,) * extra, *weights.shape[1:])
-    elif extra < 0:
-        rows = rows.reshape(rows.shape[0], *(1,) * -extra, *rows.shape[1:])
-    return log_up(compiled, weights, rows)
+    dims = max(weights.dim(), rows.dim())
+    return log_up(compiled, align(weights, dims), align(rows, dims))

@@ -39,7 +39,7 @@ def marginal(distribution: "CircuitDistribution", variables: Sequence[int]) -> F
         variables: distinct variables; the table's axes follow their order.
 
     Returns:
-        Shape (*batch, k_a, k_b, ...), summing to one. Differentiable.
+        Shape (*batch, k_a, k_b, ...), summing to one. Differentiable once.
 
     Raises:
         EvidenceError: a variable does not exist or is named twice.

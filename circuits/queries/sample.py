@@ -41,8 +41,8 @@ def sample(
     """
     compiled = distribution.circuit.compiled
     with torch.no_grad():
-        weights = distribution.log_weights.detach().exp().reshape(compiled.num_parameters, -1)
-        batch_size = weights.shape[1]
+        batch_size = distribution.batch_shape.numel()
+        weights = distribution.log_weights.detach().exp().reshape(compiled.num_parameters, batch_size)
 
         def draw(_: int, layer: SumLayer, sums: Tensor, columns: Tensor) -> Tensor:
             uniform = torch.rand(len(sums), dtype=weights.dtype, device=weights.device, generator=generator)
@@ -54,7 +54,7 @@ def sample(
 
         count = sample_shape.numel() * batch_size
         values = _descend(compiled, draw, count, weights.device)
-    return values.reshape(*sample_shape, *distribution.batch_shape, -1)
+    return values.reshape(*sample_shape, *distribution.batch_shape, len(compiled.cardinalities))
 
 
 def mode(
@@ -79,7 +79,7 @@ def mode(
         )
     compiled = distribution.circuit.compiled
     with torch.no_grad():
-        weights = distribution.log_weights.detach().reshape(compiled.num_parameters, -1)
+        weights = distribution.log_weights.detach().reshape(compiled.num_parameters, distribution.batch_shape.numel())
         values, best = max_up(compiled, weights)
 
         def pick(position: int, _: SumLayer, sums: Tensor, columns: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def mode(
 
         chosen = _descend(compiled, pick, weights.shape[1], weights.device)
     batch = distribution.batch_shape
-    return chosen.reshape(*batch, -1), values[compiled.root].reshape(batch)
+    return chosen.reshape(*batch, len(compiled.cardinalities)), values[compiled.root].reshape(batch)
 
 
 def _descend(compiled: CompiledCircuit, choice: Choice, columns: int, device: torch.device) -> Tensor:

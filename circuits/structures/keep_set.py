@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product as assignments
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,8 @@ class _Region:
     """Edges of the region and its parts."""
 
 
-_Tree = int | tuple["_Tree", "_Tree"]
+_Tree = int | tuple[Any, Any]
+"""A variable, or a pair of trees."""
 
 
 def _coupling(count: int, scopes: Iterable[Sequence[int]] | None) -> np.ndarray:

@@ -1,6 +1,6 @@
 """What an algorithm is: a frozen config and a small class with four methods."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -23,6 +23,7 @@ class Batch(NamedTuple):
     next_available_actions: Bool[Tensor, "batch agents actions"]
 
 
+@runtime_checkable
 class Algorithm(Protocol):
     """A learner. Built as `Algorithm(config, spec, streams)`."""
 

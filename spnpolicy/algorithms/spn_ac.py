@@ -12,12 +12,12 @@ from torch import Tensor
 from circuits import Circuit, CircuitDistribution, structures
 from factor_q import FactorGraph, FactorQ, Factors, random_pairs
 from spnpolicy.algorithms.protocol import Batch
-from spnpolicy.elbo import elbo
 from spnpolicy.envs.protocol import EnvSpec, Step
 from spnpolicy.errors import ConfigError
 from spnpolicy.features import FourierFeatures
 from spnpolicy.losses import squared_td_loss
 from spnpolicy.networks import TargetUpdate, existing_actions, frozen_copy
+from spnpolicy.objective import elbo
 from spnpolicy.policy import SPNPolicy
 from spnpolicy.returns import q_target
 from spnpolicy.temperature import Temperature, TemperatureConfig
@@ -63,9 +63,10 @@ class Config:
 class SPNActorCritic:
     """Maximum-entropy actor-critic whose actor and bootstrap are exact expectations under a joint policy.
 
-    The actor maximises E_pi[Q(s, u)] + alpha H(pi(.|s)), in closed form for a deterministic circuit and a multilinear
-    Q; the critic regresses on y = r + discount (1 - d) (E_pi'[Q_target(s', u)] + alpha H(pi')). Neither samples actions.
-    Exploration is sampling from the policy; greedy play is its exact mode. The common reward is the mean over agents.
+    The actor maximises E_pi[Q(s, u)] + alpha H(pi(.|s)), in closed form for a deterministic circuit and a
+    multilinear Q; the critic regresses on y = r + discount (1 - d) (E_pi'[Q_target(s', u)] + alpha H(pi')). Neither
+    samples actions. Exploration is sampling from the policy; greedy play is its exact mode. The common reward is the
+    mean over agents.
 
     Source: Vora, Centralised MARL by leveraging tractable inference; Shih and Ermon 2020 for the exact ELBO.
     """

@@ -1,6 +1,6 @@
 """The one environment protocol: batched from the start, with the end of an episode kept apart from the next start."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -29,6 +29,7 @@ class Step(NamedTuple):
 
     An environment that finishes restarts by itself: `observation` then belongs to the new episode,
     while the `final_*` fields hold what the finished episode reached. Where an episode goes on, both agree.
+    Arrays are fresh in every step: what an earlier step returned never changes.
     """
 
     observation: Float[np.ndarray, "envs agents features"]
@@ -42,6 +43,7 @@ class Step(NamedTuple):
     final_available_actions: Bool[np.ndarray, "envs agents actions"]
 
 
+@runtime_checkable
 class BatchedEnv(Protocol):
     """A batch of `num_envs` independent copies of one task, stepped together."""
 

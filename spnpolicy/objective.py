@@ -21,6 +21,7 @@ def elbo(
 
     Returns:
         Shape (*batch), in Q's unit.
+
     Raises:
         NotTractableError: the circuit is not deterministic.
     Cost: linear in the circuit's edges and the factors' entries.

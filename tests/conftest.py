@@ -1,0 +1,45 @@
+"""Settings that every test shares."""
+
+import os
+
+import hypothesis
+import jaxtyping
+import pytest
+import torch
+
+# Shapes and types are checked in tests only. Installed here because the command-line option of jaxtyping 0.3.11 splits
+# its argument wrongly when the checker has brackets: it then checks the first package only, with a broken checker.
+jaxtyping.install_import_hook(
+    ["circuits", "factor_q"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
+
+torch.set_num_threads(1)
+
+# Deadlines are the usual source of flaky tests; a fixed order of examples makes a failure repeatable.
+hypothesis.settings.register_profile(
+    "project",
+    derandomize=True,
+    deadline=None,
+    max_examples=100,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+)
+hypothesis.settings.load_profile("project")
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """A number that differs from test to test and is printed, so that a failure names it.
+
+    Set TEST_SEED to try other numbers.
+    """
+    text = f"{os.environ.get('TEST_SEED', '')}{request.node.nodeid}".encode()
+    number = int.from_bytes(text[-64:], "little") % 2_147_483_629
+    print(f"seed {number}")
+    return number
+
+
+@pytest.fixture
+def generator(seed: int) -> torch.Generator:
+    """A torch generator made from the printed seed."""
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,125 @@
+"""SPNPolicy and the objective: shapes, gradients, head size, and the exact ELBO against enumeration."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+import circuits
+import factor_q
+import spnpolicy
+from spnpolicy.errors import ConfigError
+
+CARDINALITIES = (2, 3, 2, 3)
+BUILDERS = {
+    "mean_field": lambda: circuits.structures.mean_field(CARDINALITIES),
+    "markov_chain": lambda: circuits.structures.markov_chain(CARDINALITIES, order=2),
+    "tree": lambda: circuits.structures.tree(CARDINALITIES, [-1, 0, 0, 1]),
+    "keep_set": lambda: circuits.structures.keep_set(CARDINALITIES, labels=6),
+}
+
+
+@pytest.mark.parametrize("per_agent", [False, True])
+@pytest.mark.parametrize("structure", BUILDERS)
+@pytest.mark.parametrize("batch", [(), (5,), (2, 3)])
+def test_every_structure_gives_a_distribution_and_gradients_reach_all_parameters(structure, per_agent, batch):
+    torch.manual_seed(0)
+    circuit = BUILDERS[structure]()
+    policy = spnpolicy.SPNPolicy(circuit, 7, hidden=(16, 8), rank=4, per_agent=per_agent)
+    shape = (*batch, 4, 7) if per_agent else (*batch, 7)
+    pi = policy(torch.randn(shape))
+    assert pi.batch_shape == batch
+    total = pi.log_prob(pi.enumerate_support()).exp().sum(0)
+    torch.testing.assert_close(total, torch.ones(batch))
+    (pi.expectation([((0, 3), torch.randn(2, 3))]) + pi.entropy()).sum().backward()
+    for name, parameter in policy.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("per_agent", [False, True])
+def test_a_new_policy_is_nearly_uniform_over_each_sum(per_agent):
+    torch.manual_seed(1)
+    circuit = BUILDERS["mean_field"]()
+    policy = spnpolicy.SPNPolicy(circuit, 5, per_agent=per_agent)
+    entropy = policy(torch.randn(100, 4, 5) if per_agent else torch.randn(100, 5)).entropy()
+    largest = sum(math.log(k) for k in CARDINALITIES)
+    assert (entropy > 0.99 * largest).all()
+
+
+def test_batch_rows_do_not_mix():
+    torch.manual_seed(2)
+    policy = spnpolicy.SPNPolicy(BUILDERS["keep_set"](), 5, per_agent=True).double()
+    observations = torch.randn(6, 4, 5, dtype=torch.float64)
+    together = policy(observations).logits
+    for row in range(6):
+        torch.testing.assert_close(policy(observations[row]).logits, together[row])
+
+
+def test_the_head_is_far_smaller_than_one_linear_layer():
+    circuit = circuits.structures.keep_set([6] * 32, labels=36)
+    assert circuit.num_parameters > 16_000
+    by_state = spnpolicy.SPNPolicy(circuit, 8, hidden=(128, 128))
+    by_agent = spnpolicy.SPNPolicy(circuit, 8, hidden=(128, 128), per_agent=True)
+    one_layer = 128 * circuit.num_parameters
+    for policy in (by_state, by_agent):
+        size = sum(parameter.numel() for parameter in policy.parameters())
+        assert size < one_layer / 2
+
+
+def test_potentials_can_hold_any_pairwise_boltzmann_policy_when_every_edge_is_decided():
+    """One region that decides all pairs: logits that are sums of pair tables give exp(Q) exactly."""
+    torch.manual_seed(3)
+    cards = (2, 3, 2)
+    circuit = circuits.structures.keep_set(cards, labels=6)
+    policy = spnpolicy.SPNPolicy(circuit, 4, hidden=(32,), per_agent=True).double()
+    graph = policy.network.tables.graph
+    flat = torch.randn(graph.num_entries, dtype=torch.float64)
+    q = factor_q.Factors.from_flat(graph, flat)
+    logits = torch.zeros(circuit.num_parameters, dtype=torch.float64)
+    logits = logits.index_add(0, policy.network.edges, flat[policy.network.entries])
+    pi = circuits.CircuitDistribution(circuit, logits)
+    values = pi.enumerate_support()
+    expected = torch.log_softmax(q(values), 0)
+    torch.testing.assert_close(pi.log_prob(values), expected, rtol=0, atol=1e-12)
+
+
+def test_elbo_equals_enumeration_and_never_exceeds_the_soft_value():
+    generator = torch.Generator().manual_seed(4)
+    graph = factor_q.complete(CARDINALITIES)
+    for name, build in BUILDERS.items():
+        circuit = build()
+        logits = torch.randn(9, circuit.num_parameters, generator=generator, dtype=torch.float64)
+        flat = 2 * torch.randn(9, graph.num_entries, generator=generator, dtype=torch.float64)
+        pi, q = circuits.CircuitDistribution(circuit, logits), factor_q.Factors.from_flat(graph, flat)
+        for temperature in (0.05, 1.0, 3.0):
+            value = spnpolicy.elbo(pi, q, temperature)
+            values = torch.tensor(list(itertools.product(*map(range, CARDINALITIES))))
+            log_p = pi.log_prob(values[:, None].expand(-1, 9, -1))
+            payoff = q(values[:, None].expand(-1, 9, -1))
+            expected = (log_p.exp() * (payoff - temperature * log_p)).sum(0)
+            torch.testing.assert_close(value, expected, rtol=0, atol=1e-10, msg=name)
+            soft_value = temperature * torch.logsumexp(payoff / temperature, 0)
+            assert (value <= soft_value + 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"observation_size": 0}, "observation_size 0"),
+        ({"hidden": ()}, r"hidden \(\)"),
+        ({"rank": 0}, "rank 0"),
+        ({"pairs": [(0, 1)]}, "per_agent=True"),
+    ],
+)
+def test_bad_options_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        spnpolicy.SPNPolicy(BUILDERS["mean_field"](), **options)
+
+
+def test_a_wrong_observation_shape_is_refused():
+    policy = spnpolicy.SPNPolicy(BUILDERS["mean_field"](), 5, per_agent=True)
+    with pytest.raises(ConfigError, match=r"must end in \(4, 5\)"):
+        policy(torch.zeros(2, 5))

@@ -1,0 +1,262 @@
+"""Random circuits, numbers, evidence and factors; everything is drawn from one `random.Random`, so seeds repeat it."""
+
+from collections.abc import Callable
+from math import prod
+from random import Random
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+
+import circuits
+from circuits import Circuit, CircuitBuilder, structures
+
+MAX_TABLE = 256
+"""Joint values that enumeration may have to visit."""
+
+BATCHES: tuple[tuple[int, ...], ...] = ((), (3,), (2, 3))
+
+
+def cardinalities(rng: Random, max_table: int = MAX_TABLE) -> tuple[int, ...]:
+    """1 to 7 variables of 1 to 4 values, mostly 2 or 3."""
+    cards = [rng.choice([1, 2, 2, 2, 3, 3, 4]) for _ in range(rng.randint(1, 7))]
+    while prod(cards) > max_table:
+        cards[cards.index(max(cards))] -= 1
+    return tuple(cards)
+
+
+def subset(rng: Random, size: int, least: int = 1, most: int | None = None) -> list[int]:
+    count = rng.randint(min(least, size), min(size, most or size))
+    return rng.sample(range(size), count)
+
+
+# --- structures ------------------------------------------------------------------------------------------------------
+
+
+def mean_field(rng: Random) -> Circuit:
+    return structures.mean_field(cardinalities(rng))
+
+
+def markov_chain(rng: Random) -> Circuit:
+    return structures.markov_chain(cardinalities(rng), order=rng.randint(0, 3))
+
+
+def random_parents(rng: Random, count: int) -> list[int]:
+    """A random forest whose variables are numbered at random."""
+    order = rng.sample(range(count), count)
+    parents = [-1] * count
+    for position, variable in enumerate(order):
+        if position and rng.random() < 0.85:
+            parents[variable] = order[rng.randrange(position)]
+    return parents
+
+
+def tree(rng: Random) -> Circuit:
+    cards = cardinalities(rng)
+    return structures.tree(cards, random_parents(rng, len(cards)))
+
+
+def random_scopes(rng: Random, count: int) -> list[tuple[int, ...]]:
+    return [tuple(subset(rng, count, 1, 3)) for _ in range(rng.randint(1, 2 * count))]
+
+
+def keep_set(rng: Random) -> Circuit:
+    cards = cardinalities(rng)
+    scopes = None if rng.random() < 0.2 else random_scopes(rng, len(cards))
+    return structures.keep_set(cards, scopes, labels=rng.randint(1, 36))
+
+
+class HandBuilt:
+    """A random circuit through `CircuitBuilder`, with shared nodes and different splits of the same scope.
+
+    With `deterministic` every sum decides on one variable: its children give that variable disjoint sets of values.
+    """
+
+    def __init__(self, rng: Random, cards: tuple[int, ...], *, deterministic: bool, budget: int = 60) -> None:
+        self.rng, self.deterministic, self.budget = rng, deterministic, budget
+        self.builder = CircuitBuilder(cards, name="hand")
+        self.cards = cards
+        self.pool: dict[frozenset[int], list[int]] = {}
+
+    def build(self) -> Circuit:
+        spare = self.node(frozenset(self.rng.sample(range(len(self.cards)), 1)))  # usually unreachable
+        assert spare >= 0
+        return self.builder.build(self.node(frozenset(range(len(self.cards)))))
+
+    def node(self, scope: frozenset[int]) -> int:
+        known = self.pool.setdefault(scope, [])
+        if known and (self.budget <= 0 or self.rng.random() < 0.35):
+            return self.rng.choice(known)
+        self.budget -= 1
+        node = self.fresh(scope)
+        known.append(node)
+        return node
+
+    def fresh(self, scope: frozenset[int]) -> int:
+        roll = self.rng.random()
+        if roll < 0.06:
+            return self.builder.sum(self.node(scope))
+        if roll < 0.12:
+            return self.builder.product(self.node(scope))
+        if not self.deterministic and roll < 0.5 and self.budget > 0:
+            return self.builder.sum(*(self.node(scope) for _ in range(self.rng.randint(2, 4))))
+        if len(scope) == 1:
+            return self.leaf(*scope)
+        if self.budget > 0 and roll < 0.75:
+            return self.decision(scope)
+        return self.split(scope)
+
+    def leaf(self, variable: int) -> int:
+        values = sorted(subset(self.rng, self.cards[variable]))
+        if self.rng.random() < 0.5:
+            values = list(range(self.cards[variable]))
+        self.rng.shuffle(values)
+        return self.builder.input(variable, values)
+
+    def split(self, scope: frozenset[int]) -> int:
+        """A product of two to four parts in random order."""
+        order = self.rng.sample(sorted(scope), len(scope))
+        parts = self.rng.randint(2, min(4, len(order)))
+        cuts = [0, *sorted(self.rng.sample(range(1, len(order)), parts - 1)), len(order)]
+        return self.builder.product(*(self.node(frozenset(order[a:b])) for a, b in zip(cuts, cuts[1:], strict=False)))
+
+    def decision(self, scope: frozenset[int]) -> int:
+        """A sum whose children own disjoint values of one variable; sometimes a sum of sums."""
+        variable = self.rng.choice(sorted(scope))
+        rest = scope - {variable}
+        values = self.rng.sample(range(self.cards[variable]), self.cards[variable])
+        if len(values) > 1 and self.rng.random() < 0.2:
+            values.pop()
+        count = self.rng.randint(1, len(values))
+        cuts = [0, *sorted(self.rng.sample(range(1, len(values)), count - 1)), len(values)]
+        children = []
+        for a, b in zip(cuts, cuts[1:], strict=False):
+            own = self.builder.input(variable, values[a:b])
+            parts = [own, *self.rest(rest)]
+            self.rng.shuffle(parts)
+            children.append(self.builder.product(*parts))
+        if len(children) > 2 and self.rng.random() < 0.4:
+            children = [self.builder.sum(*children[:2]), *children[2:]]
+        return self.builder.sum(*children)
+
+    def rest(self, scope: frozenset[int]) -> list[int]:
+        if len(scope) < 2 or self.rng.random() < 0.6:
+            return [self.node(scope)]
+        order = self.rng.sample(sorted(scope), len(scope))
+        cut = self.rng.randint(1, len(order) - 1)
+        return [self.node(frozenset(order[:cut])), self.node(frozenset(order[cut:]))]
+
+
+def hand_built(rng: Random) -> Circuit:
+    return HandBuilt(rng, cardinalities(rng), deterministic=True).build()
+
+
+def hand_built_mixture(rng: Random) -> Circuit:
+    return HandBuilt(rng, cardinalities(rng), deterministic=False).build()
+
+
+FAMILIES: dict[str, Callable[[Random], Circuit]] = {
+    "mean_field": mean_field,
+    "markov_chain": markov_chain,
+    "tree": tree,
+    "keep_set": keep_set,
+    "hand_built": hand_built,
+    "hand_built_mixture": hand_built_mixture,
+}
+
+
+def circuit_of(family: str, seed: int) -> Circuit:
+    return FAMILIES[family](Random(f"{family} {seed}"))
+
+
+def recipes(*families: str) -> st.SearchStrategy[tuple[str, int]]:
+    """Hypothesis strategy for the arguments of `circuit_of`, over some families (all when none are named)."""
+    return st.tuples(st.sampled_from(families or tuple(FAMILIES)), st.integers(0, 1 << 30))
+
+
+# --- plain data for the oracles --------------------------------------------------------------------------------------
+
+
+def plain_nodes(circuit: Circuit) -> list[tuple]:
+    return [
+        ("input", node.variable, node.values)
+        if isinstance(node, circuits.Input)
+        else (type(node).__name__.lower(), node.children)
+        for node in circuit.nodes
+    ]
+
+
+def plain_logits(circuit: Circuit, logits: torch.Tensor) -> dict[int, np.ndarray]:
+    numbers = logits.detach().double().numpy()
+    slices = {index: circuit.parameters_of(index) for index in range(circuit.num_nodes)}
+    return {index: numbers[..., where] for index, where in slices.items() if where.stop > where.start}
+
+
+def logits_from(circuit: Circuit, plain: dict[int, np.ndarray]) -> torch.Tensor:
+    """The opposite of `plain_logits`, for one row."""
+    logits = torch.zeros(circuit.num_parameters, dtype=torch.float64)
+    for index, numbers in plain.items():
+        logits[circuit.parameters_of(index)] = torch.as_tensor(numbers)
+    return logits
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def numpy_rng(rng: Random) -> np.random.Generator:
+    return np.random.default_rng(rng.getrandbits(64))
+
+
+def random_logits(rng: Random, circuit: Circuit, batch: tuple[int, ...], *, scale: float = 1.5) -> torch.Tensor:
+    """Normal logits in float64; one in four draws switches some edges off (never all edges of a node)."""
+    noise = numpy_rng(rng)
+    logits = torch.from_numpy(noise.normal(0, scale, (*batch, circuit.num_parameters)))
+    if rng.random() < 0.25:
+        off = torch.from_numpy(noise.random((*batch, circuit.num_parameters)) < 0.15)
+        for index in range(circuit.num_nodes):
+            where = circuit.parameters_of(index)
+            if where.stop > where.start:
+                off[..., where.start + rng.randrange(where.stop - where.start)] = False
+        logits[off] = -torch.inf
+    return logits
+
+
+EVIDENCE = ("value", "list", "mask", "soft", "rows", "wider")
+
+
+def random_evidence(
+    rng: Random, cards: tuple[int, ...], batch: tuple[int, ...], kind: str
+) -> tuple[object, np.ndarray]:
+    """Evidence as a user gives it, and the same as log weights (*evidence batch, n, k_max)."""
+    n, width, noise = len(cards), max(cards), numpy_rng(rng)
+    mask = np.ones((n, width), dtype=bool)
+    if kind in ("value", "list"):
+        given = {}
+        for variable in subset(rng, n, 0):
+            allowed = [rng.randrange(cards[variable])] if kind == "value" else subset(rng, cards[variable])
+            given[variable] = allowed[0] if kind == "value" else allowed
+            mask[variable] = np.isin(np.arange(width), allowed)
+        return given, np.where(mask, 0.0, -np.inf)
+    shape = {"mask": (), "soft": batch, "rows": batch, "wider": (2, *batch)}[kind]
+    allowed = noise.random((*shape, n, width)) < 0.7
+    for variable, cardinality in enumerate(cards):
+        keep = noise.integers(0, cardinality, shape)
+        allowed[..., variable, :] |= np.arange(width) == keep[..., None]
+    if kind == "soft":
+        weights = np.where(allowed, noise.normal(0, 2, allowed.shape), -np.inf)
+        return torch.from_numpy(weights), weights
+    weights = np.where(allowed, 0.0, -np.inf)
+    return (torch.from_numpy(allowed) if rng.random() < 0.5 else allowed), weights
+
+
+def random_factors(
+    rng: Random, cards: tuple[int, ...], batch: tuple[int, ...], *, most: int = 4
+) -> list[tuple[tuple[int, ...], torch.Tensor]]:
+    """Factors of zero to `most` variables in random axis order; their batch shapes broadcast to `batch`."""
+    noise = numpy_rng(rng)
+    factors = []
+    for _ in range(rng.randint(1, 5)):
+        scope = tuple(subset(rng, len(cards), 0, most)) if most else ()
+        own = rng.choice([batch, (), tuple(1 for _ in batch), batch[-1:]])
+        factors.append((scope, torch.from_numpy(noise.normal(0, 1, (*own, *(cards[v] for v in scope))))))
+    return factors
