@@ -8,38 +8,19 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import argparse
 import platform
 import time
-from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
-import tyro
 
 from spnpolicy.envs import make_env
 
 WINDOWS = 7
 
 
-@dataclass(frozen=True)
-class Options:
-    """What to measure."""
-
-    batch: tuple[int, ...] = (1, 64, 1024, 16384)
-    """Numbers of games stepped together."""
-    variant: tuple[str, ...] = ("latch", "simultaneous", "claim")
-    """Rules of the game."""
-    agents: int = 6
-    """Agents, and as many goals."""
-    size: int = 20
-    """Rows and columns of the grid."""
-    seconds: float = 1.0
-    """Measuring time per figure, divided into 7 windows; the median is shown."""
-    seed: int = 0
-    """Seed of layouts and actions."""
-
-
-def measure(options: Options, variant: str, batch: int, *, draws_actions: bool) -> float:
+def measure(options: argparse.Namespace, variant: str, batch: int, *, draws_actions: bool) -> float:
     """Return the median speed over windows, in million agent steps per second."""
     env = make_env("coverage", agents=options.agents, size=options.size, variant=variant, num_envs=batch)
     generator = np.random.default_rng(options.seed)
@@ -63,7 +44,7 @@ def measure(options: Options, variant: str, batch: int, *, draws_actions: bool) 
     return median(speeds)
 
 
-def main(options: Options) -> None:
+def main(options: argparse.Namespace) -> None:
     """Print one line per variant and batch size."""
     print(
         f"coverage {options.size}x{options.size}, {options.agents} agents and goals; "
@@ -77,5 +58,19 @@ def main(options: Options) -> None:
             print(f"{variant:<14}{batch:>7}{step:>9.2f}{full:>9.2f}", flush=True)
 
 
+def read_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 64, 1024, 16384], help="games stepped together")
+    parser.add_argument("--variant", nargs="+", default=["latch", "simultaneous", "claim"], help="rules of the game")
+    parser.add_argument("--agents", type=int, default=6, help="agents, and as many goals")
+    parser.add_argument("--size", type=int, default=20, help="rows and columns of the grid")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help=f"per figure, divided into {WINDOWS} windows; the median is shown"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of layouts and actions")
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    main(read_options())

@@ -143,7 +143,14 @@ class CompiledCircuit:
 
     def is_sum(self, row: int) -> bool:
         """Return whether a row is a sum."""
-        return any(layer.start <= row < layer.stop for layer in self.sum_layers)
+        return bool(self._sum_flags[row])
+
+    @cached_property
+    def _sum_flags(self) -> np.ndarray:
+        flags = np.zeros(self.num_rows, dtype=np.bool_)
+        for layer in self.sum_layers:
+            flags[layer.start : layer.stop] = True
+        return flags
 
     @cached_property
     def edge_child(self) -> Rows:

@@ -19,3 +19,15 @@ class EnvError(SpnPolicyError):
 
 class CheckpointError(SpnPolicyError):
     """A checkpoint is missing, damaged or not safe to read."""
+
+
+class DiskError(CheckpointError):
+    """The disk refuses to keep a checkpoint."""
+
+    exit_code = 4
+
+
+class NonFiniteError(SpnPolicyError):
+    """A loss or another number of an update became nan or infinite."""
+
+    exit_code = 6

@@ -82,6 +82,7 @@ class SPNPolicy(nn.Module):
 
         Returns:
             A distribution over joint actions with batch shape (*batch,).
+
         Raises:
             ConfigError: the observation has another shape.
         """

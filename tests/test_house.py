@@ -98,7 +98,7 @@ ENGINE_FILES = [path for path in FILES if path.relative_to(ROOT).parts[0] in ("c
 @pytest.mark.parametrize("path", ENGINE_FILES, ids=name_of)
 def test_only_numerics_calls_logsumexp_and_friends(path: Path) -> None:
     if path.name == "numerics.py":
-        pytest.skip("the one place")
+        return  # the one place
     assert not (found := calls_a_normaliser(parse(path))), f"{name_of(path)} calls {sorted(found)}; use numerics"
 
 

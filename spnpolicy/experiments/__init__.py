@@ -1,0 +1,1 @@
+"""Experiments: plans of many runs, worker processes, statistics, tables, curves, animations and answers."""

@@ -23,7 +23,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from spnpolicy.errors import CheckpointError
+from spnpolicy.errors import CheckpointError, DiskError
 from spnpolicy.training.files import replace_file, sync_folder, write_durably
 from spnpolicy.training.state_tree import flatten, unflatten
 from spnpolicy.training.strict_json import dump_json, parse_json
@@ -50,8 +50,8 @@ def save_checkpoint(root: Path, state: Mapping[str, Any], *, keep: int = 2) -> P
         The folder of the new checkpoint.
 
     Raises:
-        CheckpointError: a part has no exact plain form, or the disk refuses; the message has path and free
-            space.
+        CheckpointError: a part has no exact plain form.
+        DiskError: the disk refuses; the message has path and free space.
     """
     files = _to_files(state)
     try:
@@ -72,7 +72,7 @@ def save_checkpoint(root: Path, state: Mapping[str, Any], *, keep: int = 2) -> P
             _remove_checkpoint(old)
     except OSError as problem:
         free = shutil.disk_usage(root).free if root.exists() else 0
-        raise CheckpointError(
+        raise DiskError(
             f"cannot write a checkpoint in {root}: {problem.strerror}; {free} bytes are free. "
             "The last complete checkpoint is untouched."
         ) from problem

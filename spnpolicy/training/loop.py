@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from spnpolicy.envs import Step, make_env
-from spnpolicy.errors import SpnPolicyError
+from spnpolicy.errors import NonFiniteError
 from spnpolicy.replay import ReplayBuffer
 from spnpolicy.training.checkpoints import save_checkpoint
 from spnpolicy.training.config import RunConfig
@@ -20,12 +20,6 @@ from spnpolicy.training.recorder import Recorder
 from spnpolicy.training.runs import EnvFactory, build_algorithm, create_run_folder, with_all_options
 from spnpolicy.training.seeding import Streams
 from spnpolicy.training.strict_json import write_json
-
-
-class NonFiniteError(SpnPolicyError):
-    """A loss or another number of an update became nan or infinite."""
-
-    exit_code = 6
 
 
 class Progress(NamedTuple):

@@ -1,0 +1,132 @@
+"""`spnpolicy doctor`: is the installation sound, and is this machine fit for it?"""
+
+import importlib
+import os
+import platform
+import shutil
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import spnpolicy
+from spnpolicy.algorithms import ALGORITHMS, algorithm_class
+from spnpolicy.cli.options import CommandLine
+from spnpolicy.envs import ENVIRONMENTS, environment_class
+
+LEAST_FREE_BYTES = 2**30
+PROBLEM = 2
+
+
+class Check(NamedTuple):
+    """One line of the diagnosis."""
+
+    what: str
+    is_ok: bool
+    text: str
+    """What was found, and what to do if it is not ok."""
+
+
+def run(line: CommandLine) -> int:
+    """Print every check and return 2 if one found a problem."""
+    checks = list(all_checks())
+    width = max(len(check.what) for check in checks)
+    for check in checks:
+        print(f"{'OK' if check.is_ok else 'PROBLEM':7}  {check.what:{width}}  {check.text}")
+    problems = sum(not check.is_ok for check in checks)
+    print(f"{problems} problem{'s' if problems != 1 else ''} found." if problems else "Everything is fine.")
+    return PROBLEM if problems else 0
+
+
+def all_checks() -> Iterator[Check]:
+    """Yield all checks; none of them raises."""
+    yield _python()
+    yield _circuits()
+    yield from map(_package, ("torch", "numpy", "scipy", "safetensors", "matplotlib", "pillow"))
+    yield from _torch_on_this_machine()
+    yield _disk(Path.cwd())
+    yield from _registries()
+
+
+def check_circuits(module: ModuleType, installed: Iterable[str]) -> Check:
+    """Tell whether `circuits` is ours; PyPI has an unrelated event framework of the same name.
+
+    Args:
+        module: what `import circuits` gave.
+        installed: names of all installed distributions.
+    """
+    where = getattr(module, "__file__", None) or "an unknown place"
+    ours = Path(spnpolicy.__file__).resolve().parent.parent
+    is_beside_us = Path(where).resolve().parent.parent == ours
+    if not hasattr(module, "CircuitDistribution") or not is_beside_us:
+        return Check(
+            "circuits",
+            False,
+            f"`import circuits` finds {where}, which is not ours (ours lies in {ours / 'circuits'}). "
+            "Run: pip uninstall circuits, and install spnpolicy again.",
+        )
+    if "circuits" in {name.lower() for name in installed}:
+        return Check(
+            "circuits",
+            False,
+            "the unrelated PyPI package `circuits` is installed as well and may replace ours at any time. "
+            "Run: pip uninstall circuits, and install spnpolicy again.",
+        )
+    return Check("circuits", True, f"ours, in {Path(where).parent}")
+
+
+def _python() -> Check:
+    return Check("python", True, f"{platform.python_version()}, {platform.system()} {platform.machine()}")
+
+
+def _circuits() -> Check:
+    try:
+        module = importlib.import_module("circuits")
+    except Exception as problem:
+        return Check("circuits", False, f"cannot be imported ({problem}); install spnpolicy again.")
+    return check_circuits(module, [distribution.name for distribution in metadata.distributions() if distribution.name])
+
+
+def _package(name: str) -> Check:
+    try:
+        importlib.import_module({"pillow": "PIL"}.get(name, name))
+        return Check(name, True, metadata.version(name))
+    except Exception as problem:
+        return Check(name, False, f"cannot be imported ({problem}); install spnpolicy again.")
+
+
+def _torch_on_this_machine() -> Iterator[Check]:
+    try:
+        import torch
+    except Exception:
+        return  # said already
+    yield Check(
+        "cores", True, f"{os.cpu_count()} here, torch would use {torch.get_num_threads()}; commands use --threads 1"
+    )
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; everything runs on the CPU"
+    yield Check("gpu", True, name)
+
+
+def _disk(folder: Path) -> Check:
+    free = shutil.disk_usage(folder).free
+    if not os.access(folder, os.W_OK):
+        return Check("disk", False, f"{folder} is not writable; change to another folder or use --out.")
+    if free < LEAST_FREE_BYTES:
+        return Check("disk", False, f"only {free / 2**20:.0f} MiB are free in {folder}; runs need about 1 GiB.")
+    return Check("disk", True, f"{free / 2**30:.0f} GiB free in {folder}")
+
+
+def _registries() -> Iterator[Check]:
+    for what, names, load in (
+        ("algorithms", list(ALGORITHMS), algorithm_class),
+        ("environments", list(ENVIRONMENTS), environment_class),
+    ):
+        broken: list[str] = []
+        for name in names:
+            try:
+                load(name)
+            except Exception as problem:
+                broken.append(f"{name} ({type(problem).__name__}: {problem})")
+        text = f"cannot be imported: {'; '.join(broken)}" if broken else ", ".join(names)
+        yield Check(what, not broken, text)

@@ -1,0 +1,28 @@
+"""Names for what a command writes: never over something that is already there."""
+
+from itertools import count
+from pathlib import Path
+
+from spnpolicy.cli.options import UsageError
+
+
+def first_free(path: Path) -> Path:
+    """Return `path`, or path-2, path-3, ... if that is taken."""
+    candidates = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in count(1))
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
+def check_new_file(flag: str, path: Path | None, suffix: str) -> None:
+    """Refuse a file that exists, has another ending or lies in no folder; None is fine.
+
+    Raises:
+        UsageError: it cannot be written as a new file.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() != suffix:
+        raise UsageError(f"{flag} is {str(path)!r}, but must end in {suffix}.")
+    if path.exists():
+        raise UsageError(f"{flag}: {path} exists; choose another name or remove it.")
+    if not path.parent.is_dir():
+        raise UsageError(f"{flag}: there is no folder {path.parent}.")

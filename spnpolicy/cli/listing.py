@@ -1,0 +1,84 @@
+"""`spnpolicy list`: what can be named on the command line."""
+
+import ast
+import dataclasses
+import inspect
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from spnpolicy.algorithms import ALGORITHMS, config_class
+from spnpolicy.cli.docs import field_docs
+from spnpolicy.cli.options import CommandLine, known_name
+from spnpolicy.envs import ENVIRONMENTS, environment_class
+from spnpolicy.experiments.presets import COVERAGE
+
+
+def run(line: CommandLine) -> int:
+    """Print the lists, or everything about one name."""
+    name = line.options.name
+    print(_everything() if name is None else _one(name))
+    return 0
+
+
+def structures() -> dict[str, str]:
+    """Return the circuit structures and one line about each, read from the source: importing it loads torch."""
+    package = find_spec("circuits")
+    if package is None or not package.submodule_search_locations:
+        return {}
+    folder = Path(package.submodule_search_locations[0]) / "structures"
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob("[a-z]*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        if any(isinstance(statement, ast.FunctionDef) and statement.name == path.stem for statement in tree.body):
+            # The first line of a structure's file reads "Name: what it is."
+            found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0].partition(": ")[2]
+    return found
+
+
+def _everything() -> str:
+    sections = {
+        "algorithms": {name: entry.description for name, entry in ALGORITHMS.items()},
+        "environments": {name: description for name, (_, description) in ENVIRONMENTS.items()},
+        "circuit structures": structures(),
+        "presets of `benchmark coverage`": {name: preset.description for name, preset in COVERAGE.items()},
+    }
+    width = max(len(name) for rows in sections.values() for name in rows)
+    text = [f"{title}\n" + _rows(rows.items(), width) for title, rows in sections.items()]
+    return "\n\n".join([*text, "More about one: spnpolicy list NAME"])
+
+
+def _one(name: str) -> str:
+    known_name("algorithm or environment", name, [*ALGORITHMS, *ENVIRONMENTS])
+    if name in ENVIRONMENTS:
+        kind = environment_class(name)
+        options = inspect.signature(kind).parameters.values()
+        rows = [
+            (f"--env.{option.name}", f"default: {option.default}") for option in options if option.name != "num_envs"
+        ]
+        return f"{inspect.getdoc(kind)}\n\nsettings\n" + _rows(rows)
+    description = f"{name}: {ALGORITHMS[name].description}"
+    return f"{description}\n\nsettings\n" + _rows(_settings(config_class(name), "--algorithm."))
+
+
+def _settings(kind: type[Any], prefix: str) -> Iterator[tuple[str, str]]:
+    """Yield flag and text of every setting; a nested record contributes its own."""
+    docs = field_docs(kind)
+    default = kind()
+    for field in dataclasses.fields(kind):
+        value = getattr(default, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _settings(type(value), f"{prefix}{field.name}.")
+        elif f"{prefix}{field.name}" != "--algorithm.discount":
+            yield f"{prefix}{field.name}", f"{docs[field.name]} Default: {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _rows(rows: Iterable[tuple[str, str]], width: int | None = None) -> str:
+    rows = list(rows)
+    width = width or max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:{width}}  {text}" for name, text in rows)

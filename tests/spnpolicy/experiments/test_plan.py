@@ -1,0 +1,81 @@
+import pytest
+from benchmark_cases import TINY, tiny_plan
+
+from spnpolicy.errors import ConfigError
+from spnpolicy.experiments.plan import PLAN_FILE, Plan, make_plan, merged, open_folder, trial_name
+from spnpolicy.experiments.presets import COVERAGE
+from spnpolicy.training.decoding import decode, encode
+
+
+@pytest.mark.parametrize("name", COVERAGE)
+def test_presets_are_valid_and_fair(name):
+    plan = make_plan(name, COVERAGE[name])
+    assert plan.algorithms == ["spn_ac", "mean_field", "vdn", "iql"]
+    assert len({trial_name(trial) for trial in plan.trials}) == len(plan.trials)
+    # All algorithms get the same task, the same data and the same networks.
+    for key in ("hidden", "features"):
+        assert len({str(trial.algorithm_options[key]) for trial in plan.trials}) == 1
+    for seed in {trial.train.seed for trial in plan.trials}:
+        assert len({str((trial.env_options, trial.train)) for trial in plan.trials if trial.train.seed == seed}) == 1
+    assert decode(Plan, encode(plan), path="plan") == plan
+
+
+def test_paper_is_the_task_of_the_paper():
+    options = COVERAGE["paper"].env_options
+    assert (options["size"], options["agents"], options["goals"], options["episode_limit"]) == (20, 6, 6, 200)
+
+
+def test_seeds_come_first_so_that_a_part_is_a_fair_comparison():
+    names = [trial_name(trial) for trial in tiny_plan().trials]
+    assert names == ["vdn-seed0", "iql-seed0", "vdn-seed1", "iql-seed1"]
+
+
+def test_evaluation_layouts_do_not_depend_on_the_algorithms():
+    assert tiny_plan().evaluation_seed == make_plan("tiny", TINY, algorithms=["spn_ac"]).evaluation_seed
+
+
+def test_options_are_complete_and_overridden_from_the_inside_out():
+    plan = make_plan(
+        "tiny", TINY, algorithms=["vdn"], env_options={"size": 4}, algorithm_options={"target": {"rate": 0.5}}
+    )
+    trial = plan.trials[0]
+    assert trial.env_options["size"] == 4
+    assert trial.algorithm_options["target"]["rate"] == 0.5
+    assert {"learning_rate", "exploration", "double_q"} < set(trial.algorithm_options)
+    assert merged({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}, "d": 4}) == {"a": {"b": 3, "c": 2}, "d": 4}
+
+
+def test_own_options_go_to_their_algorithm_only():
+    plan = tiny_plan(own_options={"iql": {"learning_rate": 0.5}})
+    rates = {trial.algorithm: trial.algorithm_options["learning_rate"] for trial in plan.trials}
+    assert rates["iql"] == 0.5
+    assert rates["vdn"] != 0.5
+
+
+def test_a_folder_belongs_to_one_plan(tmp_path):
+    folder = tmp_path / "deep" / "out"
+    with open_folder(folder, tiny_plan()):
+        pass
+    with open_folder(folder, tiny_plan()):
+        pass
+    before = (folder / PLAN_FILE).read_bytes()
+    with (
+        pytest.raises(ConfigError, match=r"plan.evaluation_episodes is 20 there and 30 here"),
+        open_folder(folder, tiny_plan(evaluation_episodes=30)),
+    ):
+        pass
+    with pytest.raises(ConfigError, match="belongs to another"), open_folder(folder, tiny_plan(seeds=3)):
+        pass
+    assert (folder / PLAN_FILE).read_bytes() == before
+    assert [path.name for path in folder.iterdir()] == [PLAN_FILE]
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path):
+    with (
+        open_folder(tmp_path / "out", tiny_plan()),
+        pytest.raises(ConfigError, match="another process"),
+        open_folder(tmp_path / "out", tiny_plan()),
+    ):
+        pass
+    with open_folder(tmp_path / "out", tiny_plan()):
+        assert (tmp_path / "out" / PLAN_FILE).exists()
