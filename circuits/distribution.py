@@ -93,20 +93,23 @@ class CircuitDistribution(Distribution):
         """Return a distribution on the same circuit from normalised log weights, shape (parameters, *batch)."""
         other = CircuitDistribution(self.circuit, log_weights.movedim(0, -1), validate_args=False)
         other._validate_args = self._validate_args
-        other.log_weights = log_weights
+        other._normalized = (log_weights, log_weights.exp())
         return other
 
     @cached_property
-    def log_weights(self) -> Tensor:
-        """Normalised log weights with the batch last, shape (parameters, *batch)."""
+    def _normalized(self) -> tuple[Tensor, Tensor]:
         with _recording():
             return normalize(self.circuit.compiled, self.logits.movedim(-1, 0).contiguous())
 
-    @cached_property
+    @property
+    def log_weights(self) -> Tensor:
+        """Normalised log weights with the batch last, shape (parameters, *batch)."""
+        return self._normalized[0]
+
+    @property
     def weights(self) -> Tensor:
         """Normalised weights, shape (parameters, *batch)."""
-        with _recording():
-            return self.log_weights.exp()
+        return self._normalized[1]
 
     @cached_property
     def flows(self) -> Tensor:

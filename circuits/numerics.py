@@ -13,9 +13,22 @@ def logsumexp(x: Tensor, dim: int) -> Tensor:
     return torch.logsumexp(x, dim)
 
 
-def log_normalize(x: Tensor, dim: int) -> Tensor:
-    """Return log softmax along a dimension; entries of -inf keep probability zero and get zero gradient."""
-    return torch.log_softmax(x, dim)
+def softmax_into(x: Tensor, dim: int, log_weights: Tensor, weights: Tensor) -> None:
+    """Write log softmax and softmax along a dimension, with one exponential per entry for both.
+
+    Entries of -inf get probability zero. The gradient is `softmax_gradient`.
+    """
+    torch.sub(x, x.amax(dim, keepdim=True), out=log_weights)
+    torch.exp(log_weights, out=weights)
+    total = weights.sum(dim, keepdim=True)
+    weights /= total
+    log_weights -= total.log()
+
+
+def softmax_gradient(to_log_weights: Tensor, to_weights: Tensor, weights: Tensor, dim: int) -> Tensor:
+    """Return the gradient to the unnormalised logs; zero where the weight is zero and nothing else flows."""
+    gradient = to_log_weights + to_weights * weights
+    return gradient - weights * gradient.sum(dim, keepdim=True)
 
 
 def posterior(log_joint: Tensor, log_total: Tensor) -> Tensor:
@@ -57,6 +70,8 @@ def entropy_term(log_weights: Tensor, weights: Tensor) -> Tensor:
 
 def weighted(probability: Tensor, value: Tensor) -> Tensor:
     """Return probability * value, where an impossible event counts nothing even if its value is infinite."""
+    if torch.isfinite(value.sum()):  # a finite sum has finite terms only
+        return probability * value
     ignored = (probability == 0) & ~torch.isfinite(value)
     return probability * torch.where(ignored, 0.0, value)
 

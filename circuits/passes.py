@@ -14,15 +14,12 @@ import torch
 from torch import Tensor
 
 from circuits.layers import CompiledCircuit, ProductLayer, Rows
-from circuits.numerics import NEGATIVE_INFINITY, log_normalize, logsumexp, posterior
+from circuits.numerics import NEGATIVE_INFINITY, logsumexp, posterior, softmax_gradient, softmax_into
 
 
-def normalize(compiled: CompiledCircuit, logits: Tensor) -> Tensor:
-    """Return log weights that sum to one at each sum; shapes (parameters, *batch)."""
-    parts = [log_normalize(layer.fold(logits[layer.edges]), 1).flatten(0, 1) for layer in compiled.sum_layers]
-    if len(parts) == 1:
-        return parts[0]
-    return torch.cat(parts) if parts else logits
+def normalize(compiled: CompiledCircuit, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log weights, and weights, that sum to one at each sum; shapes (parameters, *batch)."""
+    return _Normalize.apply(compiled, logits)  # type: ignore[no-any-return]
 
 
 def log_up(compiled: CompiledCircuit, log_weights: Tensor, log_values: Tensor) -> Tensor:
@@ -90,6 +87,27 @@ def align(rows: Tensor, dims: int) -> Tensor:
 
 def _sum_to(gradient: Tensor, like: torch.Size) -> Tensor:
     return gradient if gradient.shape == like else gradient.sum_to_size(like)
+
+
+class _Normalize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, compiled: CompiledCircuit, logits: Tensor) -> tuple[Tensor, Tensor]:
+        log_weights, weights = torch.empty_like(logits), torch.empty_like(logits)
+        for layer in compiled.sum_layers:
+            own, log_own, weights_own = (layer.fold(part[layer.edges]) for part in (logits, log_weights, weights))
+            softmax_into(own, 1, log_own, weights_own)
+        ctx.compiled = compiled
+        ctx.save_for_backward(weights)
+        return log_weights, weights
+
+    @staticmethod
+    def backward(ctx: Any, to_log_weights: Tensor, to_weights: Tensor) -> tuple[None, Tensor]:
+        (weights,) = ctx.saved_tensors
+        parts: list[Tensor] = []
+        for layer in ctx.compiled.sum_layers:
+            own = [layer.fold(part[layer.edges]) for part in (to_log_weights, to_weights, weights)]
+            parts.append(softmax_gradient(own[0], own[1], own[2], 1).flatten(0, 1))
+        return None, torch.cat(parts) if parts else torch.zeros_like(weights)
 
 
 class _LogUp(torch.autograd.Function):

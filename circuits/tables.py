@@ -54,8 +54,8 @@ def all_joint_tables(distribution: "CircuitDistribution", scopes: tuple[tuple[in
     batch = flows.shape[1:]
     flat = (flows.shape[0], batch.numel())
     parts = plan.contractions
-    indicators, *flow_parts = read(flows.reshape(flat), [plan.indicators, *(part.flow for part in parts)])
-    sources = [indicators, torch.ones_like(indicators[:1])]
+    direct, *flow_parts = read(flows.reshape(flat), [plan.flow_rows, *(part.flow for part in parts)])
+    sources = [direct, torch.ones_like(direct[:1])]
     if parts:
         conditionals = conditional_tables(plan, weights.reshape(weights.shape[0], batch.numel()))
         sides = read(conditionals, [side for part in parts for side in (part.left, part.right)])

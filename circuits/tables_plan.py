@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 
 from circuits.layers import CompiledCircuit, ProductLayer, Rows, SumLayer
+from circuits.tables_merge import drop_zeros, merge_equal_sources
 from circuits.variables import scope_of
 
 _WASTE = 4
@@ -50,12 +51,12 @@ class TablePlan:
     """All there is to know to compute the tables of some scopes."""
 
     num_rows: int
-    indicators: Rows
-    """Rows of the flows that are the single-variable marginals."""
+    flow_rows: Rows
+    """Flows that contribute as they are: of the indicators, and of products that fix all agents of a factor."""
     steps: tuple[Mix | Outer, ...]
     contractions: tuple[Contraction, ...]
     entries: Rows
-    """For each contribution to the result: its row in (indicator flows, one, contractions)."""
+    """For each contribution to the result: its row in (flow rows, one, contractions)."""
     repeats: Rows | None
     """For each contribution: the entry it adds to; None when there is one per entry, in order."""
     num_entries: int
@@ -96,6 +97,9 @@ class _Planner:
         self.tables: dict[tuple[int, Part], np.ndarray] = {}
         """(region, part) -> buffer rows of the conditional tables, shape (region's rows, entries)."""
         self.pending: dict[int, set[Part]] = defaultdict(set)
+        self.flow_rows = [np.arange(compiled.num_values)]
+        self.contributions: list[tuple[int, np.ndarray, np.ndarray]] = []
+        """(factor, entries of its table, where in (flow rows, one, contractions) what they gain stands)."""
 
     def plan(self) -> TablePlan:
         splits = self._find_splits()
@@ -112,12 +116,13 @@ class _Planner:
                 self._mix_layer(layer)
             else:
                 self._product_layer(layer)
-        contractions, placed = self._contractions(splits)
-        entries, repeats = self._entries(placed)
+        undecided = {split: factors for split, factors in splits.items() if not self._read_off(split, factors)}
+        contractions = self._contractions(undecided)
+        entries, repeats = self._entries()
         sizes = [prod(self.cardinalities[v] for v in scope) for scope in self.scopes]
         return TablePlan(
             num_rows=self.num_rows,
-            indicators=Rows(np.arange(self.compiled.num_values)),
+            flow_rows=Rows(np.concatenate(self.flow_rows)),
             steps=tuple(self.steps),
             contractions=tuple(contractions),
             entries=entries,
@@ -199,7 +204,7 @@ class _Planner:
                 table[rows[same]] = sources[same, 0]
                 if same.all():
                     continue
-                job = _drop_zeros(*_merge_equal_sources(sources[~same], edges[members][~same]))
+                job = drop_zeros(*merge_equal_sources(sources[~same], edges[members][~same]))
                 jobs[job[0].shape[1], job[1].shape[2], job[0].shape[2]].append((*job, table, rows[~same]))
         for group in jobs.values():
             start = self.num_rows
@@ -250,10 +255,31 @@ class _Planner:
         inner = [self.cardinalities[v] for v in inside]
         return np.asarray(np.ravel_multi_index(tuple(grid[part.index(v)] for v in inside), inner))
 
-    def _contractions(
-        self, splits: dict[tuple[int, int], list[int]]
-    ) -> tuple[list[Contraction], list[tuple[int, np.ndarray]]]:
-        """Fold splits of equal shape; return also, per factor contribution, where its entries end up."""
+    def _read_off(self, split: tuple[int, int], factors: list[int]) -> bool:
+        """Use flows directly where every product of a split fixes the values of all its factors' agents."""
+        left, right = split
+        rows, *children = np.array(self.regions.splits[left | right][split]).T
+        found: list[tuple[int, np.ndarray]] = []
+        for factor in factors:
+            parts = (self._inside(factor, left), self._inside(factor, right))
+            tables = [
+                self.tables[side, part][self.regions.local[own]]
+                for side, part, own in zip(split, parts, children, strict=True)
+            ]
+            if any(table.max() > 1 or (table.sum(1) != 1).any() for table in tables):
+                return False
+            scope = self.scopes[factor]
+            width = self._size(parts[1])
+            entry_at = np.empty(self._size(scope), dtype=np.int64)
+            entry_at[self._project(scope, parts[0]) * width + self._project(scope, parts[1])] = np.arange(len(entry_at))
+            found.append((factor, entry_at[tables[0].argmax(1) * width + tables[1].argmax(1)]))
+        start = sum(map(len, self.flow_rows))
+        self.flow_rows.append(rows)
+        self.contributions += [(factor, entries, start + np.arange(len(rows))) for factor, entries in found]
+        return True
+
+    def _contractions(self, splits: dict[tuple[int, int], list[int]]) -> list[Contraction]:
+        """Fold splits of equal shape, and note where the entries of their factors end up."""
         jobs: dict[tuple[int, ...], list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = defaultdict(list)
         readers: dict[tuple[int, ...], list[list[tuple[int, np.ndarray]]]] = defaultdict(list)
         for (left, right), factors in splits.items():
@@ -268,8 +294,8 @@ class _Planner:
                 key = (*flow.shape, left_table.shape[1], right_table.shape[1])
                 jobs[key].append((flow, left_table, right_table))
                 readers[key].append([(f, self._read(f, left, right, left_parts, right_parts)) for f in group])
-        contractions, placed = [], []
-        base = self.compiled.num_values + 1
+        contractions: list[Contraction] = []
+        base = sum(map(len, self.flow_rows)) + 1
         for key, group in jobs.items():
             flow, left_table, right_table = (np.stack(parts) for parts in zip(*group, strict=True))
             missing = flow < 0
@@ -282,9 +308,9 @@ class _Planner:
                 )
             )
             for members in readers[key]:
-                placed += [(factor, base + entries) for factor, entries in members]
+                self.contributions += [(factor, np.arange(len(read)), base + read) for factor, read in members]
                 base += key[2] * key[3]
-        return contractions, placed
+        return contractions
 
     def _flow_of_split(self, left: int, right: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the product row that joins each pair of children (-1 where none), and the children's local rows."""
@@ -314,74 +340,21 @@ class _Planner:
         width = sum(self._size(p) for p in right_parts)
         return row * width + column
 
-    def _entries(self, placed: list[tuple[int, np.ndarray]]) -> tuple[Rows, Rows | None]:
-        sizes = [prod(self.cardinalities[v] for v in scope) for scope in self.scopes]
+    def _entries(self) -> tuple[Rows, Rows | None]:
+        sizes = [self._size(scope) for scope in self.scopes]
         first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        contributions: list[tuple[np.ndarray, np.ndarray]] = []
+        one = sum(map(len, self.flow_rows))
         for factor, scope in enumerate(self.scopes):
-            if len(scope) == 0:
-                source = np.array([self.compiled.num_values])
-            elif len(scope) == 1:
-                source = self.compiled.offsets[scope[0]] + np.arange(sizes[factor])
-            else:
-                continue
-            contributions.append((first[factor] + np.arange(sizes[factor]), source))
-        contributions += [(first[factor] + np.arange(sizes[factor]), source) for factor, source in placed]
-        if not contributions:
-            return Rows(np.empty(0, dtype=np.int64)), None
-        target = np.concatenate([part[0] for part in contributions])
-        source = np.concatenate([part[1] for part in contributions])
+            if len(scope) < 2:
+                source = self.compiled.offsets[scope[0]] + np.arange(sizes[factor]) if scope else np.array([one])
+                self.contributions.append((factor, np.arange(sizes[factor]), source))
+        empty = np.empty(0, dtype=np.int64)
+        target = np.concatenate([empty, *(first[factor] + entries for factor, entries, _ in self.contributions)])
+        source = np.concatenate([empty, *(source for _, _, source in self.contributions)])
         order = np.argsort(target, kind="stable")
         target, source = target[order], source[order]
-        once = len(target) == first[-1]
+        once = np.array_equal(target, np.arange(first[-1]))
         return Rows(source), None if once else Rows(target)
-
-
-def _merge_equal_sources(sources: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Let edges with the same source table share one product, when all sums do so in the same pattern.
-
-    Args:
-        sources: buffer rows, shape (sums, fan_in, entries).
-        edges: parameters, shape (sums, fan_in).
-
-    Returns:
-        Sources (sums, distinct, entries) and edges (sums, distinct, edges each).
-    """
-    sums = len(sources)
-    _, pattern = np.unique(sources[0], axis=0, return_inverse=True)
-    pattern = pattern.reshape(-1)
-    counts = np.bincount(pattern)
-    if counts.max() == 1 or (counts != counts[0]).any():
-        return sources, edges[:, :, None]
-    order = np.argsort(pattern, kind="stable").reshape(len(counts), counts[0])
-    grouped = sources[:, order]
-    if (grouped != grouped[:, :, :1]).any():
-        return sources, edges[:, :, None]
-    return grouped[:, :, 0], edges[:, order.reshape(-1)].reshape(sums, *order.shape)
-
-
-def _drop_zeros(sources: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mix entry by entry, without the constant zeros, when every entry has equally many other sources.
-
-    A region whose children fix a variable's value mixes indicators: then an entry is just the sum of some weights.
-
-    Args:
-        sources: buffer rows, shape (sums, distinct, entries).
-        edges: parameters, shape (sums, distinct, edges each).
-
-    Returns:
-        Sources (sums * entries, fewer, 1) and edges (sums * entries, fewer, edges each), or the arguments.
-    """
-    useful = sources > 0
-    counts = useful.sum(1)
-    fewest = int(counts.min())
-    if fewest == 0 or fewest == sources.shape[1] or (counts != fewest).any():
-        return sources, edges
-    sums, _, entries = sources.shape
-    picked = np.argsort(~useful.transpose(0, 2, 1), axis=2, kind="stable")[:, :, :fewest]
-    rows = np.arange(sums)[:, None, None]
-    chosen = sources[rows, picked, np.arange(entries)[None, :, None]]
-    return chosen.reshape(-1, fewest, 1), edges[rows, picked].reshape(sums * entries, fewest, -1)
 
 
 def plan_tables(compiled: CompiledCircuit, scopes: tuple[Part, ...]) -> TablePlan:

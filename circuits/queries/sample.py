@@ -42,7 +42,7 @@ def sample(
     compiled = distribution.circuit.compiled
     with torch.no_grad():
         batch_size = distribution.batch_shape.numel()
-        weights = distribution.log_weights.detach().exp().reshape(compiled.num_parameters, batch_size)
+        weights = distribution.weights.detach().reshape(compiled.num_parameters, batch_size)
 
         def draw(_: int, layer: SumLayer, sums: Tensor, columns: Tensor) -> Tensor:
             uniform = torch.rand(len(sums), dtype=weights.dtype, device=weights.device, generator=generator)
