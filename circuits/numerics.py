@@ -8,9 +8,18 @@ from torch import Tensor
 NEGATIVE_INFINITY = float("-inf")
 
 
-def logsumexp(x: Tensor, dim: int) -> Tensor:
-    """Return log sum exp along a dimension; all -inf gives -inf. Gradients: see `posterior`."""
-    return torch.logsumexp(x, dim)
+def logsumexp(values: Tensor, dim: int) -> Tensor:
+    """Return log(sum(exp(values))) along a dimension that is not empty.
+
+    A slice of nothing but -inf gives -inf, and its gradient is zero (torch.logsumexp gives nan there): the limit of
+    forbidding every entry, and what keeps one impossible row from spoiling a batch.
+    """
+    largest = values.detach().amax(dim)
+    empty = largest == NEGATIVE_INFINITY
+    shift = largest.masked_fill(empty, 0.0).unsqueeze(dim)
+    total = (values - shift).exp().sum(dim)
+    # log(0) has an infinite slope, and inf * 0 is nan; with 1 added an empty sum gives log(1), gradient zero.
+    return (total + empty).log() + largest
 
 
 def softmax_into(x: Tensor, dim: int, log_weights: Tensor, weights: Tensor) -> None:

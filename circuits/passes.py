@@ -142,6 +142,20 @@ class _LogUp(torch.autograd.Function):
         return None, for_weights, for_values
 
 
+def _linear_gradients(
+    ctx: Any, adjoint: Tensor, *, above: Tensor, below: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of a push to its weights (value above times value below each edge) and its amounts."""
+    compiled: CompiledCircuit = ctx.compiled
+    for_weights = for_amounts = None
+    if ctx.needs_input_grad[1]:
+        edges = compiled.edge_sum.take(above) * compiled.edge_child.take(below)
+        for_weights = _sum_to(edges, ctx.saved_tensors[0].shape)
+    if ctx.needs_input_grad[2]:
+        for_amounts = _sum_to(adjoint, ctx.amount_shape)
+    return for_weights, for_amounts
+
+
 class _PushUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, compiled: CompiledCircuit, weights: Tensor, amounts: Tensor) -> Tensor:
@@ -163,13 +177,7 @@ class _PushUp(torch.autograd.Function):
         weights, result = ctx.saved_tensors
         compiled: CompiledCircuit = ctx.compiled
         adjoint = push_down(compiled, weights, gradient)
-        for_weights = for_amounts = None
-        if ctx.needs_input_grad[1]:
-            edges = compiled.edge_sum.take(adjoint) * compiled.edge_child.take(result)
-            for_weights = _sum_to(edges, weights.shape)
-        if ctx.needs_input_grad[2]:
-            for_amounts = _sum_to(adjoint, ctx.amount_shape)
-        return None, for_weights, for_amounts
+        return None, *_linear_gradients(ctx, adjoint, above=adjoint, below=result)
 
 
 class _PushDown(torch.autograd.Function):
@@ -199,13 +207,7 @@ class _PushDown(torch.autograd.Function):
         weights, result = ctx.saved_tensors
         compiled: CompiledCircuit = ctx.compiled
         adjoint = push_up(compiled, weights, gradient)
-        for_weights = for_amounts = None
-        if ctx.needs_input_grad[1]:
-            edges = compiled.edge_sum.take(result) * compiled.edge_child.take(adjoint)
-            for_weights = _sum_to(edges, weights.shape)
-        if ctx.needs_input_grad[2]:
-            for_amounts = _sum_to(adjoint, ctx.amount_shape)
-        return None, for_weights, for_amounts
+        return None, *_linear_gradients(ctx, adjoint, above=result, below=adjoint)
 
 
 class _Read(torch.autograd.Function):

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.errors import NotTractableError, StructureError
+from circuits.numerics import logsumexp
 from factor_q.factors import Factors
-from factor_q.numerics import logsumexp
 from factor_q.plan import Plan, Sizes, Term, make_plan, sizes
 
 DEFAULT_MAX_ENTRIES = 2**26
