@@ -120,3 +120,27 @@ class _Entropy(torch.autograd.Function):
 def entropy_of(probability: Tensor) -> Tensor:
     """Return -p log p elementwise, in nats."""
     return _Entropy.apply(probability)  # type: ignore[no-any-return]
+
+
+def choose_from_table(weights: Tensor, rows: Tensor, uniform: Tensor) -> Tensor:
+    """Draw one index from a row of a table for each entry of `rows`; for many draws per row.
+
+    One binary search in all cumulative sums laid end to end: row r occupies the interval (r, r + 1]. The uniform
+    numbers are cut to as many bits as leave `r + u` exact, so that no draw slips into the next row or onto an
+    entry of weight zero.
+
+    Args:
+        weights: non-negative, shape (table rows, options), each row with a positive sum.
+        rows: which row to draw from, shape (draws,).
+        uniform: float64 numbers in [0, 1), shape (draws,).
+
+    Returns:
+        Indices, shape (draws,).
+    """
+    count, options = weights.shape
+    cumulative = weights.double().cumsum(-1)
+    shares = cumulative / cumulative[:, -1:]
+    ends = (shares + torch.arange(count, device=weights.device).unsqueeze(-1)).flatten()
+    scale = 2.0 ** (52 - count.bit_length())
+    targets = rows + (uniform * scale).floor() / scale
+    return torch.searchsorted(ends, targets, right=True) - rows * options

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from circuits.errors import NotTractableError
 from circuits.layers import CompiledCircuit, ProductLayer, SumLayer
-from circuits.numerics import choose
+from circuits.numerics import choose, choose_from_table
 from circuits.passes import max_up
 
 if TYPE_CHECKING:
@@ -45,9 +45,13 @@ def sample(
         weights = distribution.weights.detach().reshape(compiled.num_parameters, batch_size)
 
         def draw(_: int, layer: SumLayer, sums: Tensor, columns: Tensor) -> Tensor:
-            uniform = torch.rand(len(sums), dtype=weights.dtype, device=weights.device, generator=generator)
             own = layer.fold(weights[layer.edges])
             rows = columns % batch_size
+            if len(sums) > layer.size * batch_size:
+                uniform = torch.rand(len(sums), dtype=torch.float64, device=weights.device, generator=generator)
+                table = own.transpose(1, 2).reshape(-1, layer.fan_in)
+                return choose_from_table(table, sums * batch_size + rows, uniform)
+            uniform = torch.rand(len(sums), dtype=weights.dtype, device=weights.device, generator=generator)
             size = max(1, _CHUNK // layer.fan_in)
             parts = zip(sums.split(size), rows.split(size), uniform.split(size), strict=True)
             return torch.cat([choose(own[s, :, r], u) for s, r, u in parts])
