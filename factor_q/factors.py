@@ -63,6 +63,16 @@ class Factors:
         return self._graph
 
     @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """Number of values of each variable."""
+        return self._graph.cardinalities
+
+    @property
+    def scopes(self) -> tuple[Scope, ...]:
+        """The scopes of the tables, in the order of ``flat``."""
+        return self._graph.scopes
+
+    @property
     def flat(self) -> Float[Tensor, "*batch entries"]:
         """All entries, shape (*batch, num_entries)."""
         return self._flat

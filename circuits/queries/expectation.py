@@ -1,7 +1,7 @@
 """Expectation of a sum of factor tables: exact, in one pass, for factors of any size."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,28 @@ from circuits.queries.marginal import check_variables
 from circuits.tables import all_joint_tables
 
 if TYPE_CHECKING:
+    from circuits.circuit import Circuit
     from circuits.distribution import CircuitDistribution
+
+
+@runtime_checkable
+class FlatTables(Protocol):
+    """Pairs (scope, table) that also lie end to end in one tensor, so that thousands need not be read one by one."""
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """Number of values of each variable that the scopes may name."""
+        ...
+
+    @property
+    def scopes(self) -> tuple[tuple[int, ...], ...]:
+        """Distinct variables of each table."""
+        ...
+
+    @property
+    def flat(self) -> Tensor:
+        """All entries, shape (*batch, entries), each table in row-major order."""
+        ...
 
 
 def expectation(
@@ -35,7 +56,32 @@ def expectation(
         pass per table entry.
     Source: exact expectation of multilinear functions under decomposable circuits (Shih and Ermon 2020).
     """
-    cardinalities = distribution.circuit.cardinalities
+    if isinstance(factors, FlatTables):
+        scopes, values = _check_flat(factors, distribution.circuit)
+    else:
+        scopes, values = _lay_out(factors, distribution.circuit.cardinalities)
+    if not scopes:
+        return distribution.log_weights.new_zeros(distribution.batch_shape)
+    probabilities = all_joint_tables(distribution, scopes).movedim(0, -1)
+    return weighted(probabilities, values).sum(-1)
+
+
+def _check_flat(factors: FlatTables, circuit: "Circuit") -> tuple[tuple[tuple[int, ...], ...], Tensor]:
+    if tuple(factors.cardinalities) != circuit.cardinalities:
+        raise EvidenceError(
+            f"the factors are about variables with cardinalities {tuple(factors.cardinalities)}, the circuit has "
+            f"{circuit.cardinalities}."
+        )
+    if ("tables", factors.scopes) not in circuit.compiled.cache:  # else they were checked before
+        for scope in factors.scopes:
+            check_variables(scope, circuit.num_variables)
+    return factors.scopes, factors.flat
+
+
+def _lay_out(
+    factors: Iterable[tuple[Sequence[int], Tensor]], cardinalities: tuple[int, ...]
+) -> tuple[tuple[tuple[int, ...], ...], Tensor]:
+    """Return the scopes and all tables end to end, shape (*batch, entries)."""
     scopes: list[tuple[int, ...]] = []
     tables: list[Tensor] = []
     for scope, table in factors:
@@ -47,9 +93,7 @@ def expectation(
             )
         scopes.append(checked)
         tables.append(table.flatten(table.dim() - len(shape)) if shape else table.unsqueeze(-1))
-    if not scopes:
-        return distribution.log_weights.new_zeros(distribution.batch_shape)
-    probabilities = all_joint_tables(distribution, tuple(scopes)).movedim(0, -1)
+    if not tables:
+        return (), torch.empty(0)
     batch = torch.broadcast_shapes(*(table.shape[:-1] for table in tables))
-    values = torch.cat([table.expand(*batch, table.shape[-1]) for table in tables], -1)
-    return weighted(probabilities, values).sum(-1)
+    return tuple(scopes), torch.cat([table.expand(*batch, table.shape[-1]) for table in tables], -1)
