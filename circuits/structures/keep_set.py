@@ -12,9 +12,16 @@ from circuits.circuit import Circuit, CircuitBuilder
 from circuits.errors import StructureError
 from circuits.variables import check_cardinalities
 
+_SPECTRAL_LIMIT = 512
+"""Most variables for which the spectral order is tried; its cost grows with their third power."""
+
 
 def keep_set(
-    cardinalities: Sequence[int], scopes: Iterable[Sequence[int]] | None = None, *, labels: int = 16
+    cardinalities: Sequence[int],
+    scopes: Iterable[Sequence[int]] | None = None,
+    *,
+    labels: int = 16,
+    shape: str = "auto",
 ) -> Circuit:
     """Return a deterministic circuit that keeps what couples each region of variables to the rest.
 
@@ -28,20 +35,25 @@ def keep_set(
         scopes: sets of variables that interact (the scopes of a factor graph); all pairs when None.
         labels: most labels per region, at least 1. With fewer labels than a variable has values, that variable is
             never kept; labels=1 is mean field.
+        shape: "balanced" halves the variables again and again, so that passes take about 2 log2(n) steps; "chain"
+            splits off one at a time, which needs the fewest labels on line-like scopes but takes 2 n steps;
+            "auto" takes the one that loses less coupling.
 
     Returns:
         A circuit with at most sum over regions of labels(left) * labels(right) parameters, plus the values of
         variables that are not kept.
 
     Raises:
-        StructureError: labels below 1, or a scope names an unknown variable.
+        StructureError: labels below 1, an unknown shape, or a scope that names an unknown variable.
     Source: this project; it contains the structure of Shih and Ermon 2020 as the choice of the first variables.
     """
     cards = check_cardinalities(cardinalities)
     if labels < 1:
         raise StructureError(f"keep_set labels is {labels}; it must be at least 1.")
+    if shape not in ("auto", "balanced", "chain"):
+        raise StructureError(f"keep_set shape is {shape!r}; it must be 'auto', 'balanced' or 'chain'.")
     coupling = _coupling(len(cards), scopes)
-    candidates = [_choose_labels(tree, cards, coupling, labels) for tree in _region_trees(coupling)]
+    candidates = [_choose_labels(tree, cards, coupling, labels) for tree in _region_trees(coupling, shape)]
     best = min(candidates, key=lambda regions: (round(regions.lost, 9), regions.size))
     builder = CircuitBuilder(cards, name=f"keep_set(labels={labels})")
     units = _build(builder, best)
@@ -80,12 +92,15 @@ def _coupling(count: int, scopes: Iterable[Sequence[int]] | None) -> np.ndarray:
     return weights
 
 
-def _region_trees(coupling: np.ndarray) -> list[_Tree]:
+def _region_trees(coupling: np.ndarray, shape: str) -> list[_Tree]:
     """Return trees to try: balanced halving and chains, over a spectral order and a smallest-boundary order."""
     count = len(coupling)
-    orders = [_spectral_order(coupling), _boundary_order(coupling), list(range(count))]
+    orders = [_boundary_order(coupling), list(range(count))]
+    if count <= _SPECTRAL_LIMIT:
+        orders.insert(0, _spectral_order(coupling))
     distinct = list(dict.fromkeys(map(tuple, orders)))
-    return [shape(order, coupling) for order in distinct for shape in (_balanced, _chain)]
+    makers = {"balanced": [_balanced], "chain": [_chain], "auto": [_balanced, _chain]}[shape]
+    return [make(order, coupling) for order in distinct for make in makers]
 
 
 def _spectral_order(coupling: np.ndarray) -> list[int]:
@@ -102,21 +117,28 @@ def _spectral_order(coupling: np.ndarray) -> list[int]:
 
 def _boundary_order(coupling: np.ndarray) -> list[int]:
     """Order variables so that the set placed so far has few variables coupled to the rest, greedily."""
-    linked = coupling > 0
-    degree = linked.sum(0)
-    placed = np.zeros(len(coupling), dtype=np.bool_)
-    waiting = degree.copy()
-    """Links of each variable to variables that are not placed yet."""
+    count = len(coupling)
+    neighbours = [np.flatnonzero(row) for row in coupling > 0]
+    degree = np.array([len(own) for own in neighbours])
+    placed = np.zeros(count, dtype=np.bool_)
+    # Of each variable: links to variables not placed, links to placed ones, and how many of the latter it would close.
+    open_links, touches, closes = degree.copy(), np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+    closable = np.zeros(count, dtype=np.bool_)
     order: list[int] = []
-    while len(order) < len(coupling):
-        # Placing v adds v to the boundary unless it has no open links, and closes neighbours whose last link it was.
-        closes = (linked & (placed & (waiting == 1))[None, :]).sum(1)
-        growth = (waiting > 0).astype(np.int64) - closes
-        touches = (linked & placed[None, :]).sum(1)
-        best = min(np.flatnonzero(~placed), key=lambda v: (growth[v], -touches[v], degree[v], v))
+    for _ in range(count):
+        # Placing v adds v to the boundary unless it has no open links, and closes those whose last link it was.
+        growth = (open_links > 0) - closes
+        rank = (growth * (count + 1) - touches) * (count + 1) + degree
+        best = int(np.where(placed, np.iinfo(np.int64).max, rank).argmin())
         placed[best] = True
-        waiting[linked[best]] -= 1
-        order.append(int(best))
+        order.append(best)
+        open_links[neighbours[best]] -= 1
+        touches[neighbours[best]] += 1
+        for variable in (*neighbours[best].tolist(), best):
+            now = bool(placed[variable] and open_links[variable] == 1)
+            if now != closable[variable]:
+                closes[neighbours[variable]] += 1 if now else -1
+                closable[variable] = now
     return order
 
 
