@@ -179,6 +179,12 @@ class CircuitDistribution(Distribution):
         """Return the distribution given evidence; see `queries.condition`."""
         return queries.condition(self, evidence)
 
+    def conditionals(self, values: Int[Tensor, "*#shape variables"]) -> Float[Tensor, "*#shape variables values"]:
+        """Return P(u_i = x | u_-i) for every variable and value at joint values; see `queries.conditionals`."""
+        if self._validate_args:
+            self._validate_sample(values)
+        return queries.conditionals(self, values.long())
+
     def marginals(self) -> Float[Tensor, "*batch variables values"]:
         """Return every variable's marginal; see `queries.marginals`."""
         return queries.marginals(self)
@@ -187,13 +193,33 @@ class CircuitDistribution(Distribution):
         """Return the joint table of some variables; see `queries.marginal`."""
         return queries.marginal(self, variables)
 
+    def pair_marginals(self, pairs: Iterable[Sequence[int]]) -> list[Float[Tensor, "*batch first second"]]:
+        """Return the joint tables of many pairs of variables in one pass; see `queries.pair_marginals`."""
+        return queries.pair_marginals(self, pairs)
+
     def map(self) -> tuple[Int[Tensor, "*batch variables"], Float[Tensor, "*batch"]]:
         """Return the most probable joint value and its log probability; see `queries.mode`."""
         return queries.mode(self)
 
+    def m_best(self, count: int) -> tuple[Int[Tensor, "best *batch variables"], Float[Tensor, "best *batch"]]:
+        """Return the most probable joint values and their log probabilities; see `queries.m_best`."""
+        return queries.m_best(self, count)
+
+    def max_marginals(self) -> Float[Tensor, "*batch variables values"]:
+        """Return log max over the others of P(u_i = x, u_-i), for all i and x; see `queries.max_marginals`."""
+        return queries.max_marginals(self)
+
     def entropy_lower_bound(self) -> Float[Tensor, "*batch"]:
         """Return a certified lower bound of the entropy for any circuit; see `queries.entropy_lower_bound`."""
         return queries.entropy_lower_bound(self)
+
+    def entropy_upper_bound(self) -> Float[Tensor, "*batch"]:
+        """Return a certified upper bound of the entropy for any circuit; see `queries.entropy_upper_bound`."""
+        return queries.entropy_upper_bound(self)
+
+    def log_prob_variance(self) -> Float[Tensor, "*batch"]:
+        """Return the variance of log p(u) for u drawn from p, in nats squared; see `queries.log_prob_variance`."""
+        return queries.log_prob_variance(self)
 
     def expectation(self, factors: Iterable[tuple[Sequence[int], Tensor]]) -> Float[Tensor, "*batch"]:
         """Return E[sum of factor values]; see `queries.expectation`."""

@@ -50,6 +50,23 @@ def posterior(log_joint: Tensor, log_total: Tensor) -> Tensor:
     return torch.where(possible, difference.exp(), 0.0)
 
 
+def add_logs_into(held: Tensor, index: Tensor, amounts: Tensor) -> Tensor:
+    """Return log(exp(held[r]) + sum of exp(amounts[i]) over all i with index[i] = r) for every row r.
+
+    -inf is a normal amount. Not meant to be differentiated.
+    """
+    largest = max_into(held, index, amounts)
+    shift = torch.where(largest > NEGATIVE_INFINITY, largest, 0.0)
+    total = (held - shift).exp().index_add(0, index, (amounts - shift.index_select(0, index)).exp())
+    return total.log() + shift
+
+
+def max_into(held: Tensor, index: Tensor, amounts: Tensor) -> Tensor:
+    """Return the largest of held[r] and all amounts[i] with index[i] = r, for every row r."""
+    spread = index.reshape(-1, *(1,) * (amounts.dim() - 1)).expand_as(amounts)
+    return held.scatter_reduce(0, spread, amounts, "amax")
+
+
 class _EntropyTerm(torch.autograd.Function):
     """-w l for w = exp(l), with value and gradient zero at l = -inf (autograd alone gives nan there).
 

@@ -6,6 +6,7 @@ Adding a structure to `circuits.structures.STRUCTURES` or a query to `circuits.q
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import permutations
 from math import prod
 from random import Random
 from typing import Any
@@ -55,6 +56,61 @@ def _keep_set_size(cards: Cards, scopes: object = None, labels: int = 16) -> int
     return regions * labels * labels + _mean_field_size(cards)
 
 
+def _selective_size(cards: Cards, copies: int = 8, seed: int | None = None) -> int:
+    def block(part: Cards, most: int) -> tuple[int, int]:
+        """How many nodes a block passes on, and the parameters of it and of the blocks below."""
+        if len(part) == 1:
+            choices, below = part[0], 0
+        else:
+            middle = max(2**i for i in range(9) if 2**i < len(part))
+            (left, a), (right, b) = block(part[:middle], copies), block(part[middle:], copies)
+            choices, below = left * right, a + b
+        return min(choices, most), below + max(0, min(choices, 2 * (choices - most)))
+
+    return max(block(order, 1)[1] for order in (set(permutations(cards)) if seed is not None else [cards]))
+
+
+def _diagram_size(cards: Cards, width: int = 16, seed: int = 0) -> int:
+    states, size = 1, 0
+    for k in cards:
+        size += k * states if k > 1 else 0
+        states = min(width, states * k)
+    return size
+
+
+def _cutset_size(cards: Cards, order: list[int] | None = None, depth: int = 1, parents: list[int] | None = None) -> int:
+    order = order or list(range(len(cards)))
+    before = dict(zip(order[1:], order, strict=False)) if parents is None else dict(enumerate(parents))
+    cut = order[:depth]
+    size = sum(prod(cards[v] for v in cut[: t + 1]) for t in range(depth) if cards[cut[t]] > 1)
+    per_tree = 0
+    for v in order[depth:]:
+        parent = before.get(v, -1)
+        per_tree += cards[v] * (1 if parent in (-1, *cut) else cards[parent]) if cards[v] > 1 else 0
+    return size + prod(cards[v] for v in cut) * per_tree
+
+
+def _random_binary_size(
+    cards: Cards, sums: int = 8, depth: int = 99, repetitions: int = 2, inputs: int | None = None, seed: int = 0
+) -> int:
+    def choices(size: int, depth: int) -> tuple[int, int]:
+        """What a region chooses from, and the parameters of the regions below that are halved."""
+        if depth == 0 or size == 1:
+            return inputs or sums, 0
+        (left, a), (right, b) = region(size // 2, depth - 1), region(size - size // 2, depth - 1)
+        return left * right, a + b
+
+    def region(size: int, depth: int) -> tuple[int, int]:
+        pairs, below = choices(size, depth)
+        if depth == 0 or size == 1 or pairs == 1:
+            return pairs, below
+        return sums, below + sums * pairs
+
+    pairs, below = choices(len(cards), depth)
+    root = repetitions * pairs if repetitions * pairs > 1 else 0
+    return root + repetitions * (below + (inputs or sums) * _mean_field_size(cards))
+
+
 STRUCTURE_ROWS = (
     Structure("mean_field", ({},), _mean_field_size),
     Structure("markov_chain", ({"order": 0}, {}, {"order": 2}, {"order": 3}), _chain_size),
@@ -69,6 +125,40 @@ STRUCTURE_ROWS = (
         ({}, {"labels": 1}, {"labels": 4}, {"labels": 36}, {"scopes": [(0,)], "labels": 9}),
         _keep_set_size,
         size_is_exact=False,
+    ),
+    Structure("selective", tuple({"copies": c, "seed": None} for c in (1, 2, 3, 5, 8, 50)), _selective_size),
+    Structure("selective", ({}, {"copies": 3, "seed": 7}), _selective_size, size_is_exact=False),
+    Structure("decision_diagram", ({}, {"width": 1}, {"width": 3}, {"width": 4, "seed": 5}), _diagram_size),
+    Structure("cutset", ({}, {"depth": 0}), _cutset_size),
+    Structure(
+        "cutset",
+        (
+            {"depth": 2, "order": [2, 0, 3, 1]},
+            {"depth": 4},
+            {"depth": 1, "parents": [-1, 0, 1, 1]},
+            {"depth": 2, "order": [3, 1, 0, 2], "parents": [1, 2, 3, -1]},
+        ),
+        _cutset_size,
+        cards=((2, 3, 2, 4), (3, 1, 2, 2)),
+    ),
+    Structure(
+        "random_binary",
+        (
+            {"repetitions": 1},
+            {"sums": 2, "inputs": 3, "repetitions": 1, "depth": 1},
+            {"sums": 3, "inputs": 2, "repetitions": 1},
+            {"inputs": 2, "repetitions": 2, "depth": 0},
+        ),
+        _random_binary_size,
+        is_deterministic=False,
+    ),
+    Structure(
+        "random_binary",
+        ({}, {"sums": 2, "repetitions": 3, "seed": 1}, {"sums": 3, "inputs": 1, "depth": 1}),
+        _random_binary_size,
+        cards=((2, 3, 2, 2), (2, 1, 3, 2, 2)),
+        is_deterministic=False,
+        is_structured=False,
     ),
 )
 
@@ -114,6 +204,19 @@ class Case:
         noise = strategies.numpy_rng(self.rng)
         drawn = [noise.integers(0, k, (5, *self.batch)) for k in self.cards]
         return torch.from_numpy(np.stack(drawn, -1))
+
+    @cached_property
+    def possible(self) -> torch.Tensor:
+        """Joint values of positive probability, shape (2, *batch, n)."""
+        noise = strategies.numpy_rng(self.rng)
+        rows = self.joint.reshape(-1, prod(self.cards))
+        drawn = np.array([[noise.choice(np.flatnonzero(row)) for row in rows] for _ in range(2)], dtype=np.int64)
+        return torch.from_numpy(np.stack(np.unravel_index(drawn, self.cards), -1).reshape(2, *self.batch, self.n))
+
+    @cached_property
+    def pairs(self) -> list[tuple[int, ...]]:
+        """Up to three pairs of variables; empty for a single variable."""
+        return [tuple(self.rng.sample(range(self.n), 2)) for _ in range(3)] if self.n > 1 else []
 
     @cached_property
     def subsets(self) -> list[tuple[int, ...]]:
@@ -181,6 +284,19 @@ def _mode_value(case: Case) -> torch.Tensor:
     return torch.from_numpy(np.asarray(case.joint[(*np.indices(case.batch, sparse=True), *index)]))
 
 
+def _pair_tables(case: Case) -> torch.Tensor:
+    tables = case.pi.pair_marginals(case.pairs)
+    return _flat(tables, len(case.batch)) if tables else torch.zeros(0)
+
+
+def _best_probabilities(case: Case) -> torch.Tensor:
+    """Probability, by enumeration, of each of the values called best; zero where there are no more."""
+    values, _ = case.pi.m_best(7)
+    rows = np.indices((7, *case.batch), sparse=True)[1:]
+    found = case.joint[(*rows, *(values[..., v].clamp(min=0).numpy() for v in range(case.n)))]
+    return torch.from_numpy(np.where((values < 0).any(-1).numpy(), 0.0, found))
+
+
 QUERY_ROWS = (
     Query("log_prob", lambda c: c.pi.log_prob(c.values), lambda c: _log(c.lookup(c.joint))),
     Query(
@@ -192,6 +308,43 @@ QUERY_ROWS = (
         "condition",
         lambda c: c.pi.condition(torch.zeros(c.n, max(c.cards))).marginals(),
         lambda c: oracles.marginals(c.joint, c.n),
+    ),
+    Query(
+        "conditionals",
+        lambda c: c.pi.conditionals(c.possible),
+        lambda c: oracles.conditionals(c.joint, c.n, c.possible.numpy()),
+    ),
+    Query(
+        "pair_marginals",
+        _pair_tables,
+        lambda c: _flat([oracles.marginal(c.joint, c.n, p) for p in c.pairs], len(c.batch)) if c.pairs else np.zeros(0),
+    ),
+    Query(
+        "log_prob_variance",
+        lambda c: c.pi.log_prob_variance(),
+        lambda c: oracles.log_prob_variance(c.joint, c.n),
+        True,
+        lambda pi: pi.log_prob_variance(),
+    ),
+    Query(
+        "max_marginals",
+        lambda c: c.pi.max_marginals(),
+        lambda c: _log(oracles.max_marginals(c.joint, c.n)),
+        True,
+        lambda pi: pi.max_marginals(),
+    ),
+    Query(
+        "m_best",
+        lambda c: c.pi.m_best(7)[1],
+        lambda c: _log(oracles.best(c.joint, c.n, 7)),
+        True,
+        lambda pi: pi.m_best(7),
+    ),
+    Query("m_best", _best_probabilities, lambda c: oracles.best(c.joint, c.n, 7), True, lambda pi: pi.m_best(7)),
+    Query(
+        "entropy_upper_bound",
+        lambda c: (c.pi.entropy_upper_bound() >= torch.as_tensor(oracles.entropy(c.joint, c.n)) - 1e-10).double(),
+        lambda c: np.ones(c.batch),
     ),
     Query("marginals", lambda c: c.pi.marginals(), lambda c: oracles.marginals(c.joint, c.n)),
     Query(

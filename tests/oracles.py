@@ -217,6 +217,42 @@ def kl(first: np.ndarray, second: np.ndarray, n: int) -> np.ndarray:
     return terms.sum(axes(first, n))
 
 
+def conditionals(joint: np.ndarray, n: int, values: np.ndarray) -> np.ndarray:
+    """P(u_i = x | u_-i) at values (samples, *batch, n), by one look into the table per entry; nan where undefined."""
+    cards, batch = joint.shape[joint.ndim - n :], joint.shape[: joint.ndim - n]
+    result = np.zeros((len(values), *batch, n, max(cards)))
+    for row in np.ndindex(len(values), *batch):
+        for v in range(n):
+            line = [*values[row]]
+            line[v] = slice(None)
+            alone = joint[row[1:]][tuple(line)]
+            with np.errstate(invalid="ignore"):
+                result[(*row, v, slice(cards[v]))] = alone / alone.sum()
+    return result
+
+
+def max_marginals(joint: np.ndarray, n: int) -> np.ndarray:
+    """The largest probability with variable i at value x, (*batch, n, k_max); zero beyond a variable's own values."""
+    first, cards = joint.ndim - n, joint.shape[joint.ndim - n :]
+    result = np.zeros((*joint.shape[:first], n, max(cards)))
+    for v in range(n):
+        result[..., v, : cards[v]] = joint.max(tuple(first + other for other in range(n) if other != v))
+    return result
+
+
+def log_prob_variance(joint: np.ndarray, n: int) -> np.ndarray:
+    logs = np.log(np.where(joint > 0, joint, 1.0))
+    mean = (joint * logs).sum(axes(joint, n), keepdims=True)
+    return (joint * (logs - mean) ** 2).sum(axes(joint, n))
+
+
+def best(joint: np.ndarray, n: int, count: int) -> np.ndarray:
+    """The `count` largest probabilities, best first, zeros behind the last one; (count, *batch)."""
+    flat = np.sort(joint.reshape(*joint.shape[: joint.ndim - n], -1), -1)[..., ::-1]
+    padded = np.concatenate([flat, np.zeros((*flat.shape[:-1], count))], -1)
+    return np.moveaxis(padded[..., :count], -1, 0)
+
+
 def factor_table(factors: list[tuple[tuple[int, ...], np.ndarray]], cards: tuple[int, ...]) -> np.ndarray:
     """The sum of factors at every assignment, shape (*batch, *cards)."""
     batch = np.broadcast_shapes(*(table.shape[: table.ndim - len(scope)] for scope, table in factors))

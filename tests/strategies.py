@@ -66,6 +66,71 @@ def keep_set(rng: Random) -> Circuit:
     return structures.keep_set(cards, scopes, labels=rng.randint(1, 36))
 
 
+def selective(rng: Random) -> Circuit:
+    return structures.selective(cardinalities(rng), copies=rng.randint(1, 12), seed=rng.choice([None, 0, 1, 2]))
+
+
+def decision_diagram(rng: Random) -> Circuit:
+    """Random tables, or a random automaton whose counter forbids some values and some ends."""
+    cards = cardinalities(rng)
+    if rng.random() < 0.5:
+        return structures.decision_diagram(cards, width=rng.randint(1, 12), seed=rng.randrange(1000))
+    modulus, hole = rng.randint(1, 4), rng.randrange(8)
+
+    def step(t: int, state: object, value: int) -> object:
+        assert isinstance(state, int)
+        return None if value and (state + value + t) % 8 == hole else (state + value) % modulus
+
+    only_start = rng.random() < 0.3  # reached by zeros, which are always allowed
+    return structures.decision_diagram(
+        cards, transition=step, accept=(lambda state: state == 0) if only_start else None
+    )
+
+
+def constraint(rng: Random) -> Circuit:
+    """`exactly` or `all_different`, with options that leave something possible."""
+    cards = cardinalities(rng)
+    if rng.random() < 0.4:
+        return structures.all_different(cards, exempt={0, *subset(rng, max(cards), 0)})
+    action = rng.randrange(max(cards))
+    forced = sum(k == 1 for k in cards) if action == 0 else 0
+    counts = rng.sample(range(8), 2)
+    count = rng.randint(forced, sum(k > action for k in cards))
+    return structures.exactly(cards, count if rng.random() < 0.5 else [count, *counts], action=action)
+
+
+def cutset(rng: Random) -> Circuit:
+    cards = cardinalities(rng)
+    order = rng.sample(range(len(cards)), len(cards))
+    parents = random_parents(rng, len(cards)) if rng.random() < 0.5 else None
+    return structures.cutset(cards, order, rng.randint(0, min(3, len(cards))), parents=parents)
+
+
+def random_binary(rng: Random, cards: tuple[int, ...] | None = None) -> Circuit:
+    return structures.random_binary(
+        cards or cardinalities(rng),
+        sums=rng.randint(1, 3),
+        depth=rng.choice([None, 0, 1, 2]),
+        repetitions=rng.randint(1, 3),
+        inputs=rng.choice([None, 1, 2]),
+        seed=rng.randrange(1000),
+    )
+
+
+def mixture(rng: Random) -> Circuit:
+    """One to three circuits of other families over the same variables."""
+    cards = cardinalities(rng)
+    parts = (
+        lambda: structures.mean_field(cards),
+        lambda: structures.markov_chain(cards),
+        lambda: structures.tree(cards, random_parents(rng, len(cards))),
+        lambda: structures.keep_set(cards, labels=4),
+        lambda: structures.all_different(cards, exempt=[0]),
+        lambda: random_binary(rng, cards),
+    )
+    return structures.mixture(*(rng.choice(parts)() for _ in range(rng.randint(1, 3))))
+
+
 class HandBuilt:
     """A random circuit through `CircuitBuilder`, with shared nodes and different splits of the same scope.
 
@@ -160,6 +225,12 @@ FAMILIES: dict[str, Callable[[Random], Circuit]] = {
     "markov_chain": markov_chain,
     "tree": tree,
     "keep_set": keep_set,
+    "selective": selective,
+    "decision_diagram": decision_diagram,
+    "constraint": constraint,
+    "cutset": cutset,
+    "random_binary": random_binary,
+    "mixture": mixture,
     "hand_built": hand_built,
     "hand_built_mixture": hand_built_mixture,
 }

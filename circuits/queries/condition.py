@@ -39,8 +39,9 @@ def condition(distribution: "CircuitDistribution", evidence: EvidenceLike) -> "C
     totals = compiled.edge_sum.take(values)
     # A sum that the evidence rules out cannot be reached; its old weights do no harm, nan would.
     possible = totals > NEGATIVE_INFINITY
-    change = torch.where(possible, compiled.edge_child.take(values), 0.0) - torch.where(possible, totals, 0.0)
-    return distribution.with_log_weights(log_weights + change)
+    # In this order the best child's weight survives rounding at any magnitude: it is at most its total, and close.
+    joint = torch.where(possible, log_weights + compiled.edge_child.take(values), log_weights)
+    return distribution.with_log_weights(joint - torch.where(possible, totals, 0.0))
 
 
 def check_possible(log_evidence: Tensor) -> None:

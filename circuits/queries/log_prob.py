@@ -1,5 +1,6 @@
 """Likelihoods: of complete joint values, and of any evidence."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,21 +29,40 @@ def log_prob(distribution: "CircuitDistribution", values: Int[Tensor, "*#shape v
     Cost: one upward pass per sample.
     """
     compiled = distribution.circuit.compiled
-    batch = distribution.batch_shape
-    shape = torch.broadcast_shapes(values.shape[:-1], batch)
-    values = values.expand(*shape, values.shape[-1])
-    depth = len(shape) - len(batch)
-    samples = values.reshape(shape[:depth].numel(), *shape[depth:], values.shape[-1])
     weights = distribution.log_weights.unsqueeze(1)
 
     def one_pass(part: Tensor) -> Tensor:
         return log_up(compiled, weights, observed_rows(part, compiled, weights.dtype))[compiled.root]
 
+    return for_each_sample(distribution, values, one_pass)
+
+
+def for_each_sample(
+    distribution: "CircuitDistribution", values: Tensor, one_pass: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Broadcast joint values with the batch, and run a pass over as many samples at a time as memory allows.
+
+    Args:
+        distribution: batch shape (*batch).
+        values: shape (*sample, *batch, variables), or anything that broadcasts to it.
+        one_pass: (samples, *batch, variables) -> (samples, *batch, ...).
+
+    Returns:
+        Shape (*sample, *batch, ...).
+    """
+    compiled = distribution.circuit.compiled
+    batch = distribution.batch_shape
+    shape = torch.broadcast_shapes(values.shape[:-1], batch)
+    values = values.expand(*shape, values.shape[-1])
+    depth = len(shape) - len(batch)
+    samples = values.reshape(shape[:depth].numel(), *shape[depth:], values.shape[-1])
     held = (compiled.num_rows + compiled.num_parameters) * max(1, shape[depth:].numel())
     size = max(1, _CHUNK // held)
-    if (torch.is_grad_enabled() and weights.requires_grad) or len(samples) <= size:
-        return one_pass(samples).reshape(shape)
-    return torch.cat([one_pass(part) for part in samples.split(size)]).reshape(shape)
+    if (torch.is_grad_enabled() and distribution.log_weights.requires_grad) or len(samples) <= size:
+        result = one_pass(samples)
+    else:
+        result = torch.cat([one_pass(part) for part in samples.split(size)])
+    return result.reshape((*shape, *result.shape[len(shape) - depth + 1 :]))
 
 
 def log_evidence(distribution: "CircuitDistribution", evidence: EvidenceLike) -> Float[Tensor, "*batch"]:

@@ -1,6 +1,6 @@
 """Marginals: of every variable at once, and joint tables of chosen variables."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,36 @@ def marginal(distribution: "CircuitDistribution", variables: Sequence[int]) -> F
         )
     (table,) = joint_tables(distribution, [scope])
     return table.movedim(0, -1).unflatten(-1, shape) if shape else table[0]
+
+
+def pair_marginals(
+    distribution: "CircuitDistribution", pairs: Iterable[Sequence[int]]
+) -> list[Float[Tensor, "*batch first second"]]:
+    """Return the joint tables of many pairs of variables, in one pass for all of them.
+
+    Args:
+        distribution: batch shape (*batch).
+        pairs: two distinct variables each; pairs may repeat.
+
+    Returns:
+        One table per pair, in their order, each of shape (*batch, k_first, k_second) and summing to one.
+        Differentiable once.
+
+    Raises:
+        EvidenceError: something is not a pair, or names a variable that does not exist or the same one twice.
+    Cost: linear in the tables and in the circuit's edges, see `circuits.tables`.
+    Source: the one-pass expectation of multilinear functions, read before the factors are multiplied in.
+    """
+    cardinalities = distribution.circuit.cardinalities
+    scopes = [check_variables(pair, len(cardinalities)) for pair in pairs]
+    for scope in scopes:
+        if len(scope) != 2:
+            raise EvidenceError(f"{list(scope)} names {len(scope)} variables; pair_marginals takes pairs (i, j).")
+    if not scopes:
+        return []
+    tables = joint_tables(distribution, scopes)
+    shapes = [(cardinalities[i], cardinalities[j]) for i, j in scopes]
+    return [table.movedim(0, -1).unflatten(-1, shape) for table, shape in zip(tables, shapes, strict=True)]
 
 
 def check_variables(variables: Sequence[int], num_variables: int) -> tuple[int, ...]:

@@ -3,9 +3,15 @@
 from collections.abc import Callable
 
 from circuits.circuit import Circuit
+from circuits.structures.combine import mixture
+from circuits.structures.constraints import all_different, exactly
+from circuits.structures.cutset import cutset
+from circuits.structures.decision_diagram import decision_diagram
 from circuits.structures.keep_set import keep_set
 from circuits.structures.markov_chain import markov_chain
 from circuits.structures.mean_field import mean_field
+from circuits.structures.random_binary import random_binary
+from circuits.structures.selective import selective
 from circuits.structures.tree import tree
 
 STRUCTURES: dict[str, Callable[..., Circuit]] = {
@@ -13,7 +19,28 @@ STRUCTURES: dict[str, Callable[..., Circuit]] = {
     "markov_chain": markov_chain,
     "tree": tree,
     "keep_set": keep_set,
+    "selective": selective,
+    "decision_diagram": decision_diagram,
+    "cutset": cutset,
+    "random_binary": random_binary,
 }
-"""All families by name; adding one is a file, a line here and a row in tests/contracts.py."""
+"""All families by name; adding one is a file, a line here and a row in tests/contracts.py.
 
-__all__ = ["STRUCTURES", "keep_set", "markov_chain", "mean_field", "tree"]
+Not among them, because they do not make a policy over all joint values from the cardinalities alone: `mixture` (of
+given circuits) and the constraints `exactly` and `all_different`.
+"""
+
+__all__ = [
+    "STRUCTURES",
+    "all_different",
+    "cutset",
+    "decision_diagram",
+    "exactly",
+    "keep_set",
+    "markov_chain",
+    "mean_field",
+    "mixture",
+    "random_binary",
+    "selective",
+    "tree",
+]
