@@ -9,9 +9,11 @@ A `Circuit` is structure, a tensor of logits is its numbers, and `CircuitDistrib
 2.0794
 """
 
-from circuits import structures
+from circuits import learning, structures
 from circuits.circuit import Circuit, CircuitBuilder
 from circuits.distribution import CircuitDistribution
+from circuits.draw import draw
+from circuits.draw_table import draw_table
 from circuits.errors import (
     CircuitError,
     EvidenceError,
@@ -21,6 +23,7 @@ from circuits.errors import (
     StructureError,
 )
 from circuits.evidence import Evidence
+from circuits.formats import load_psdd, save_psdd
 from circuits.io import load, save
 from circuits.nodes import Input, Product, Sum
 
@@ -38,7 +41,12 @@ __all__ = [
     "Product",
     "StructureError",
     "Sum",
+    "draw",
+    "draw_table",
+    "learning",
     "load",
+    "load_psdd",
     "save",
+    "save_psdd",
     "structures",
 ]

@@ -50,7 +50,7 @@ def save(path: str | os.PathLike[str], circuit: Circuit, logits: Tensor) -> None
         "structure": structure,
         "sha256": _digest(structure, numbers),
     }
-    _replace_file(Path(path), to_bytes({"logits": numbers}, metadata))
+    replace_file(Path(path), to_bytes({"logits": numbers}, metadata))
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Circuit, Tensor]:
@@ -163,7 +163,8 @@ def _refuse(text: str) -> NoReturn:
     raise ValueError(f"{text} is not an integer")
 
 
-def _replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file through a temporary one beside it, so that a crash leaves the old content or the new, never half."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:

@@ -123,7 +123,7 @@ def find_overlap(circuit: "Circuit") -> Overlap | None:
     A quick sound proof settles the usual structures in time linear in the edges. Where it does not, an exact
     search looks for a joint value that two children share; it is complete, but bounded in steps.
     """
-    prover = _Disjointness(circuit)
+    prover = Disjointness(circuit)
     for index, node in enumerate(circuit.nodes):
         if not isinstance(node, Sum):
             continue
@@ -137,7 +137,7 @@ def find_overlap(circuit: "Circuit") -> Overlap | None:
     return None
 
 
-class _Disjointness:
+class Disjointness:
     """Memoised questions about the supports of nodes."""
 
     def __init__(self, circuit: "Circuit") -> None:
@@ -266,7 +266,7 @@ class _Disjointness:
 
 def overlapping_sums(circuit: "Circuit") -> list[int]:
     """Return every sum whose children were not quickly proved disjoint (a superset of those that overlap)."""
-    prover = _Disjointness(circuit)
+    prover = Disjointness(circuit)
     return [
         index
         for index, node in enumerate(circuit.nodes)

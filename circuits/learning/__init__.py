@@ -1,0 +1,26 @@
+"""Learning from data: weights by closed form, EM or gradient; trees and cutset networks as structures.
+
+>>> import torch, circuits
+>>> c = circuits.structures.markov_chain([2, 2])
+>>> logits = circuits.learning.maximum_likelihood(c, torch.tensor([[0, 1], [1, 0], [0, 1]]), smoothing=0.0)
+>>> circuits.CircuitDistribution(c, logits).log_prob(torch.tensor([0, 1])).exp()
+tensor(0.6667, dtype=torch.float64)
+"""
+
+from circuits.learning.chow_liu import chow_liu, chow_liu_tree
+from circuits.learning.expectation_maximization import expectation_maximization
+from circuits.learning.fit import Fit, FitOptions
+from circuits.learning.gradient import fit_gradient
+from circuits.learning.maximum_likelihood import maximum_likelihood
+from circuits.learning.structure import learn_structure
+
+__all__ = [
+    "Fit",
+    "FitOptions",
+    "chow_liu",
+    "chow_liu_tree",
+    "expectation_maximization",
+    "fit_gradient",
+    "learn_structure",
+    "maximum_likelihood",
+]
