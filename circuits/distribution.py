@@ -117,8 +117,6 @@ class CircuitDistribution(Distribution):
         with _recording():
             return flows(self.circuit.compiled, self.weights)
 
-    # --- what torch.distributions promises ---------------------------------------------------------------------
-
     @property
     def support(self) -> JointValues:  # type: ignore[override]
         """The joint values that the variables' cardinalities allow."""
@@ -168,8 +166,6 @@ class CircuitDistribution(Distribution):
     def mode(self) -> Int[Tensor, "*batch variables"]:
         """The most probable joint value, exact or refused; see `queries.mode`."""
         return queries.mode(self)[0]
-
-    # --- what only a tractable joint distribution has ----------------------------------------------------------
 
     def log_evidence(self, evidence: EvidenceLike) -> Float[Tensor, "*batch"]:
         """Return log P(evidence); see `queries.log_evidence`."""

@@ -18,7 +18,6 @@ import circuits
 from circuits import Circuit, CircuitDistribution
 from tests import oracles, strategies
 
-# --- structures ------------------------------------------------------------------------------------------------------
 
 Cards = tuple[int, ...]
 
@@ -163,9 +162,6 @@ STRUCTURE_ROWS = (
 )
 
 STRUCTURE_CASES = [(row, cards, keywords) for row in STRUCTURE_ROWS for cards in row.cards for keywords in row.calls]
-
-
-# --- queries ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass

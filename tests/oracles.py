@@ -78,9 +78,6 @@ def joint_table_of_fractions(cards: tuple[int, ...], nodes: list[Node], weights:
     return {x: of(len(nodes) - 1, x) for x in assignments(*map(range, cards))}
 
 
-# --- structure -----------------------------------------------------------------------------------------------------
-
-
 def supports(cards: tuple[int, ...], nodes: list[Node]) -> list[set[tuple[int, ...]]]:
     """For each node the complete assignments on which it is not zero when every weight is positive."""
     everything = list(assignments(*map(range, cards)))
@@ -151,9 +148,6 @@ def fit(cards: tuple[int, ...], nodes: list[Node], joint: np.ndarray) -> Logits:
                 counts[index][rest[1].index(assignment[rest[0]])] += joint[assignment]
     with np.errstate(divide="ignore"):
         return {index: np.log(count) for index, count in counts.items()}
-
-
-# --- readings of a joint table ---------------------------------------------------------------------------------------
 
 
 def axes(joint: np.ndarray, n: int) -> tuple[int, ...]:

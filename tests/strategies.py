@@ -30,9 +30,6 @@ def subset(rng: Random, size: int, least: int = 1, most: int | None = None) -> l
     return rng.sample(range(size), count)
 
 
-# --- structures ------------------------------------------------------------------------------------------------------
-
-
 def mean_field(rng: Random) -> Circuit:
     return structures.mean_field(cardinalities(rng))
 
@@ -245,9 +242,6 @@ def recipes(*families: str) -> st.SearchStrategy[tuple[str, int]]:
     return st.tuples(st.sampled_from(families or tuple(FAMILIES)), st.integers(0, 1 << 30))
 
 
-# --- plain data for the oracles --------------------------------------------------------------------------------------
-
-
 def plain_nodes(circuit: Circuit) -> list[tuple]:
     return [
         ("input", node.variable, node.values)
@@ -269,9 +263,6 @@ def logits_from(circuit: Circuit, plain: dict[int, np.ndarray]) -> torch.Tensor:
     for index, numbers in plain.items():
         logits[circuit.parameters_of(index)] = torch.as_tensor(numbers)
     return logits
-
-
-# --- numbers ---------------------------------------------------------------------------------------------------------
 
 
 def numpy_rng(rng: Random) -> np.random.Generator:

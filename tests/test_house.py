@@ -156,9 +156,6 @@ def test_circuits_is_ours() -> None:
     )
 
 
-# --- the checks above can fail ---------------------------------------------------------------------------------------
-
-
 def test_the_checks_see_what_they_look_for() -> None:
     assert calls_a_normaliser(ast.parse("torch.logsumexp(x, 0)"))
     assert calls_a_normaliser(ast.parse("x.softmax(-1)"))

@@ -55,9 +55,6 @@ def weather_distribution() -> CircuitDistribution:
     return CircuitDistribution(circuit, strategies.logits_from(circuit, {k: np.log(v) for k, v in numbers.items()}))
 
 
-# --- circuits --------------------------------------------------------------------------------------------------------
-
-
 def test_a_small_circuit_shows_every_node_edge_weight_and_name() -> None:
     figure = circuits.draw(
         weather_distribution(), names=["sky", "clothes"], value_names=[["sun", "rain"], ["shirt", "coat", "boots"]]
@@ -200,9 +197,6 @@ def test_importing_circuits_does_not_import_matplotlib() -> None:
     assert done.stdout.strip() == "False"
 
 
-# --- tables ----------------------------------------------------------------------------------------------------------
-
-
 def test_a_pair_shows_every_cell_and_both_margins(generator: torch.Generator) -> None:
     pi = distribution_of(circuits.structures.keep_set([3, 2, 4], labels=12), generator)
     figure = circuits.draw_table(pi, [2, 0], given={1: 1}, names=["a", "b", "c"])
@@ -232,9 +226,6 @@ def test_large_tables_leave_the_numbers_out() -> None:
     assert png(circuits.draw_table(pi, [0, 1], value_names=[[f"a long value {i}" for i in range(40)], ["a", "b", "c"]]))
 
 
-# --- refusals --------------------------------------------------------------------------------------------------------
-
-
 def test_wrong_requests_are_refused_in_plain_words(tmp_path: Path) -> None:
     circuit = weather()
     pi = weather_distribution()
@@ -261,9 +252,6 @@ def test_wrong_requests_are_refused_in_plain_words(tmp_path: Path) -> None:
             circuits.draw_table(pi, chosen)
     with pytest.raises(ImpossibleEvidenceError):
         circuits.draw(pi, evidence={0: 1, 1: 0})
-
-
-# --- layout and numbers ----------------------------------------------------------------------------------------------
 
 
 def test_layout_untangles_what_can_be_untangled() -> None:

@@ -61,9 +61,6 @@ def _graph(parents: list[int]) -> nx.DiGraph:
     return graph
 
 
-# --- Chow-Liu --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("seed", range(10))
 def test_chow_liu_recovers_planted_trees(seed: int) -> None:
     generator = seeded(seed)
@@ -126,9 +123,6 @@ def test_chow_liu_on_wide_data() -> None:
         noise = torch.randint(3, (1_000,), generator=generator)
         data[:, v] = torch.where(torch.rand(1_000, generator=generator) < 0.7, data[:, v - 1], noise)
     assert chow_liu(data, [3] * 200) == parents
-
-
-# --- cutset networks -------------------------------------------------------------------------------------------------
 
 
 def planted_cutset(cards: list[int], depth: int, generator: torch.Generator) -> CircuitDistribution:

@@ -51,9 +51,6 @@ def count_edges(cards: tuple[int, ...], nodes: list[tuple], data: np.ndarray, we
     return counts
 
 
-# --- closed form -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("family", DETERMINISTIC)
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("smoothing", [0.0, 1.0, 2.5])
@@ -161,9 +158,6 @@ def test_bad_data_is_named(learn, message: str) -> None:
     data, weights = BAD_DATA[message]
     with pytest.raises(EvidenceError, match=message):
         learn(mean_field([2, 3]), data, weights=weights)
-
-
-# --- expectation maximisation ----------------------------------------------------------------------------------------
 
 
 def hide(data: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
@@ -294,9 +288,6 @@ def test_impossible_rows_and_bad_options_are_named(learn) -> None:
         FitOptions(smoothing=-1.0)
     with pytest.raises(StructureError, match="step_size is 2.0"):
         expectation_maximization(copies(), data[:1], options=FitOptions(step_size=2.0))
-
-
-# --- gradient --------------------------------------------------------------------------------------------------------
 
 
 def test_gradient_reaches_the_closed_form() -> None:

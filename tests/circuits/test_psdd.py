@@ -197,9 +197,6 @@ def test_the_root_must_cover_all_variables(tmp_path: Path) -> None:
         circuits.load_psdd(written(tmp_path, psdd="psdd 1\nL 0 0 1\n"))
 
 
-# --- what cannot be written ------------------------------------------------------------------------------------------
-
-
 def distribution(circuit: circuits.Circuit, *batch: int) -> CircuitDistribution:
     return CircuitDistribution(circuit, torch.zeros(*batch, circuit.num_parameters))
 

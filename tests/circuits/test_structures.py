@@ -142,9 +142,6 @@ def test_lower_bound_of_a_mixture_of_equal_parts() -> None:
     torch.testing.assert_close(pi.entropy_lower_bound(), torch.tensor(2.0, dtype=torch.float64).log())
 
 
-# --- rules of construction -------------------------------------------------------------------------------------------
-
-
 def test_smoothness_decomposability_and_scope_are_checked_by_node() -> None:
     b = CircuitBuilder([2, 2, 2])
     x, y, z = (b.input(v) for v in range(3))

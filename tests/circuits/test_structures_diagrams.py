@@ -20,9 +20,6 @@ def joint_values(cards: list[int]) -> list[tuple[int, ...]]:
     return list(product(*map(range, cards)))
 
 
-# --- random tables ---------------------------------------------------------------------------------------------------
-
-
 def test_width_one_is_mean_field_and_enough_width_is_the_table_of_joint_values() -> None:
     cards = [2, 3, 2, 2]
     assert structures.decision_diagram(cards, width=1).num_parameters == structures.mean_field(cards).num_parameters
@@ -53,9 +50,6 @@ def test_seeds_repeat_and_differ() -> None:
     one, same, other = (structures.decision_diagram([3] * 6, width=5, seed=seed) for seed in (0, 0, 1))
     assert one.nodes == same.nodes
     assert one.nodes != other.nodes
-
-
-# --- automata --------------------------------------------------------------------------------------------------------
 
 
 def test_a_transition_decides_what_is_possible_and_what_is_shared() -> None:
@@ -112,9 +106,6 @@ def test_a_state_that_remembers_the_last_value_is_a_markov_chain() -> None:
 def test_wrong_options_are_refused(keywords: dict, message: str) -> None:
     with pytest.raises(StructureError, match=message):
         structures.decision_diagram([2, 2, 2], **keywords)
-
-
-# --- constraints -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Selective circuits, cutset networks, random binary trees and mixtures: known sizes, meaning, speed, and refusals."""
 
-import time
 from collections.abc import Callable
 from random import Random
 
@@ -40,18 +39,12 @@ def test_every_query_equals_enumeration(family: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_ten_thousand_nodes_are_built_compiled_and_judged_in_a_second(name: str) -> None:
-    def seconds() -> float:
-        start = time.process_time()
-        circuit = BUILDERS[name]()
-        assert circuit.compiled.num_parameters
-        assert circuit.is_deterministic == (name not in ("random_binary", "mixture"))
-        taken = time.process_time() - start
-        assert 6_000 < circuit.num_nodes < 20_000
-        return taken
-
-    # Other work on the machine slows a run down, never up: one fast run is enough.
-    assert any(seconds() < 1.0 for _ in range(3))
+def test_ten_thousand_nodes_are_built_compiled_and_judged(name: str) -> None:
+    """How long that takes is measured by benchmarks/build_speed.py."""
+    circuit = BUILDERS[name]()
+    assert 6_000 < circuit.num_nodes < 20_000
+    assert circuit.compiled.num_parameters == circuit.num_parameters > 0
+    assert circuit.is_deterministic == (name not in ("random_binary", "mixture"))
 
 
 @pytest.mark.parametrize("name", ["selective", "decision_diagram", "cutset", "random_binary"])
@@ -84,9 +77,6 @@ def test_wrong_options_are_refused(name: str, keywords: dict, message: str) -> N
         structures.STRUCTURES[name]([2, 3], **keywords)
 
 
-# --- selective -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("count", "copies", "size"), [(16, 4, 112), (16, 32, 1536), (64, 32, 9216)])
 def test_selective_has_the_published_size(count: int, copies: int, size: int) -> None:
     """(n/s) 2^s + (n/s - 1) copies^2 with s the smallest power of two for which 2^s > copies."""
@@ -114,9 +104,6 @@ def test_one_copy_is_mean_field() -> None:
     circuit = structures.selective([3, 2, 4], copies=1)
     assert circuit.num_parameters == structures.mean_field([3, 2, 4]).num_parameters
     assert random_policy(circuit).total_correlation().abs() < 1e-12
-
-
-# --- cutset ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_cutset_network_is_a_tree_for_each_value_of_the_cut() -> None:
@@ -150,15 +137,10 @@ def test_cutting_everything_gives_the_table_of_joint_values() -> None:
     torch.testing.assert_close(CircuitDistribution(circuit, logits).marginal([0, 1, 2]), wanted, rtol=0, atol=1e-5)
 
 
-# --- random binary ---------------------------------------------------------------------------------------------------
-
-
-def test_random_binary_is_not_deterministic_and_shows_a_witness_quickly() -> None:
+def test_random_binary_is_not_deterministic_and_shows_a_witness() -> None:
     check_witness(structures.random_binary([2, 3, 2, 2, 2]))
     large = structures.random_binary([6] * 500, sums=4)
-    start = time.process_time()
     overlap = large.overlap
-    assert time.process_time() - start < 0.5
     assert overlap is not None
     assert overlap.assignment is not None
 
@@ -174,9 +156,6 @@ def test_random_binary_differs_by_seed_and_repetition() -> None:
     assert one.nodes == same.nodes
     assert one.nodes != other.nodes
     assert not one.is_structured
-
-
-# --- mixture ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_mixture_is_the_weighted_sum_of_its_parts() -> None:
