@@ -18,7 +18,6 @@ import circuits
 from circuits import Circuit, CircuitDistribution
 from tests import oracles, strategies
 
-
 Cards = tuple[int, ...]
 
 
