@@ -89,11 +89,10 @@ class CircuitDistribution(Distribution):
         if validate_args is not False and Distribution._validate_args:
             self._validate_args = True
 
-    def with_log_weights(self, log_weights: Tensor) -> "CircuitDistribution":
-        """Return a distribution on the same circuit from normalised log weights, shape (parameters, *batch)."""
-        other = CircuitDistribution(self.circuit, log_weights.movedim(0, -1), validate_args=False)
+    def with_circuit(self, circuit: Circuit, logits: Tensor) -> "CircuitDistribution":
+        """Return a distribution on another circuit, trusting its logits (*batch, parameters) as they are."""
+        other = CircuitDistribution(circuit, logits, validate_args=False)
         other._validate_args = self._validate_args
-        other._normalized = (log_weights, log_weights.exp())
         return other
 
     @cached_property
@@ -175,6 +174,14 @@ class CircuitDistribution(Distribution):
         """Return the distribution given evidence; see `queries.condition`."""
         return queries.condition(self, evidence)
 
+    def constrain(self, constraint: Circuit) -> tuple["CircuitDistribution", Float[Tensor, "*batch"]]:
+        """Return the distribution given a constraint, and its log probability; see `queries.constrain`."""
+        return queries.constrain(self, constraint)
+
+    def multiply(self, other: "CircuitDistribution") -> tuple["CircuitDistribution", Float[Tensor, "*batch"]]:
+        """Return the distribution proportional to both, and the log normaliser; see `queries.multiply`."""
+        return queries.multiply(self, other)
+
     def conditionals(self, values: Int[Tensor, "*#shape variables"]) -> Float[Tensor, "*#shape variables values"]:
         """Return P(u_i = x | u_-i) for every variable and value at joint values; see `queries.conditionals`."""
         if self._validate_args:
@@ -224,6 +231,10 @@ class CircuitDistribution(Distribution):
     def kl_divergence(self, other: "CircuitDistribution") -> Float[Tensor, "*batch"]:
         """Return KL(self || other); see `queries.kl_divergence`."""
         return queries.kl_divergence(self, other)
+
+    def cross_entropy(self, other: "CircuitDistribution") -> Float[Tensor, "*batch"]:
+        """Return -E[log q(u)] for u drawn from self and q = other; see `queries.cross_entropy`."""
+        return queries.cross_entropy(self, other)
 
     def mutual_information(self, first: Sequence[int], second: Sequence[int]) -> Float[Tensor, "*batch"]:
         """Return how much one group tells about another, in nats; see `queries.mutual_information`."""

@@ -1,6 +1,7 @@
 """Save and load a circuit and its logits: one safetensors file, never a pickle.
 
-The file holds the tensor `logits`; its metadata holds `format`, `version`, the structure as strict JSON and a SHA-256
+The file holds the tensor `logits`, in the order of the nodes and their children, which does not depend on how this
+program folds a circuit into layers; its metadata holds `format`, `version`, the structure as strict JSON and a SHA-256
 digest of structure and numbers.
 """
 
@@ -21,7 +22,7 @@ from circuits.errors import CircuitError, FormatError, StructureError
 from circuits.nodes import Input, Node, Product, Sum
 
 _FORMAT = "circuits"
-_VERSION = "1"
+_VERSION = "2"
 _MAX_VALUES = 1 << 24
 """Most values of all variables together that a file may ask for; each costs memory before any number is read."""
 
@@ -42,7 +43,7 @@ def save(path: str | os.PathLike[str], circuit: Circuit, logits: Tensor) -> None
             f"logits have shape {tuple(logits.shape)} and type {logits.dtype}; a circuit with {circuit.num_parameters} "
             "parameters needs floating-point logits with that last dimension."
         )
-    numbers = logits.detach().cpu().contiguous()
+    numbers = logits.detach().cpu()[..., _by_node(circuit)].contiguous()
     structure = json.dumps(_structure_of(circuit), allow_nan=False, separators=(",", ":"))
     metadata = {
         "format": _FORMAT,
@@ -86,7 +87,13 @@ def load(path: str | os.PathLike[str]) -> tuple[Circuit, Tensor]:
             f"{name}: logits have shape {tuple(logits.shape)} and type {logits.dtype}, but the circuit has "
             f"{circuit.num_parameters} parameters."
         )
-    return circuit, logits
+    return circuit, torch.empty_like(logits).index_copy_(-1, _by_node(circuit), logits)
+
+
+def _by_node(circuit: Circuit) -> Tensor:
+    """Return the positions of the logits, node by node, shape (parameters,)."""
+    positions = torch.arange(circuit.num_parameters)
+    return torch.cat([positions[:0], *(positions[circuit.parameters_of(i)] for i in range(circuit.num_nodes))])
 
 
 def _check_metadata(name: str, metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:

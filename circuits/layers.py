@@ -2,8 +2,10 @@
 
 Every node becomes a row of one value buffer. The first rows are the indicators of all (variable, value) pairs;
 inputs over several values become sums over indicators, products of many children become balanced trees of binary
-products. Nodes of one level and fan-in form a layer. Logits are numbered in the order of the layers, so each sum layer
-reads one contiguous slice, and edge e of the circuit is parameter e.
+products. Nodes of one level and fan-in form a layer. Sums that share all their children, in the same order, form a
+block, and blocks of one shape a layer of their own: a block is a small matrix, read once for all its sums. Logits are
+numbered in the order of the layers, so each sum layer reads one contiguous slice, and edge e of the circuit is
+parameter e.
 """
 
 from dataclasses import dataclass, field
@@ -71,13 +73,21 @@ class ProductLayer:
 
 @dataclass(frozen=True)
 class SumLayer:
-    """Sums of equal fan-in: `row[start + i] = sum_f weight[first_edge + i * fan_in + f] * row[children[i, f]]`."""
+    """Sums of equal fan-in: `row[start + i] = sum_f weight[first_edge + i * fan_in + f] * row[children[i, f]]`.
+
+    The sums are `blocks` times `width`: the sums of one block have the same children.
+    """
 
     start: int
     stop: int
     fan_in: int
     first_edge: int
     children: Rows
+    """Shape (size, fan_in)."""
+    inputs: Rows
+    """The children of each block, shape (blocks, fan_in)."""
+    first_sum: int
+    """Number of sums in earlier layers."""
 
     @property
     def size(self) -> int:
@@ -85,13 +95,40 @@ class SumLayer:
         return self.stop - self.start
 
     @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return self.inputs.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Sums per block."""
+        return self.size // self.blocks
+
+    @property
     def edges(self) -> slice:
         """The layer's slice of the parameters."""
         return slice(self.first_edge, self.first_edge + self.size * self.fan_in)
 
+    @property
+    def sums(self) -> slice:
+        """Where the layer's sums stand among all sums."""
+        return slice(self.first_sum, self.first_sum + self.size)
+
     def fold(self, edges: Tensor) -> Tensor:
         """View a tensor over this layer's edges, (size * fan_in, ...), as (size, fan_in, ...)."""
         return edges.unflatten(0, (self.size, self.fan_in))
+
+    def matrices(self, edges: Tensor) -> Tensor:
+        """View a tensor over this layer's edges, (size * fan_in, ...), as (blocks, width, fan_in, ...)."""
+        return edges.unflatten(0, (self.blocks, self.width, self.fan_in))
+
+    def take_inputs(self, buffer: Tensor) -> Tensor:
+        """Return the rows that the blocks read, shape (blocks, fan_in, ...)."""
+        return self.inputs.take(buffer).unflatten(0, (self.blocks, self.fan_in))
+
+    def outputs(self, buffer: Tensor) -> Tensor:
+        """View this layer's rows as (blocks, width, ...)."""
+        return buffer[self.start : self.stop].unflatten(0, (self.blocks, self.width))
 
 
 Layer = ProductLayer | SumLayer
@@ -125,6 +162,17 @@ class CompiledCircuit:
     def sum_layers(self) -> tuple[SumLayer, ...]:
         """The layers that own parameters, in the order of their edges."""
         return tuple(layer for layer in self.layers if isinstance(layer, SumLayer))
+
+    @cached_property
+    def groups(self) -> tuple[tuple[slice, int], ...]:
+        """Runs of parameters whose sums have one fan-in, (slice, fan-in), in the order of the parameters."""
+        runs: list[tuple[slice, int]] = []
+        for layer in self.sum_layers:
+            if runs and runs[-1][1] == layer.fan_in:
+                runs[-1] = (slice(runs[-1][0].start, layer.edges.stop), layer.fan_in)
+            else:
+                runs.append((layer.edges, layer.fan_in))
+        return tuple(runs)
 
     @cached_property
     def _child_lists(self) -> tuple[tuple[int, ...], ...]:
@@ -229,22 +277,19 @@ def compile_layers(circuit: "Circuit") -> CompiledCircuit:
 
 
 def _fold(cardinalities: tuple[int, ...], draft: _Draft, draft_of_node: list[int]) -> CompiledCircuit:
-    groups: dict[tuple[int, bool, int], list[int]] = {}
-    for row in range(draft.offsets[-1], len(draft.children)):
-        key = (draft.level[row], draft.is_sum[row], len(draft.children[row]))
-        groups.setdefault(key, []).append(row)
     new_row = np.arange(len(draft.children))
     layers: list[Layer] = []
     slices: dict[int, slice] = {}
     scopes = draft.scope[: draft.offsets[-1]]
-    start, first_edge = draft.offsets[-1], 0
-    for (_, is_sum, fan_in), members in sorted(groups.items()):
+    start, first_edge, first_sum = draft.offsets[-1], 0, 0
+    for (_, is_sum, fan_in, width), members in _groups(draft):
         stop = start + len(members)
         new_row[members] = np.arange(start, stop)
         scopes.extend(draft.scope[row] for row in members)
         children = new_row[np.array([draft.children[row] for row in members])]
         if is_sum:
-            layers.append(SumLayer(start, stop, fan_in, first_edge, Rows(children)))
+            layers.append(SumLayer(start, stop, fan_in, first_edge, Rows(children), Rows(children[::width]), first_sum))
+            first_sum += len(members)
             for row in members:
                 slices[draft.owner[row]] = slice(first_edge, first_edge + fan_in)
                 first_edge += fan_in
@@ -263,3 +308,36 @@ def _fold(cardinalities: tuple[int, ...], draft: _Draft, draft_of_node: list[int
         parameter_slices=slices,
         row_scopes=tuple(scopes),
     )
+
+
+_Shape = tuple[int, bool, int, int]
+"""Level, whether sums, fan-in, and sums per block (1 for products)."""
+
+
+def _groups(draft: _Draft) -> list[tuple[_Shape, list[int]]]:
+    """Return the rows of each layer in the order of the layers.
+
+    The rows of a block stand side by side. Otherwise rows stand in the order in which the layers above first use them,
+    so that in tree-like circuits a layer reads slices of the buffer, which costs no copy.
+    """
+    blocks: dict[tuple[int, bool, tuple[int, ...]], list[int]] = {}
+    for row in range(draft.offsets[-1], len(draft.children)):
+        # Equal products share one row already, so only sums can meet here.
+        blocks.setdefault((draft.level[row], draft.is_sum[row], draft.children[row]), []).append(row)
+    groups: dict[_Shape, list[list[int]]] = {}
+    for (level, is_sum, children), block in blocks.items():
+        groups.setdefault((level, is_sum, len(children), len(block)), []).append(block)
+    first_use = [len(draft.children)] * len(draft.children)
+    found = 0
+    layers: list[tuple[_Shape, list[int]]] = []
+    for shape, members in sorted(groups.items(), reverse=True):
+        for block in members:
+            block.sort(key=first_use.__getitem__)
+        members.sort(key=lambda block: first_use[block[0]])
+        read = [draft.children[block[0]] for block in members]
+        for child in (c for side in (read if shape[1] else zip(*read, strict=True)) for c in side):
+            if first_use[child] == len(draft.children):
+                first_use[child] = found
+                found += 1
+        layers.append((shape, [row for block in members for row in block]))
+    return layers[::-1]

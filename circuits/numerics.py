@@ -22,7 +22,30 @@ def logsumexp(values: Tensor, dim: int) -> Tensor:
     return (total + empty).log() + largest
 
 
-def softmax_into(x: Tensor, dim: int, log_weights: Tensor, weights: Tensor) -> None:
+def shifted_exp(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return exp(values - shift) and the shift: the largest value along a dimension, or the lowest number for -inf."""
+    shift = values.amax(dim, keepdim=True).clamp_min_(torch.finfo(values.dtype).min)
+    return (values - shift).exp_(), shift
+
+
+def keep_precision(totals: Tensor, parts: Tensor, dim: int) -> tuple[bool, bool]:
+    """Return whether no digits were lost in sums of `shifted_exp` times weights, and whether all sums are positive.
+
+    Args:
+        totals: the sums.
+        parts: the exponentials, at most 1, that were summed along `dim`.
+        dim: of the parts.
+
+    A term that underflows is below the smallest number; relative to totals of `small` or more it is below rounding.
+    """
+    info = torch.finfo(totals.dtype)
+    small = info.tiny / info.eps
+    if not totals.numel() or totals.amin() >= small:
+        return True, True
+    return not ((totals < small) & (parts.amax(dim, keepdim=True) > 0)).any(), False
+
+
+def softmax_into(x: Tensor, log_weights: Tensor, weights: Tensor, *, dim: int) -> None:
     """Write log softmax and softmax along a dimension, with one exponential per entry for both.
 
     Entries of -inf get probability zero. The gradient is `softmax_gradient`.
@@ -38,6 +61,12 @@ def softmax_gradient(to_log_weights: Tensor, to_weights: Tensor, weights: Tensor
     """Return the gradient to the unnormalised logs; zero where the weight is zero and nothing else flows."""
     gradient = to_log_weights + to_weights * weights
     return gradient - weights * gradient.sum(dim, keepdim=True)
+
+
+def exponentials(x: Tensor, dim: int) -> Tensor:
+    """Replace x by exp(x - its largest along a dimension), in place, and return the totals along it."""
+    x -= x.amax(dim, keepdim=True)
+    return x.exp_().sum(dim)
 
 
 def posterior(log_joint: Tensor, log_total: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Adding a structure to `circuits.structures.STRUCTURES` or a query to `circuits.q
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import permutations
 from math import prod
 from random import Random
@@ -109,6 +109,12 @@ def _random_binary_size(
     return root + repetitions * (below + (inputs or sums) * _mean_field_size(cards))
 
 
+def _latent_tree_size(cards: Cards, parents: list[int] | None = None, states: int = 16) -> int:
+    roots = 1 if parents is None else parents.count(-1)
+    hidden = roots * states + (len(cards) - roots) * states**2 if states > 1 else 0
+    return states * _mean_field_size(cards) + hidden
+
+
 STRUCTURE_ROWS = (
     Structure("mean_field", ({},), _mean_field_size),
     Structure("markov_chain", ({"order": 0}, {}, {"order": 2}, {"order": 3}), _chain_size),
@@ -157,6 +163,15 @@ STRUCTURE_ROWS = (
         cards=((2, 3, 2, 2), (2, 1, 3, 2, 2)),
         is_deterministic=False,
         is_structured=False,
+    ),
+    Structure("latent_tree", ({"states": 2}, {"states": 3}), _latent_tree_size, is_deterministic=False),
+    Structure("latent_tree", ({"states": 1},), _latent_tree_size),
+    Structure(
+        "latent_tree",
+        ({"parents": [-1, 0, 1, 1], "states": 2}, {"parents": [3, -1, -1, 2], "states": 3}),
+        _latent_tree_size,
+        cards=((2, 3, 2, 4), (3, 1, 2, 2)),
+        is_deterministic=False,
     ),
 )
 
@@ -292,6 +307,29 @@ def _best_probabilities(case: Case) -> torch.Tensor:
     return torch.from_numpy(np.where((values < 0).any(-1).numpy(), 0.0, found))
 
 
+@cache
+def _expert(cards: Cards) -> tuple[CircuitDistribution, np.ndarray]:
+    """A mean-field distribution, which any distribution over the same variables can be multiplied by; and its table."""
+    circuit = circuits.structures.mean_field(cards)
+    logits = torch.linspace(-1, 1, circuit.num_parameters, dtype=torch.float64).sin()
+    plain = strategies.plain_logits(circuit, logits)
+    return CircuitDistribution(circuit, logits), oracles.joint_table(cards, strategies.plain_nodes(circuit), plain, ())
+
+
+def _constraint(case: Case) -> tuple[Circuit, np.ndarray]:
+    """The first variable within the values that it takes in `case.possible`, and which joint values that allows."""
+    allowed = sorted(set(case.possible[..., 0].flatten().tolist()))
+    builder = circuits.CircuitBuilder(case.cards)
+    parts = [builder.input(0, allowed), *(builder.input(v) for v in range(1, case.n))]
+    mask = np.isin(np.arange(case.cards[0]), allowed).reshape(-1, *(1,) * (case.n - 1))
+    return builder.build(builder.product(*parts)), np.broadcast_to(mask, case.cards)
+
+
+def _multiplied(case: Case, given: np.ndarray) -> np.ndarray:
+    """Log probabilities, by enumeration, of `values` under the joint table times another one, normalised."""
+    return _log(case.lookup(oracles.condition(case.joint, given, case.n)[0]))
+
+
 QUERY_ROWS = (
     Query("log_prob", lambda c: c.pi.log_prob(c.values), lambda c: _log(c.lookup(c.joint))),
     Query(
@@ -375,6 +413,31 @@ QUERY_ROWS = (
         lambda c: oracles.kl(c.joint, c.partner_joint, c.n),
         True,
         lambda pi: pi.kl_divergence(pi),
+    ),
+    Query(
+        "cross_entropy",
+        lambda c: c.pi.cross_entropy(_expert(c.cards)[0]),
+        lambda c: oracles.kl(c.joint, _expert(c.cards)[1], c.n) + oracles.entropy(c.joint, c.n),
+    ),
+    Query(
+        "multiply",
+        lambda c: c.pi.multiply(_expert(c.cards)[0])[1],
+        lambda c: oracles.condition(c.joint, _expert(c.cards)[1], c.n)[1],
+    ),
+    Query(
+        "multiply",
+        lambda c: c.pi.multiply(_expert(c.cards)[0])[0].log_prob(c.values),
+        lambda c: _multiplied(c, _expert(c.cards)[1]),
+    ),
+    Query(
+        "constrain",
+        lambda c: c.pi.constrain(_constraint(c)[0])[1],
+        lambda c: oracles.condition(c.joint, _constraint(c)[1], c.n)[1],
+    ),
+    Query(
+        "constrain",
+        lambda c: c.pi.constrain(_constraint(c)[0])[0].log_prob(c.values),
+        lambda c: _multiplied(c, _constraint(c)[1]),
     ),
     Query(
         "mutual_information",

@@ -276,3 +276,54 @@ def chain_entropy(initial: np.ndarray, transitions: list[np.ndarray]) -> float:
             total -= p * sum(q * log(q) for q in row if q > 0)
         now = [sum(p * row[j] for p, row in zip(now, transition, strict=True)) for j in range(transition.shape[1])]
     return total
+
+
+def joint_by_broadcasting(cards: tuple[int, ...], nodes: list[Node], logits: Logits, batch: tuple[int, ...]) -> tuple:
+    """The joint table and whether no sum overlaps, by one small table per node: what `joint_table` says, much faster.
+
+    A node's table has shape (*batch, d_0, d_1, ...) with length one for variables outside its scope.
+    """
+    tables: list[np.ndarray] = []
+    supports: list[np.ndarray] = []
+    disjoint = True
+    for index, (kind, *rest) in enumerate(nodes):
+        if kind == "product":
+            tables.append(prod((tables[child] for child in rest[0][1:]), start=tables[rest[0][0]]))
+            supports.append(prod((supports[child] for child in rest[0][1:]), start=supports[rest[0][0]]))
+            continue
+        own = probabilities(logits[index]) if index in logits else np.ones(1)
+        if kind == "sum":
+            wide = own.reshape(*own.shape[:-1], *(1,) * len(cards), own.shape[-1])
+            tables.append(sum(wide[..., i] * tables[child] for i, child in enumerate(rest[0])))
+            counts = sum(supports[child].astype(np.int64) for child in rest[0])
+            disjoint &= bool(counts.max() <= 1)
+            supports.append(counts > 0)
+            continue
+        variable, values = rest
+        shape = [1] * len(cards)
+        shape[variable] = cards[variable]
+        line, allowed = np.zeros((*own.shape[:-1], cards[variable])), np.zeros(cards[variable], dtype=bool)
+        for position, value in enumerate(values):
+            line[..., value] = own[..., position]
+            allowed[value] = True
+        tables.append(line.reshape(*own.shape[:-1], *shape))
+        supports.append(allowed.reshape(shape))
+    return np.broadcast_to(tables[-1], (*batch, *cards)), disjoint
+
+
+def evidence_by_broadcasting(log_weights: np.ndarray, cards: tuple[int, ...]) -> np.ndarray:
+    """What `evidence_table` says, one variable at a time."""
+    total = np.ones((*log_weights.shape[:-2], *(1,) * len(cards)))
+    for variable, k in enumerate(cards):
+        shape = [1] * len(cards)
+        shape[variable] = k
+        own = np.exp(log_weights[..., variable, :k])
+        total = total * own.reshape(*own.shape[:-1], *shape)
+    return total
+
+
+def with_sums(joint: np.ndarray, n: int) -> np.ndarray:
+    """Append to every variable's axis one entry that holds the sum over it: all 2^n marginals in one table."""
+    for axis in axes(joint, n):
+        joint = np.concatenate([joint, joint.sum(axis, keepdims=True)], axis)
+    return joint

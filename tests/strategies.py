@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from math import prod
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 import circuits
 from circuits import Circuit, CircuitBuilder, structures
+
+Cards = tuple[int, ...]
 
 MAX_TABLE = 256
 """Joint values that enumeration may have to visit."""
@@ -30,12 +33,12 @@ def subset(rng: Random, size: int, least: int = 1, most: int | None = None) -> l
     return rng.sample(range(size), count)
 
 
-def mean_field(rng: Random) -> Circuit:
-    return structures.mean_field(cardinalities(rng))
+def mean_field(rng: Random, cards: Cards | None = None) -> Circuit:
+    return structures.mean_field(cards or cardinalities(rng))
 
 
-def markov_chain(rng: Random) -> Circuit:
-    return structures.markov_chain(cardinalities(rng), order=rng.randint(0, 3))
+def markov_chain(rng: Random, cards: Cards | None = None) -> Circuit:
+    return structures.markov_chain(cards or cardinalities(rng), order=rng.randint(0, 3))
 
 
 def random_parents(rng: Random, count: int) -> list[int]:
@@ -48,28 +51,43 @@ def random_parents(rng: Random, count: int) -> list[int]:
     return parents
 
 
-def tree(rng: Random) -> Circuit:
-    cards = cardinalities(rng)
+def tree(rng: Random, cards: Cards | None = None) -> Circuit:
+    cards = cards or cardinalities(rng)
     return structures.tree(cards, random_parents(rng, len(cards)))
+
+
+def latent_tree(rng: Random, cards: Cards | None = None) -> Circuit:
+    cards = cards or cardinalities(rng)
+    parents = None if rng.random() < 0.3 else random_parents(rng, len(cards))
+    return structures.latent_tree(cards, parents, states=rng.randint(1, 4))
 
 
 def random_scopes(rng: Random, count: int) -> list[tuple[int, ...]]:
     return [tuple(subset(rng, count, 1, 3)) for _ in range(rng.randint(1, 2 * count))]
 
 
-def keep_set(rng: Random) -> Circuit:
-    cards = cardinalities(rng)
+def keep_set(rng: Random, cards: Cards | None = None) -> Circuit:
+    cards = cards or cardinalities(rng)
     scopes = None if rng.random() < 0.2 else random_scopes(rng, len(cards))
     return structures.keep_set(cards, scopes, labels=rng.randint(1, 36))
 
 
-def selective(rng: Random) -> Circuit:
-    return structures.selective(cardinalities(rng), copies=rng.randint(1, 12), seed=rng.choice([None, 0, 1, 2]))
+def keep_set_shapes(rng: Random, cards: Cards | None = None) -> Circuit:
+    """`keep_set` with each of its shapes named, up to 8 labels."""
+    cards = cards or cardinalities(rng)
+    scopes = None if rng.random() < 0.2 else random_scopes(rng, len(cards))
+    shape = rng.choice(["auto", "balanced", "chain"])
+    return structures.keep_set(cards, scopes, labels=rng.randint(1, 8), shape=shape)
 
 
-def decision_diagram(rng: Random) -> Circuit:
+def selective(rng: Random, cards: Cards | None = None) -> Circuit:
+    cards = cards or cardinalities(rng)
+    return structures.selective(cards, copies=rng.randint(1, 12), seed=rng.choice([None, 0, 1, 2]))
+
+
+def decision_diagram(rng: Random, cards: Cards | None = None) -> Circuit:
     """Random tables, or a random automaton whose counter forbids some values and some ends."""
-    cards = cardinalities(rng)
+    cards = cards or cardinalities(rng)
     if rng.random() < 0.5:
         return structures.decision_diagram(cards, width=rng.randint(1, 12), seed=rng.randrange(1000))
     modulus, hole = rng.randint(1, 4), rng.randrange(8)
@@ -84,9 +102,9 @@ def decision_diagram(rng: Random) -> Circuit:
     )
 
 
-def constraint(rng: Random) -> Circuit:
+def constraint(rng: Random, cards: Cards | None = None) -> Circuit:
     """`exactly` or `all_different`, with options that leave something possible."""
-    cards = cardinalities(rng)
+    cards = cards or cardinalities(rng)
     if rng.random() < 0.4:
         return structures.all_different(cards, exempt={0, *subset(rng, max(cards), 0)})
     action = rng.randrange(max(cards))
@@ -96,17 +114,17 @@ def constraint(rng: Random) -> Circuit:
     return structures.exactly(cards, count if rng.random() < 0.5 else [count, *counts], action=action)
 
 
-def cutset(rng: Random) -> Circuit:
-    cards = cardinalities(rng)
+def cutset(rng: Random, cards: Cards | None = None) -> Circuit:
+    cards = cards or cardinalities(rng)
     order = rng.sample(range(len(cards)), len(cards))
     parents = random_parents(rng, len(cards)) if rng.random() < 0.5 else None
     return structures.cutset(cards, order, rng.randint(0, min(3, len(cards))), parents=parents)
 
 
-def random_binary(rng: Random, cards: tuple[int, ...] | None = None) -> Circuit:
+def random_binary(rng: Random, cards: Cards | None = None, *, most: int = 3) -> Circuit:
     return structures.random_binary(
         cards or cardinalities(rng),
-        sums=rng.randint(1, 3),
+        sums=rng.randint(1, most),
         depth=rng.choice([None, 0, 1, 2]),
         repetitions=rng.randint(1, 3),
         inputs=rng.choice([None, 1, 2]),
@@ -114,9 +132,9 @@ def random_binary(rng: Random, cards: tuple[int, ...] | None = None) -> Circuit:
     )
 
 
-def mixture(rng: Random) -> Circuit:
+def mixture(rng: Random, cards: Cards | None = None) -> Circuit:
     """One to three circuits of other families over the same variables."""
-    cards = cardinalities(rng)
+    cards = cards or cardinalities(rng)
     parts = (
         lambda: structures.mean_field(cards),
         lambda: structures.markov_chain(cards),
@@ -209,24 +227,26 @@ class HandBuilt:
         return [self.node(frozenset(order[:cut])), self.node(frozenset(order[cut:]))]
 
 
-def hand_built(rng: Random) -> Circuit:
-    return HandBuilt(rng, cardinalities(rng), deterministic=True).build()
+def hand_built(rng: Random, cards: Cards | None = None) -> Circuit:
+    return HandBuilt(rng, cards or cardinalities(rng), deterministic=True).build()
 
 
-def hand_built_mixture(rng: Random) -> Circuit:
-    return HandBuilt(rng, cardinalities(rng), deterministic=False).build()
+def hand_built_mixture(rng: Random, cards: Cards | None = None) -> Circuit:
+    return HandBuilt(rng, cards or cardinalities(rng), deterministic=False).build()
 
 
-FAMILIES: dict[str, Callable[[Random], Circuit]] = {
+FAMILIES: dict[str, Callable[..., Circuit]] = {
     "mean_field": mean_field,
     "markov_chain": markov_chain,
     "tree": tree,
     "keep_set": keep_set,
+    "keep_set_shapes": keep_set_shapes,
     "selective": selective,
     "decision_diagram": decision_diagram,
     "constraint": constraint,
     "cutset": cutset,
     "random_binary": random_binary,
+    "latent_tree": latent_tree,
     "mixture": mixture,
     "hand_built": hand_built,
     "hand_built_mixture": hand_built_mixture,
@@ -286,9 +306,7 @@ def random_logits(rng: Random, circuit: Circuit, batch: tuple[int, ...], *, scal
 EVIDENCE = ("value", "list", "mask", "soft", "rows", "wider")
 
 
-def random_evidence(
-    rng: Random, cards: tuple[int, ...], batch: tuple[int, ...], kind: str
-) -> tuple[object, np.ndarray]:
+def random_evidence(rng: Random, cards: tuple[int, ...], batch: tuple[int, ...], kind: str) -> tuple[Any, np.ndarray]:
     """Evidence as a user gives it, and the same as log weights (*evidence batch, n, k_max)."""
     n, width, noise = len(cards), max(cards), numpy_rng(rng)
     mask = np.ones((n, width), dtype=bool)

@@ -1,4 +1,4 @@
-"""Learning from data: weights by closed form, EM or gradient; trees and cutset networks as structures.
+"""Learning from data: weights by closed form, EM or gradient; trees, cutset networks and more as structures.
 
 >>> import torch, circuits
 >>> c = circuits.structures.markov_chain([2, 2])
@@ -11,16 +11,22 @@ from circuits.learning.chow_liu import chow_liu, chow_liu_tree
 from circuits.learning.expectation_maximization import expectation_maximization
 from circuits.learning.fit import Fit, FitOptions
 from circuits.learning.gradient import fit_gradient
+from circuits.learning.latent_tree import learn_latent_tree
 from circuits.learning.maximum_likelihood import maximum_likelihood
+from circuits.learning.split import Growth, SplitOptions, grow_structure
 from circuits.learning.structure import learn_structure
 
 __all__ = [
     "Fit",
     "FitOptions",
+    "Growth",
+    "SplitOptions",
     "chow_liu",
     "chow_liu_tree",
     "expectation_maximization",
     "fit_gradient",
+    "grow_structure",
+    "learn_latent_tree",
     "learn_structure",
     "maximum_likelihood",
 ]

@@ -36,12 +36,11 @@ def condition(distribution: "CircuitDistribution", evidence: EvidenceLike) -> "C
     values = upward(distribution, evidence)
     check_possible(values[compiled.root])
     log_weights = align(distribution.log_weights, values.dim())
-    totals = compiled.edge_sum.take(values)
     # A sum that the evidence rules out cannot be reached; its old weights do no harm, nan would.
-    possible = totals > NEGATIVE_INFINITY
-    # In this order the best child's weight survives rounding at any magnitude: it is at most its total, and close.
+    possible = compiled.edge_sum.take(values) > NEGATIVE_INFINITY
     joint = torch.where(possible, log_weights + compiled.edge_child.take(values), log_weights)
-    return distribution.with_log_weights(joint - torch.where(possible, totals, 0.0))
+    # Normalised again, not divided by the sums' values: these carry rounding errors of the magnitude of the logs.
+    return distribution.with_circuit(distribution.circuit, joint.movedim(0, -1))
 
 
 def check_possible(log_evidence: Tensor) -> None:

@@ -8,7 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.evidence import Evidence, EvidenceLike, observed_rows
-from circuits.passes import align, log_up
+from circuits.layers import CompiledCircuit
+from circuits.likelihood import log_likelihood
+from circuits.passes import align, log_root, log_up
 
 if TYPE_CHECKING:
     from circuits.distribution import CircuitDistribution
@@ -29,10 +31,15 @@ def log_prob(distribution: "CircuitDistribution", values: Int[Tensor, "*#shape v
     Cost: one upward pass per sample.
     """
     compiled = distribution.circuit.compiled
+    logits = distribution.logits
+    shape = torch.broadcast_shapes(values.shape[:-1], distribution.batch_shape)
+    if logits.dim() == 1 or shape == distribution.batch_shape:
+        rows = observed_rows(values.expand(*shape, -1), compiled, logits.dtype)
+        return log_likelihood(compiled, logits, rows)
     weights = distribution.log_weights.unsqueeze(1)
 
     def one_pass(part: Tensor) -> Tensor:
-        return log_up(compiled, weights, observed_rows(part, compiled, weights.dtype))[compiled.root]
+        return log_root(compiled, weights, observed_rows(part, compiled, weights.dtype))
 
     return for_each_sample(distribution, values, one_pass)
 
@@ -79,14 +86,19 @@ def log_evidence(distribution: "CircuitDistribution", evidence: EvidenceLike) ->
         EvidenceError: malformed evidence.
     Cost: one upward pass, O(edges) per row.
     """
-    return upward(distribution, evidence)[distribution.circuit.compiled.root]
+    compiled, weights, rows = _upward(distribution, evidence)
+    return log_root(compiled, weights, rows)
 
 
 def upward(distribution: "CircuitDistribution", evidence: EvidenceLike) -> Tensor:
     """Return the log value of every row under evidence, shape (rows, *batch)."""
+    return log_up(*_upward(distribution, evidence))
+
+
+def _upward(distribution: "CircuitDistribution", evidence: EvidenceLike) -> tuple[CompiledCircuit, Tensor, Tensor]:
     weights = distribution.log_weights
     compiled = distribution.circuit.compiled
     table = Evidence.of(evidence, compiled.cardinalities, dtype=weights.dtype, device=weights.device)
     rows = table.rows(compiled)
     dims = max(weights.dim(), rows.dim())
-    return log_up(compiled, align(weights, dims), align(rows, dims))
+    return compiled, align(weights, dims), align(rows, dims)

@@ -8,8 +8,10 @@ from circuits.structures.constraints import all_different, exactly
 from circuits.structures.cutset import cutset
 from circuits.structures.decision_diagram import decision_diagram
 from circuits.structures.keep_set import keep_set
+from circuits.structures.latent_tree import latent_tree
 from circuits.structures.markov_chain import markov_chain
 from circuits.structures.mean_field import mean_field
+from circuits.structures.product import product
 from circuits.structures.random_binary import random_binary
 from circuits.structures.selective import selective
 from circuits.structures.tree import tree
@@ -23,11 +25,12 @@ STRUCTURES: dict[str, Callable[..., Circuit]] = {
     "decision_diagram": decision_diagram,
     "cutset": cutset,
     "random_binary": random_binary,
+    "latent_tree": latent_tree,
 }
 """All families by name; adding one is a file, a line here and a row in tests/contracts.py.
 
 Not among them, because they do not make a policy over all joint values from the cardinalities alone: `mixture` (of
-given circuits) and the constraints `exactly` and `all_different`.
+given circuits), `product` (of two), and the constraints `exactly` and `all_different`.
 """
 
 __all__ = [
@@ -37,9 +40,11 @@ __all__ = [
     "decision_diagram",
     "exactly",
     "keep_set",
+    "latent_tree",
     "markov_chain",
     "mean_field",
     "mixture",
+    "product",
     "random_binary",
     "selective",
     "tree",

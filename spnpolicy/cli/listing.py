@@ -31,7 +31,9 @@ def structures() -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(folder.glob("[a-z]*.py")):
         tree = ast.parse(path.read_text("utf-8"))
-        if any(isinstance(statement, ast.FunctionDef) and statement.name == path.stem for statement in tree.body):
+        builders = [statement for statement in tree.body if isinstance(statement, ast.FunctionDef)]
+        # A family's builder bears its file's name and takes cardinalities first; the others combine circuits.
+        if any(build.name == path.stem and build.args.args[0].arg == "cardinalities" for build in builders):
             # The first line of a structure's file reads "Name: what it is."
             found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0].partition(": ")[2]
     return found

