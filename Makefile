@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: coverage test test-slow lint format clean
+.PHONY: coverage test test-slow exactness lint format clean
 
 coverage: $(READY)
 	$(BIN)/spnpolicy benchmark coverage --preset quick
@@ -15,6 +15,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -n 2 -m slow --timeout 3600
+
+# 10,000 random circuits against enumeration, about 15 minutes on one core.
+exactness: $(READY)
+	$(BIN)/python -m tests.exactness
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

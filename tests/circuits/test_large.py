@@ -1,7 +1,5 @@
 """Circuits too large to enumerate: identities, analytic answers, and no limit on depth."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -93,12 +91,10 @@ def test_entropy_of_a_long_chain_is_analytic(generator: torch.Generator) -> None
 
 
 def test_a_chain_of_4096_variables_has_no_limit_of_depth(generator: torch.Generator) -> None:
-    """Built, proved deterministic and queried without deep recursion; about two seconds in all."""
-    start = time.perf_counter()
+    """Built, proved deterministic and queried without deep recursion."""
     circuit = structures.markov_chain([2] * 4096)
     assert circuit.is_deterministic
     assert circuit.is_structured
-    assert time.perf_counter() - start < 20
     logits = torch.randn(circuit.num_parameters, generator=generator, dtype=torch.float64).requires_grad_()
     pi = CircuitDistribution(circuit, logits)
     values = pi.sample(generator=generator)
