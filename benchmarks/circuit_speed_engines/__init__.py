@@ -1,0 +1,1 @@
+"""What `circuit_speed.py` runs: one adapter per engine, and the parts that they share."""
