@@ -56,6 +56,9 @@ class CircuitDistribution(Distribution):
             `circuit.parameters_of(node)` tells which logits belong to a node.
         validate_args: check the logits (default) or trust them.
 
+    Every batch shape is one call, so `torch.func.vmap` is not needed (and not supported). `torch.compile` traces
+    `log_prob` with whatever calls it as one graph; other queries compile in parts.
+
     Raises:
         StructureError: wrong number of logits, an integer type, nan or +inf, or a node whose logits are all -inf.
 

@@ -10,7 +10,9 @@ parameter e.
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from circuits.circuit import Circuit
 
 
+_LONG = 1024
+"""From so many positions on, plain numbers are worth two more calls."""
+
+
 class Rows:
     """Positions of rows in a buffer: a slice where they are contiguous, an index tensor otherwise."""
 
@@ -32,6 +38,7 @@ class Rows:
         first = int(self.positions[0]) if self.positions.size else 0
         contiguous = np.array_equal(self.positions, np.arange(first, first + self.positions.size))
         self._slice = slice(first, first + self.positions.size) if contiguous else None
+        self._is_long = self.positions.size >= _LONG
         self._on_device: dict[torch.device, Tensor] = {}
 
     @property
@@ -51,12 +58,18 @@ class Rows:
         """Return the rows, shape (len, ...); a view where they are contiguous."""
         if self._slice is not None:
             return buffer[self._slice]
-        return buffer.index_select(0, self.index(buffer.device))
+        index = self.index(buffer.device)
+        if self._is_long and buffer.numel() == len(buffer) and buffer.is_contiguous():
+            # A batch of one: plain numbers are picked several times faster than rows of length one.
+            return buffer.view(-1).index_select(0, index).view(-1, *buffer.shape[1:])
+        return buffer.index_select(0, index)
 
     def add_to(self, buffer: Tensor, amount: Tensor) -> None:
         """Add to the rows in place; repeated positions add up."""
         if self._slice is not None:
             buffer[self._slice] += amount
+        elif self._is_long and buffer.numel() == len(buffer) and buffer.is_contiguous():
+            buffer.view(-1).scatter_add_(0, self.index(buffer.device), amount.reshape(-1))
         else:
             buffer.index_add_(0, self.index(buffer.device), amount)
 
@@ -150,6 +163,8 @@ class CompiledCircuit:
     """Node index -> slice of the parameters, for nodes that have any."""
     row_scopes: tuple[int, ...]
     """Scope of each row as a bit mask."""
+    number: int = field(default_factory=count().__next__, compare=False, repr=False)
+    """Stands for this circuit where only plain numbers can go; see `by_number`."""
     cache: dict[object, object] = field(default_factory=dict, compare=False, repr=False)
     """Plans derived from this circuit (joint tables of some scopes, ...), by key."""
 
@@ -218,6 +233,10 @@ class CompiledCircuit:
         width = max(self.cardinalities)
         parts = [variable * width + np.arange(k) for variable, k in enumerate(self.cardinalities)]
         return Rows(np.concatenate(parts))
+
+
+by_number: WeakValueDictionary[int, CompiledCircuit] = WeakValueDictionary()
+"""The compiled circuits that are alive."""
 
 
 class _Draft:
@@ -297,7 +316,7 @@ def _fold(cardinalities: tuple[int, ...], draft: _Draft, draft_of_node: list[int
             layers.append(ProductLayer(start, stop, Rows(children[:, 0]), Rows(children[:, 1])))
         start = stop
     rows = new_row[draft_of_node]
-    return CompiledCircuit(
+    compiled = CompiledCircuit(
         cardinalities=cardinalities,
         offsets=draft.offsets,
         layers=tuple(layers),
@@ -308,6 +327,8 @@ def _fold(cardinalities: tuple[int, ...], draft: _Draft, draft_of_node: list[int
         parameter_slices=slices,
         row_scopes=tuple(scopes),
     )
+    by_number[compiled.number] = compiled
+    return compiled
 
 
 _Shape = tuple[int, bool, int, int]

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from circuits.layers import Rows
 from circuits.passes import read
-from circuits.tables_plan import Contraction, Mix, Outer, TablePlan, plan_tables
+from circuits.tables_plan import plan_tables
+from circuits.tables_steps import Contraction, Mix, Outer, TablePlan, Total
 
 if TYPE_CHECKING:
     from circuits.distribution import CircuitDistribution
@@ -114,49 +115,61 @@ def conditional_tables(plan: TablePlan, weights: Tensor) -> Tensor:
     return _ConditionalTables.apply(plan, weights)  # type: ignore[no-any-return]
 
 
+_Held = tuple[Tensor, Tensor]
+"""What a step keeps for its way back."""
+
+
 class _Step(NamedTuple):
-    """Forward and backward of one kind of operation."""
+    """Forward, (step, buffer, weights) -> rows and what to keep, and backward of one kind of operation."""
 
-    forward: Callable[[Any, Tensor, Tensor], Tensor]
-    backward: Callable[[Any, Tensor, Tensor, Tensor, Tensor, Tensor], None]
+    forward: Callable[[Any, Tensor, Tensor], tuple[Tensor, _Held]]
+    backward: Callable[[Any, _Held, Tensor, Tensor, Tensor], None]
 
 
-def _mix(step: Mix, buffer: Tensor, weights: Tensor) -> Tensor:
+def _total(step: Total, buffer: Tensor, weights: Tensor) -> tuple[Tensor, _Held]:
+    """Add up weights."""
+    return step.edges.take(weights).unflatten(0, step.edges.shape).sum(1), (buffer, weights)
+
+
+def _total_backward(step: Total, held: _Held, gradient: Tensor, to_buffer: Tensor, to_weights: Tensor) -> None:
+    edges = gradient.unsqueeze(1).expand(*step.edges.shape, *gradient.shape[1:])
+    step.edges.add_to(to_weights, edges.flatten(0, 1))
+
+
+def _mix(step: Mix, buffer: Tensor, weights: Tensor) -> tuple[Tensor, _Held]:
     """Mix children: (sums, entries) = sum over sources of weight * table."""
     tables = step.sources.take(buffer).unflatten(0, step.sources.shape)
-    return (tables * _mix_weights(step, weights).unsqueeze(2)).sum(1).flatten(0, 1)
-
-
-def _mix_weights(step: Mix, weights: Tensor) -> Tensor:
     folded = step.edges.take(weights).unflatten(0, step.edges.shape)
-    return folded.squeeze(2) if step.edges.shape[2] == 1 else folded.sum(2)
+    own = folded if step.edges.shape[2] == 1 else folded.sum(2, keepdim=True)
+    return (tables * own).sum(1).flatten(0, 1), (tables, own)
 
 
-def _mix_backward(
-    step: Mix, buffer: Tensor, weights: Tensor, gradient: Tensor, to_buffer: Tensor, to_weights: Tensor
-) -> None:
+def _mix_backward(step: Mix, held: _Held, gradient: Tensor, to_buffer: Tensor, to_weights: Tensor) -> None:
+    tables, own = held
     sums, count, entries = step.sources.shape
     folded = gradient.unflatten(0, (sums, 1, entries))
-    own = _mix_weights(step, weights).unsqueeze(2)
     step.sources.add_to(to_buffer, (folded * own).flatten(0, 2))
-    tables = step.sources.take(buffer).unflatten(0, step.sources.shape)
-    edge = (folded * tables).sum(2).unsqueeze(2).expand(sums, count, step.edges.shape[2], *weights.shape[1:])
+    edge = (folded * tables).sum(2, keepdim=True).expand(sums, count, step.edges.shape[2], *gradient.shape[1:])
     step.edges.add_to(to_weights, edge.flatten(0, 2))
 
 
-def _outer(step: Outer, buffer: Tensor, weights: Tensor) -> Tensor:
+def _outer(step: Outer, buffer: Tensor, weights: Tensor) -> tuple[Tensor, _Held]:
     """Multiply the tables of independent parts."""
-    return step.left.take(buffer) * step.right.take(buffer)
+    left, right = step.left.take(buffer), step.right.take(buffer)
+    return left * right, (left, right)
 
 
-def _outer_backward(
-    step: Outer, buffer: Tensor, weights: Tensor, gradient: Tensor, to_buffer: Tensor, to_weights: Tensor
-) -> None:
-    step.left.add_to(to_buffer, gradient * step.right.take(buffer))
-    step.right.add_to(to_buffer, gradient * step.left.take(buffer))
+def _outer_backward(step: Outer, held: _Held, gradient: Tensor, to_buffer: Tensor, to_weights: Tensor) -> None:
+    left, right = held
+    step.left.add_to(to_buffer, gradient * right)
+    step.right.add_to(to_buffer, gradient * left)
 
 
-_STEPS = {Mix: _Step(_mix, _mix_backward), Outer: _Step(_outer, _outer_backward)}
+_STEPS = {
+    Total: _Step(_total, _total_backward),
+    Mix: _Step(_mix, _mix_backward),
+    Outer: _Step(_outer, _outer_backward),
+}
 
 
 class _ConditionalTables(torch.autograd.Function):
@@ -166,18 +179,20 @@ class _ConditionalTables(torch.autograd.Function):
     def forward(ctx: Any, plan: TablePlan, weights: Tensor) -> Tensor:
         buffer = weights.new_empty((plan.num_rows, *weights.shape[1:]))
         buffer[0], buffer[1] = 0.0, 1.0
+        held: list[_Held] = []
         for step in plan.steps:
-            buffer[step.start : step.stop] = _STEPS[type(step)].forward(step, buffer, weights)
-        ctx.plan = plan
-        ctx.save_for_backward(weights, buffer)
+            buffer[step.start : step.stop], kept = _STEPS[type(step)].forward(step, buffer, weights)
+            held.append(kept if weights.requires_grad else (buffer, buffer))
+        ctx.plan, ctx.held = plan, held
+        ctx.save_for_backward(weights)
         return buffer
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
-        weights, buffer = ctx.saved_tensors
+        (weights,) = ctx.saved_tensors
         to_buffer, to_weights = gradient.clone(), torch.zeros_like(weights)
-        for step in reversed(ctx.plan.steps):
+        for step, held in zip(reversed(ctx.plan.steps), reversed(ctx.held), strict=True):
             own = to_buffer[step.start : step.stop]
-            _STEPS[type(step)].backward(step, buffer, weights, own, to_buffer, to_weights)
+            _STEPS[type(step)].backward(step, held, own, to_buffer, to_weights)
         return None, to_weights

@@ -2,64 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from circuits.layers import CompiledCircuit, ProductLayer, Rows, SumLayer
-from circuits.tables_merge import drop_zeros, merge_equal_sources
+from circuits.tables_merge import drop_zeros, merge_equal_sources, totals_first
+from circuits.tables_steps import Contraction, Mix, Outer, TablePlan
 from circuits.variables import scope_of
 
 _WASTE = 4
 """A split is contracted as one block of all its parts unless that computes this many times more than needed."""
-
-
-@dataclass(frozen=True)
-class Mix:
-    """Tables of sums: `rows[start + i * entries + a] = sum_u sum_g weight[edges[i, u, g]] * rows[sources[i, u, a]]`."""
-
-    start: int
-    stop: int
-    sources: Rows
-    edges: Rows
-
-
-@dataclass(frozen=True)
-class Outer:
-    """Tables of products that split a part: `rows[start + i] = rows[left[i]] * rows[right[i]]`."""
-
-    start: int
-    stop: int
-    left: Rows
-    right: Rows
-
-
-@dataclass(frozen=True)
-class Contraction:
-    """Splits of equal shape: flow rows (splits, C_left, C_right), table rows (splits, C, entries)."""
-
-    flow: Rows
-    missing: np.ndarray | None
-    """Pairs of children that no product joins; their flow is zero. None when every pair exists."""
-    left: Rows
-    right: Rows
-
-
-@dataclass(frozen=True)
-class TablePlan:
-    """All there is to know to compute the tables of some scopes."""
-
-    num_rows: int
-    flow_rows: Rows
-    """Flows that contribute as they are: of the indicators, and of products that fix all agents of a factor."""
-    steps: tuple[Mix | Outer, ...]
-    contractions: tuple[Contraction, ...]
-    entries: Rows
-    """For each contribution to the result: its row in (flow rows, one, contractions)."""
-    repeats: Rows | None
-    """For each contribution: the entry it adds to; None when there is one per entry, in order."""
-    num_entries: int
 
 
 Part = tuple[int, ...]
@@ -117,13 +70,13 @@ class _Planner:
             else:
                 self._product_layer(layer)
         undecided = {split: factors for split, factors in splits.items() if not self._read_off(split, factors)}
-        contractions = self._contractions(undecided)
+        steps, contractions = totals_first(self.steps, self._contractions(undecided), self.num_rows)
         entries, repeats = self._entries()
         sizes = [prod(self.cardinalities[v] for v in scope) for scope in self.scopes]
         return TablePlan(
             num_rows=self.num_rows,
             flow_rows=Rows(np.concatenate(self.flow_rows)),
-            steps=tuple(self.steps),
+            steps=tuple(steps),
             contractions=tuple(contractions),
             entries=entries,
             repeats=repeats,

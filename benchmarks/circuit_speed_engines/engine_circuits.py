@@ -1,7 +1,6 @@
 """Adapter of this project's engine."""
 
 import sys
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,10 +9,7 @@ from torch import Tensor
 from circuit_speed_engines.adapter import Adapter
 from circuit_speed_engines.task import Task
 from circuit_speed_engines.worker import serve
-from circuits import Circuit, CircuitBuilder, CircuitDistribution
-
-VARIANTS: dict[str, Callable[[Circuit, Tensor], CircuitDistribution]] = {"circuits": CircuitDistribution}
-"""How logits become a distribution. Another kernel of the same engine is one line here and one in `engines.py`."""
+from circuits import Circuit, CircuitBuilder, CircuitDistribution, native
 
 
 class Model(NamedTuple):
@@ -47,8 +43,11 @@ class CircuitsAdapter(Adapter):
 
     packages = ("spnpolicy",)
 
-    def __init__(self, variant: str = "circuits") -> None:
-        self.distribution = VARIANTS[variant]
+    def __init__(self, variant: str = "native") -> None:
+        if variant == "torch":
+            native.disabled().__enter__()  # for as long as this process lives
+        elif not native.is_available():
+            raise RuntimeError("the machine code was not built: no C compiler when the package was installed")
 
     def build(self, task: Task) -> Model:
         """Build and compile."""
@@ -61,7 +60,7 @@ class CircuitsAdapter(Adapter):
 
     def log_prob(self, model: Model, values: Tensor) -> Tensor:
         """Normalise the logits and run one upward pass."""
-        return self.distribution(model.circuit, model.logits).log_prob(values)
+        return CircuitDistribution(model.circuit, model.logits).log_prob(values)
 
     def evidence(self, values: Tensor, hidden: Tensor) -> Tensor:
         """Return which values are allowed, shape (batch, variables, categories)."""
@@ -70,15 +69,15 @@ class CircuitsAdapter(Adapter):
 
     def log_evidence(self, model: Model, evidence: Tensor) -> Tensor:
         """Normalise the logits and run one upward pass."""
-        return self.distribution(model.circuit, model.logits).log_evidence(evidence)
+        return CircuitDistribution(model.circuit, model.logits).log_evidence(evidence)
 
     def sample(self, model: Model, count: int) -> Tensor:
         """Walk from the root to one value per variable."""
-        return self.distribution(model.circuit, model.logits).sample((count,))
+        return CircuitDistribution(model.circuit, model.logits).sample((count,))
 
     def own_log_prob(self, model: Model, weights: dict[str, Tensor], values: Tensor) -> Tensor:
         """Hand all rows over at once."""
-        return self.distribution(model.circuit, weights["logits"]).log_prob(values)
+        return CircuitDistribution(model.circuit, weights["logits"]).log_prob(values)
 
     def num_edges(self, model: Model, task: Task) -> int:
         """Return the circuit's own count; it has no product over a single variable."""

@@ -30,7 +30,8 @@ class Engine:
 ENGINES = {
     engine.name: engine
     for engine in (
-        Engine("circuits", "engine_circuits", ("circuits",), note="this project"),
+        Engine("circuits", "engine_circuits", ("native",), note="this project, with its machine code"),
+        Engine("circuits-torch", "engine_circuits", ("torch",), note="this project through torch alone"),
         Engine(
             "libcirkit",
             "engine_libcirkit",

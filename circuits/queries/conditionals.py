@@ -51,7 +51,8 @@ def conditionals(
         below = log_up(compiled, weights, observed_rows(part, compiled, weights.dtype))
         return by_variable(compiled, log_derivatives(compiled, weights, below))
 
-    joint = for_each_sample(distribution, values, one_pass)
+    held = (compiled.num_rows + compiled.num_parameters) * max(1, distribution.batch_shape.numel())
+    joint = for_each_sample(distribution, values, one_pass, held=held)
     rest = logsumexp(joint, -1)
     _check_rest(rest)
     return posterior(joint, rest.unsqueeze(-1))

@@ -1,6 +1,7 @@
 """Likelihoods: of complete joint values, and of any evidence."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ from circuits.evidence import Evidence, EvidenceLike, observed_rows
 from circuits.layers import CompiledCircuit
 from circuits.likelihood import log_likelihood
 from circuits.passes import align, log_root, log_up
+from circuits.traced import traced_log_likelihood
 
 if TYPE_CHECKING:
     from circuits.distribution import CircuitDistribution
@@ -30,22 +32,31 @@ def log_prob(distribution: "CircuitDistribution", values: Int[Tensor, "*#shape v
         Shape (*sample, *batch); -inf for impossible values.
     Cost: one upward pass per sample.
     """
-    compiled = distribution.circuit.compiled
-    logits = distribution.logits
+    compiled, logits = distribution.circuit.compiled, distribution.logits
     shape = torch.broadcast_shapes(values.shape[:-1], distribution.batch_shape)
-    if logits.dim() == 1 or shape == distribution.batch_shape:
-        rows = observed_rows(values.expand(*shape, -1), compiled, logits.dtype)
-        return log_likelihood(compiled, logits, rows)
+    likelihood = partial(_likelihood, compiled, logits)
+    if shape == distribution.batch_shape:
+        return likelihood(values.expand(*shape, -1))
+    if logits.dim() == 1:
+        return for_each_sample(distribution, values, likelihood, held=compiled.num_values)
     weights = distribution.log_weights.unsqueeze(1)
 
     def one_pass(part: Tensor) -> Tensor:
         return log_root(compiled, weights, observed_rows(part, compiled, weights.dtype))
 
-    return for_each_sample(distribution, values, one_pass)
+    held = (compiled.num_rows + compiled.num_parameters) * max(1, distribution.batch_shape.numel())
+    return for_each_sample(distribution, values, one_pass, held=held)
+
+
+def _likelihood(compiled: CompiledCircuit, logits: Tensor, values: Tensor) -> Tensor:
+    rows = observed_rows(values, compiled, logits.dtype)
+    if torch.compiler.is_compiling():
+        return traced_log_likelihood(compiled.number, logits, rows)
+    return log_likelihood(compiled, logits, rows)
 
 
 def for_each_sample(
-    distribution: "CircuitDistribution", values: Tensor, one_pass: Callable[[Tensor], Tensor]
+    distribution: "CircuitDistribution", values: Tensor, one_pass: Callable[[Tensor], Tensor], *, held: int
 ) -> Tensor:
     """Broadcast joint values with the batch, and run a pass over as many samples at a time as memory allows.
 
@@ -53,19 +64,18 @@ def for_each_sample(
         distribution: batch shape (*batch).
         values: shape (*sample, *batch, variables), or anything that broadcasts to it.
         one_pass: (samples, *batch, variables) -> (samples, *batch, ...).
+        held: numbers that a pass holds per sample.
 
     Returns:
         Shape (*sample, *batch, ...).
     """
-    compiled = distribution.circuit.compiled
     batch = distribution.batch_shape
     shape = torch.broadcast_shapes(values.shape[:-1], batch)
     values = values.expand(*shape, values.shape[-1])
     depth = len(shape) - len(batch)
     samples = values.reshape(shape[:depth].numel(), *shape[depth:], values.shape[-1])
-    held = (compiled.num_rows + compiled.num_parameters) * max(1, shape[depth:].numel())
     size = max(1, _CHUNK // held)
-    if (torch.is_grad_enabled() and distribution.log_weights.requires_grad) or len(samples) <= size:
+    if (torch.is_grad_enabled() and distribution.logits.requires_grad) or len(samples) <= size:
         result = one_pass(samples)
     else:
         result = torch.cat([one_pass(part) for part in samples.split(size)])
@@ -86,19 +96,24 @@ def log_evidence(distribution: "CircuitDistribution", evidence: EvidenceLike) ->
         EvidenceError: malformed evidence.
     Cost: one upward pass, O(edges) per row.
     """
-    compiled, weights, rows = _upward(distribution, evidence)
-    return log_root(compiled, weights, rows)
+    logits = distribution.logits
+    rows = _evidence_rows(distribution, evidence)
+    if logits.dim() == 1 or logits.shape[:-1] == rows.shape[1:]:
+        return log_likelihood(distribution.circuit.compiled, logits, rows)
+    return log_root(*_aligned(distribution, rows))
 
 
 def upward(distribution: "CircuitDistribution", evidence: EvidenceLike) -> Tensor:
     """Return the log value of every row under evidence, shape (rows, *batch)."""
-    return log_up(*_upward(distribution, evidence))
+    return log_up(*_aligned(distribution, _evidence_rows(distribution, evidence)))
 
 
-def _upward(distribution: "CircuitDistribution", evidence: EvidenceLike) -> tuple[CompiledCircuit, Tensor, Tensor]:
+def _evidence_rows(distribution: "CircuitDistribution", evidence: EvidenceLike) -> Tensor:
+    logits, compiled = distribution.logits, distribution.circuit.compiled
+    return Evidence.of(evidence, compiled.cardinalities, dtype=logits.dtype, device=logits.device).rows(compiled)
+
+
+def _aligned(distribution: "CircuitDistribution", rows: Tensor) -> tuple[CompiledCircuit, Tensor, Tensor]:
     weights = distribution.log_weights
-    compiled = distribution.circuit.compiled
-    table = Evidence.of(evidence, compiled.cardinalities, dtype=weights.dtype, device=weights.device)
-    rows = table.rows(compiled)
     dims = max(weights.dim(), rows.dim())
-    return compiled, align(weights, dims), align(rows, dims)
+    return distribution.circuit.compiled, align(weights, dims), align(rows, dims)
