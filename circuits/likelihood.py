@@ -97,7 +97,7 @@ def _run(
 def _native(
     compiled: CompiledCircuit, logits: Tensor, values: Tensor, needed: _Needed
 ) -> tuple[Tensor, _Backward] | None:
-    if logits.dim() == 1 or not any(needed):
+    if not any(needed) or (logits.dim() == 1 and values.shape[1] > 1):
         result = native.log_likelihood(compiled, logits, values)
         return None if result is None else (result, partial(native.gradients, compiled, logits, values))
     # As below: forward and at once backward.
@@ -107,7 +107,8 @@ def _native(
 
 def _scaled(to_logits: Tensor, to_values: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Scale, in place, gradients (batch, parameters) and (values, batch) of each entry's own result."""
-    return to_logits.mul_(gradient.unsqueeze(1)), to_values.mul_(gradient)
+    to_logits.view(len(gradient), -1).mul_(gradient.unsqueeze(1))
+    return to_logits, to_values.mul_(gradient)
 
 
 def _shared_weights(

@@ -224,6 +224,11 @@ class Case:
         return torch.from_numpy(np.stack(np.unravel_index(drawn, self.cards), -1).reshape(2, *self.batch, self.n))
 
     @cached_property
+    def best(self) -> int:
+        """How many of the most probable joint values to ask for: up to 7, and no more than every batch row has."""
+        return min(7, int((self.joint > 0).sum(oracles.axes(self.joint, self.n)).min(initial=7)))
+
+    @cached_property
     def pairs(self) -> list[tuple[int, ...]]:
         """Up to three pairs of variables; empty for a single variable."""
         return [tuple(self.rng.sample(range(self.n), 2)) for _ in range(3)] if self.n > 1 else []
@@ -300,11 +305,10 @@ def _pair_tables(case: Case) -> torch.Tensor:
 
 
 def _best_probabilities(case: Case) -> torch.Tensor:
-    """Probability, by enumeration, of each of the values called best; zero where there are no more."""
-    values, _ = case.pi.m_best(7)
-    rows = np.indices((7, *case.batch), sparse=True)[1:]
-    found = case.joint[(*rows, *(values[..., v].clamp(min=0).numpy() for v in range(case.n)))]
-    return torch.from_numpy(np.where((values < 0).any(-1).numpy(), 0.0, found))
+    """Probability, by enumeration, of each of the values called best."""
+    values, _ = case.pi.m_best(case.best)
+    rows = np.indices((case.best, *case.batch), sparse=True)[1:]
+    return torch.from_numpy(np.asarray(case.joint[(*rows, *(values[..., v].numpy() for v in range(case.n)))]))
 
 
 @cache
@@ -368,12 +372,12 @@ QUERY_ROWS = (
     ),
     Query(
         "m_best",
-        lambda c: c.pi.m_best(7)[1],
-        lambda c: _log(oracles.best(c.joint, c.n, 7)),
+        lambda c: c.pi.m_best(c.best)[1],
+        lambda c: _log(oracles.best(c.joint, c.n, c.best)),
         True,
-        lambda pi: pi.m_best(7),
+        lambda pi: pi.m_best(2),
     ),
-    Query("m_best", _best_probabilities, lambda c: oracles.best(c.joint, c.n, 7), True, lambda pi: pi.m_best(7)),
+    Query("m_best", _best_probabilities, lambda c: oracles.best(c.joint, c.n, c.best), True, lambda pi: pi.m_best(2)),
     Query(
         "entropy_upper_bound",
         lambda c: (c.pi.entropy_upper_bound() >= torch.as_tensor(oracles.entropy(c.joint, c.n)) - 1e-10).double(),

@@ -53,7 +53,7 @@ def questions(pi: CircuitDistribution, mask: Tensor) -> Questions:
             "total_correlation": pi.total_correlation,
             "log_prob_variance": pi.log_prob_variance,
             "log_prob of the mode": lambda: pi.log_prob(pi.mode),
-            "m_best": lambda: pi.m_best(3)[1],
+            "m_best": lambda: pi.m_best(1)[1],
             "max_marginals": pi.max_marginals,
             "kl to itself": lambda: pi.kl_divergence(pi),
         }

@@ -45,7 +45,8 @@ class CircuitsAdapter(Adapter):
 
     def __init__(self, variant: str = "native") -> None:
         if variant == "torch":
-            native.disabled().__enter__()  # for as long as this process lives
+            self.without = native.disabled()  # kept: forgetting it would switch the machine code on again
+            self.without.__enter__()
         elif not native.is_available():
             raise RuntimeError("the machine code was not built: no C compiler when the package was installed")
 

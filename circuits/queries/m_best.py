@@ -25,15 +25,14 @@ def m_best(
 
     Args:
         distribution: batch shape (*batch).
-        count: how many values, at least 1; it may exceed the number of possible ones.
+        count: how many values, at least 1 and at most the number of possible ones.
 
     Returns:
-        Values, shape (count, *batch, variables), and log probabilities in nats, shape (count, *batch). Where a batch
-        row has fewer possible values, the tail has log probability -inf and values of -1. No gradient.
+        Values, shape (count, *batch, variables), and log probabilities in nats, shape (count, *batch). No gradient.
 
     Raises:
         NotTractableError: some sum is not deterministic; the message names it.
-        ValueError: `count` is less than 1.
+        ValueError: `count` is less than 1, or some batch row has fewer possible values; the message says how many.
     Requires: determinism.
     Cost: O(edges * count) to read, and to sort per product count * log(count) candidates and per sum at most
         count * min(children, count); one upward and one downward pass.
@@ -55,10 +54,22 @@ def m_best(
         log_weights = distribution.log_weights.detach().reshape(compiled.num_parameters, size)
         pairs = _useful_pairs(count, log_weights.device)
         log_probs, picks = _best_lists(compiled, log_weights, pairs, count)
-        values = _read_values(compiled, _ranks_used(compiled, picks, pairs, count, size))
-        values = torch.where(log_probs > NEGATIVE_INFINITY, values, -1).movedim(0, -1)
+        _check_enough(log_probs, count)
+        values = _read_values(compiled, _ranks_used(compiled, picks, pairs, count, size)).movedim(0, -1)
     batch = distribution.batch_shape
     return values.reshape(count, *batch, len(compiled.cardinalities)), log_probs.reshape(count, *batch)
+
+
+def _check_enough(log_probs: Tensor, count: int) -> None:
+    possible = (log_probs > NEGATIVE_INFINITY).sum(0)
+    if not possible.numel() or int(possible.min()) == count:
+        return
+    row = int(possible.argmin())
+    raise ValueError(
+        f"m_best was asked for {count} values, but only {int(possible[row])} are possible"
+        + (f" in batch row {row}" if len(possible) > 1 else "")
+        + "; ask for no more than that, or allow more by evidence."
+    )
 
 
 def _useful_pairs(count: int, device: torch.device) -> Tensor:

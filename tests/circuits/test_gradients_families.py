@@ -74,7 +74,7 @@ class Setting:
         values, log_probs = pi.m_best(3)
         assert not log_probs.requires_grad
         assert not pi.max_marginals().requires_grad
-        return pi.log_prob(values.clamp(min=0)).masked_fill(log_probs == -torch.inf, 0.0)
+        return pi.log_prob(values)
 
     def ask(self, question: Question, logits: Tensor) -> Tensor:
         return question(CircuitDistribution(self.circuit, logits))

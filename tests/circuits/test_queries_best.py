@@ -40,14 +40,16 @@ def test_more_values_than_there_are() -> None:
     pi = CircuitDistribution(c, normal_logits(2, c.num_parameters)).condition(
         torch.tensor([[[True, True, False], [True, True, True]], [[True, False, False], [True, False, True]]])
     )
-    values, log_probs = pi.m_best(8)
-    assert values.shape == (8, 2, 2)
-    assert (log_probs > -torch.inf).sum(0).tolist() == [6, 2]
-    assert (values[6:, 0] == -1).all()
-    assert (values[2:, 1] == -1).all()
-    assert sorted(values[:6, 0].tolist()) == [[i, j] for i in range(2) for j in range(3)]
-    assert sorted(values[:2, 1].tolist()) == [[0, 0], [0, 2]]
-    torch.testing.assert_close(log_probs.exp().sum(0), torch.ones(2, dtype=torch.float64))
+    with pytest.raises(ValueError, match="only 2 are possible in batch row 1"):
+        pi.m_best(8)
+    values, log_probs = pi.m_best(2)
+    assert sorted(values[:, 1].tolist()) == [[0, 0], [0, 2]]
+    torch.testing.assert_close(log_probs[:, 1].exp().sum(), torch.tensor(1.0, dtype=torch.float64))
+    everything, log_probs = CircuitDistribution(c, pi.logits[0]).m_best(6)
+    assert sorted(everything.tolist()) == [[i, j] for i in range(2) for j in range(3)]
+    torch.testing.assert_close(log_probs.exp().sum(), torch.tensor(1.0, dtype=torch.float64))
+    with pytest.raises(ValueError, match="only 6 are possible; ask for"):
+        CircuitDistribution(c, pi.logits[0]).m_best(7)
 
 
 def test_ties_are_broken_the_same_way_every_time() -> None:
@@ -161,9 +163,9 @@ def test_a_list_of_one_is_the_mode_and_empty_batches_give_empty_answers(family: 
 def test_variables_with_one_value_need_no_numbers() -> None:
     c = structures.mean_field([1, 1])
     pi = CircuitDistribution(c, torch.zeros(3, 0))
-    values, log_probs = pi.m_best(2)
-    assert values.tolist() == [[[0, 0]] * 3, [[-1, -1]] * 3]
-    assert log_probs.tolist() == [[0.0] * 3, [-torch.inf] * 3]
+    values, log_probs = pi.m_best(1)
+    assert values.tolist() == [[[0, 0]] * 3]
+    assert log_probs.tolist() == [[0.0] * 3]
     assert pi.max_marginals().tolist() == [[[0.0], [0.0]]] * 3
     assert pi.conditionals(torch.tensor([0, 0])).tolist() == [[[1.0], [1.0]]] * 3
     assert pi.log_prob_variance().tolist() == [0.0] * 3
