@@ -43,6 +43,7 @@ def all_checks() -> Iterator[Check]:
     """Yield all checks; none of them raises."""
     yield _python()
     yield _circuits()
+    yield _machine_code()
     yield from map(_package, ("torch", "numpy", "scipy", "safetensors", "matplotlib", "pillow"))
     yield from _torch_on_this_machine()
     yield _disk(Path.cwd())
@@ -86,6 +87,17 @@ def _circuits() -> Check:
     except Exception as problem:
         return Check("circuits", False, f"cannot be imported ({problem}); install spnpolicy again.")
     return check_circuits(module, [distribution.name for distribution in metadata.distributions() if distribution.name])
+
+
+def _machine_code() -> Check:
+    # Imported here, because `circuits` may be someone else's.
+    try:
+        from circuits import native
+    except ImportError:
+        return Check("machine code", False, "circuits cannot be imported; see above.")
+    if native.is_available():
+        return Check("machine code", True, "the likelihood kernels are compiled")
+    return Check("machine code", True, "none: no C compiler when installing; likelihoods run through torch, slower")
 
 
 def _package(name: str) -> Check:
