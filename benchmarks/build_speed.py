@@ -19,6 +19,7 @@ BUILDERS: dict[str, Callable[[], Circuit]] = {
     "decision_diagram": lambda: structures.decision_diagram(SIX * 3),
     "cutset": lambda: structures.cutset(SIX * 3),
     "random_binary": lambda: structures.random_binary(SIX, sums=10),
+    "latent_tree": lambda: structures.latent_tree(SIX * 10, states=8),
     "exactly": lambda: structures.exactly([2] * 300, 10),
     "mixture": lambda: structures.mixture(*(structures.markov_chain(SIX) for _ in range(12))),
 }
