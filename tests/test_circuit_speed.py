@@ -221,11 +221,11 @@ def test_wrong_options_are_refused(arguments: list[str], message: str, capsys: p
 
 
 def test_the_whole_program_with_our_engine_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--engines", "circuits", "--sizes", "6", "--batches", "2", "--layers", "cp", "--repeats", "1"]
+    arguments = ["--engines", "circuits-torch", "--sizes", "6", "--batches", "2", "--layers", "cp", "--repeats", "1"]
     assert load("circuit_speed").main([*arguments, "--seconds", "0.001", "--out", str(tmp_path)]) == 0
     assert "[  7/7] cp n=6 batch=2 own_gradient: circuits" in capsys.readouterr().out
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "python benchmarks/circuit_speed.py --engines circuits --sizes 6" in text
+    assert "python benchmarks/circuit_speed.py --engines circuits-torch --sizes 6" in text
     assert str(tmp_path) not in text
     assert {path.name for path in tmp_path.iterdir()} == {
         "README.md",

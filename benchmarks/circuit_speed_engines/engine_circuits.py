@@ -43,11 +43,11 @@ class CircuitsAdapter(Adapter):
 
     packages = ("spnpolicy",)
 
-    def __init__(self, variant: str = "native") -> None:
+    def __init__(self, variant: str = "as installed") -> None:
         if variant == "torch":
             self.without = native.disabled()  # kept: forgetting it would switch the machine code on again
             self.without.__enter__()
-        elif not native.is_available():
+        elif variant == "native" and not native.is_available():
             raise RuntimeError("the machine code was not built: no C compiler when the package was installed")
 
     def build(self, task: Task) -> Model:
