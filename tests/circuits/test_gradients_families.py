@@ -65,13 +65,15 @@ class Setting:
                 "log_prob_variance": lambda pi: pi.log_prob_variance(),
                 "kl_divergence": lambda pi: pi.kl_divergence(self.partner),
                 "reverse kl_divergence": lambda pi: self.partner.kl_divergence(pi),
-                "the best three, through log_prob": self.best_three,
+                "the best three, through log_prob": self.best,
             }
         return asked
 
-    def best_three(self, pi: CircuitDistribution) -> Tensor:
+    def best(self, pi: CircuitDistribution) -> Tensor:
         """`m_best` and `max_marginals` have no gradient of their own; that of their values goes through log_prob."""
-        values, log_probs = pi.m_best(3)
+        with torch.no_grad():
+            possible = (pi.log_prob(pi.enumerate_support(expand=False)) > -torch.inf).sum(0).min()
+        values, log_probs = pi.m_best(min(3, int(possible)))
         assert not log_probs.requires_grad
         assert not pi.max_marginals().requires_grad
         return pi.log_prob(values)
