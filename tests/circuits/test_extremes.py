@@ -10,21 +10,7 @@ from torch import Tensor
 
 from circuits import CircuitDistribution, Evidence, EvidenceError, ImpossibleEvidenceError, StructureError, structures
 from tests import strategies
-
-EXTREMES = (0.0, 1e-30, -1e-30, 50.0, -50.0, 1e4, -1e4, 3e38, -3e38, -torch.inf)
-
-
-def extreme_logits(circuit, picks: list[int], rows: int = 2) -> Tensor:
-    """Logits from the list of extremes; a node with nothing but -inf gets one zero."""
-    numbers = torch.tensor([EXTREMES[p % len(EXTREMES)] for p in picks])
-    count = rows * circuit.num_parameters
-    logits = numbers.repeat(-(-count // len(picks)))[:count].reshape(rows, circuit.num_parameters).clone()
-    for index in range(circuit.num_nodes):
-        where = circuit.parameters_of(index)
-        if where.stop > where.start:
-            own = logits[:, where]
-            own[(own == -torch.inf).all(-1), 0] = 0.0
-    return logits.requires_grad_()
+from tests.extremes import EXTREMES, extreme_logits
 
 
 def questions(pi: CircuitDistribution) -> dict[str, Callable[[], Tensor]]:
