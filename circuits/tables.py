@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from circuits.layers import Rows
+from circuits.layers import CompiledCircuit, Rows
 from circuits.passes import read
 from circuits.tables_plan import plan_tables
 from circuits.tables_steps import Contraction, Mix, Outer, TablePlan, Total
@@ -46,12 +46,20 @@ def joint_tables(distribution: "CircuitDistribution", scopes: Iterable[Sequence[
 
 def all_joint_tables(distribution: "CircuitDistribution", scopes: tuple[tuple[int, ...], ...]) -> Tensor:
     """Return the tables of `joint_tables` one after the other, shape (all entries, *batch)."""
-    compiled = distribution.circuit.compiled
+    return tables_from(distribution.circuit.compiled, scopes, distribution.flows, distribution.weights)
+
+
+def tables_from(
+    compiled: CompiledCircuit, scopes: tuple[tuple[int, ...], ...], flows: Tensor, weights: Tensor
+) -> Tensor:
+    """Return the tables of `all_joint_tables` from flows (rows, *batch) and weights (parameters, *batch).
+
+    Linear in the flows: its gradient there is what each row contributes by itself, given what lies below it.
+    """
     key = ("tables", scopes)
     if key not in compiled.cache:
         compiled.cache[key] = plan_tables(compiled, scopes)
     plan: TablePlan = compiled.cache[key]  # type: ignore[assignment]
-    flows, weights = distribution.flows, distribution.weights
     batch = flows.shape[1:]
     flat = (flows.shape[0], batch.numel())
     parts = plan.contractions

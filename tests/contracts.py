@@ -49,9 +49,20 @@ def _tree_size(cards: Cards, parents: list[int]) -> int:
     return sum(k * (cards[p] if p >= 0 else 1) for k, p in zip(cards, parents, strict=True) if k > 1)
 
 
-def _keep_set_size(cards: Cards, scopes: object = None, labels: int = 16) -> int:
+def _keep_set_size(cards: Cards, scopes: object = None, labels: int = 16, max_parameters: int = 10**9) -> int:
     regions = max(1, len(cards) - 1)
-    return regions * labels * labels + _mean_field_size(cards)
+    return min(max_parameters, regions * labels * labels + _mean_field_size(cards))
+
+
+def _clique_tree_size(cards: Cards, scopes: list[tuple[int, ...]] | None = None, order: list[int] | None = None) -> int:
+    tables = [{i, j} for i in range(len(cards)) for j in range(i)] if scopes is None else [set(s) for s in scopes]
+    size = 0
+    for variable in order or range(len(cards)):
+        touched = [table for table in tables if variable in table]
+        joined = set().union(*touched) | {variable}
+        size += prod(cards[v] for v in joined) if cards[variable] > 1 else 0
+        tables = [table for table in tables if variable not in table] + [joined - {variable}]
+    return size
 
 
 def _selective_size(cards: Cards, copies: int = 8, seed: int | None = None) -> int:
@@ -126,9 +137,27 @@ STRUCTURE_ROWS = (
     ),
     Structure(
         "keep_set",
-        ({}, {"labels": 1}, {"labels": 4}, {"labels": 36}, {"scopes": [(0,)], "labels": 9}),
+        (
+            {},
+            {"labels": 1},
+            {"labels": 4},
+            {"labels": 36},
+            {"scopes": [(0,)], "labels": 9},
+            {"labels": 36, "max_parameters": 20},
+        ),
         _keep_set_size,
         size_is_exact=False,
+    ),
+    Structure("clique_tree", ({},), _clique_tree_size),
+    Structure(
+        "clique_tree",
+        (
+            {"scopes": [(0, 1), (1, 2), (2, 3), (3, 0)], "order": [2, 0, 3, 1]},
+            {"scopes": [(0, 2, 3), (1,)]},
+            {"scopes": []},
+        ),
+        _clique_tree_size,
+        cards=((2, 3, 2, 4), (3, 1, 2, 2)),
     ),
     Structure("selective", tuple({"copies": c, "seed": None} for c in (1, 2, 3, 5, 8, 50)), _selective_size),
     Structure("selective", ({}, {"copies": 3, "seed": 7}), _selective_size, size_is_exact=False),

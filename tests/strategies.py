@@ -73,11 +73,21 @@ def keep_set(rng: Random, cards: Cards | None = None) -> Circuit:
 
 
 def keep_set_shapes(rng: Random, cards: Cards | None = None) -> Circuit:
-    """`keep_set` with each of its shapes named, up to 8 labels."""
+    """`keep_set` with each of its shapes named, up to 8 labels, couplings of their own and a limit on parameters."""
     cards = cards or cardinalities(rng)
     scopes = None if rng.random() < 0.2 else random_scopes(rng, len(cards))
     shape = rng.choice(["auto", "balanced", "chain"])
-    return structures.keep_set(cards, scopes, labels=rng.randint(1, 8), shape=shape)
+    strengths = None if scopes is None else [rng.random() for _ in scopes]
+    most = sum(cards) + rng.randint(0, 60) if rng.random() < 0.3 else None
+    return structures.keep_set(
+        cards, scopes, labels=rng.randint(1, 8), shape=shape, strengths=strengths, max_parameters=most
+    )
+
+
+def clique_tree(rng: Random, cards: Cards | None = None) -> Circuit:
+    cards = cards or cardinalities(rng)
+    scopes = None if rng.random() < 0.2 else random_scopes(rng, len(cards))
+    return structures.clique_tree(cards, scopes, order=rng.sample(range(len(cards)), len(cards)))
 
 
 def selective(rng: Random, cards: Cards | None = None) -> Circuit:
@@ -241,6 +251,7 @@ FAMILIES: dict[str, Callable[..., Circuit]] = {
     "tree": tree,
     "keep_set": keep_set,
     "keep_set_shapes": keep_set_shapes,
+    "clique_tree": clique_tree,
     "selective": selective,
     "decision_diagram": decision_diagram,
     "constraint": constraint,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from circuits.circuit import Circuit
+from circuits.structures.clique_tree import clique_tree
 from circuits.structures.combine import mixture
 from circuits.structures.constraints import all_different, exactly
 from circuits.structures.cutset import cutset
@@ -21,6 +22,7 @@ STRUCTURES: dict[str, Callable[..., Circuit]] = {
     "markov_chain": markov_chain,
     "tree": tree,
     "keep_set": keep_set,
+    "clique_tree": clique_tree,
     "selective": selective,
     "decision_diagram": decision_diagram,
     "cutset": cutset,
@@ -36,6 +38,7 @@ given circuits), `product` (of two), and the constraints `exactly` and `all_diff
 __all__ = [
     "STRUCTURES",
     "all_different",
+    "clique_tree",
     "cutset",
     "decision_diagram",
     "exactly",

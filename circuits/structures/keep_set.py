@@ -4,16 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product as assignments
 from math import prod
-from typing import Any
 
 import numpy as np
 
 from circuits.circuit import Circuit, CircuitBuilder
 from circuits.errors import StructureError
+from circuits.structures.region_trees import RegionTree, coupling_of, region_trees
 from circuits.variables import check_cardinalities
-
-_SPECTRAL_LIMIT = 512
-"""Most variables for which the spectral order is tried; its cost grows with their third power."""
 
 
 def keep_set(
@@ -22,6 +19,8 @@ def keep_set(
     *,
     labels: int = 16,
     shape: str = "auto",
+    strengths: Sequence[float] | None = None,
+    max_parameters: int | None = None,
 ) -> Circuit:
     """Return a deterministic circuit that keeps what couples each region of variables to the rest.
 
@@ -38,13 +37,16 @@ def keep_set(
         shape: "balanced" halves the variables again and again, so that passes take about 2 log2(n) steps; "chain"
             splits off one at a time, which needs the fewest labels on line-like scopes but takes 2 n steps;
             "auto" takes the one that loses less coupling.
+        strengths: how strong the coupling of each scope is, not negative; all equal when None.
+        max_parameters: most parameters; the weakest couplings are let go until the circuit fits. None: no limit.
 
     Returns:
         A circuit with at most sum over regions of labels(left) * labels(right) parameters, plus the values of
         variables that are not kept.
 
     Raises:
-        StructureError: labels below 1, an unknown shape, or a scope that names an unknown variable.
+        StructureError: labels below 1, an unknown shape, a scope that names an unknown variable, strengths that do
+            not fit the scopes, or fewer parameters allowed than mean field needs.
     Source: this project; it contains the structure of Shih and Ermon 2020 as the choice of the first variables.
     """
     cards = check_cardinalities(cardinalities)
@@ -52,9 +54,16 @@ def keep_set(
         raise StructureError(f"keep_set labels is {labels}; it must be at least 1.")
     if shape not in ("auto", "balanced", "chain"):
         raise StructureError(f"keep_set shape is {shape!r}; it must be 'auto', 'balanced' or 'chain'.")
-    coupling = _coupling(len(cards), scopes)
-    candidates = [_choose_labels(tree, cards, coupling, labels) for tree in _region_trees(coupling, shape)]
-    best = min(candidates, key=lambda regions: (round(regions.lost, 9), regions.size))
+    coupling = coupling_of(len(cards), scopes, strengths, "keep_set")
+    most = np.inf if max_parameters is None else max_parameters
+    if most < (least := sum(k for k in cards if k > 1)):
+        raise StructureError(f"keep_set max_parameters is {max_parameters}, but mean field alone has {least}.")
+    trees = region_trees(coupling, shape)
+    found = [_choose_labels(tree, cards, coupling, labels, 0.0) for tree in trees]
+    chosen = min(range(len(trees)), key=lambda i: (round(found[i].lost, 9), found[i].size))
+    best = found[chosen]
+    if best.size > most:
+        best = _fit_labels(trees[chosen], cards, coupling, labels, most)
     builder = CircuitBuilder(cards, name=f"keep_set(labels={labels})")
     units = _build(builder, best)
     return builder.build(units[()])
@@ -70,113 +79,43 @@ class _Region:
     lost: float
     """Coupling to the outside of variables that are not kept, summed over the region and its parts."""
     size: float
-    """Edges of the region and its parts."""
+    """Parameters of the region and its parts, at most."""
 
 
-_Tree = int | tuple[Any, Any]
-"""A variable, or a pair of trees."""
+def _fit_labels(tree: RegionTree, cards: tuple[int, ...], coupling: np.ndarray, labels: int, most: float) -> _Region:
+    """Choose labels so that the circuit fits: by bisection, the least coupling below which no variable is kept."""
+    low, high = 0.0, float(coupling.sum(1).max())
+    best = _choose_labels(tree, cards, coupling, labels, high)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        found = _choose_labels(tree, cards, coupling, labels, middle)
+        if found.size <= most:
+            best, high = found, middle
+        else:
+            low = middle
+    return best
 
 
-def _coupling(count: int, scopes: Iterable[Sequence[int]] | None) -> np.ndarray:
-    """Return how many scopes each pair of variables shares."""
-    if scopes is None:
-        return np.ones((count, count)) - np.eye(count)
-    weights = np.zeros((count, count))
-    for scope in scopes:
-        for variable in scope:
-            if not 0 <= variable < count:
-                raise StructureError(f"keep_set: scope {tuple(scope)} names variable {variable}, of {count}.")
-        members = np.array(sorted(set(scope)), dtype=np.int64)
-        weights[np.ix_(members, members)] += 1
-    np.fill_diagonal(weights, 0)
-    return weights
+_BISECTIONS = 16
 
 
-def _region_trees(coupling: np.ndarray, shape: str) -> list[_Tree]:
-    """Return trees to try: balanced halving and chains, over a spectral order and a smallest-boundary order."""
-    count = len(coupling)
-    orders = [_boundary_order(coupling), list(range(count))]
-    if count <= _SPECTRAL_LIMIT:
-        orders.insert(0, _spectral_order(coupling))
-    distinct = list(dict.fromkeys(map(tuple, orders)))
-    makers = {"balanced": [_balanced], "chain": [_chain], "auto": [_balanced, _chain]}[shape]
-    return [make(order, coupling) for order in distinct for make in makers]
-
-
-def _spectral_order(coupling: np.ndarray) -> list[int]:
-    """Order variables along the second eigenvector of the Laplacian, so that coupled ones are near."""
-    laplacian = np.diag(coupling.sum(0)) - coupling
-    # A tiny slope along the index breaks ties the same way on every machine.
-    slope = np.linspace(0, 1, len(coupling))
-    _, vectors = np.linalg.eigh(laplacian + 1e-6 * np.diag(slope))
-    fiedler = vectors[:, min(1, len(coupling) - 1)]
-    if fiedler @ (slope - slope.mean()) < 0:
-        fiedler = -fiedler
-    return np.argsort(np.round(fiedler, 6), kind="stable").tolist()
-
-
-def _boundary_order(coupling: np.ndarray) -> list[int]:
-    """Order variables so that the set placed so far has few variables coupled to the rest, greedily."""
-    count = len(coupling)
-    neighbours = [np.flatnonzero(row) for row in coupling > 0]
-    degree = np.array([len(own) for own in neighbours])
-    placed = np.zeros(count, dtype=np.bool_)
-    # Of each variable: links to variables not placed, links to placed ones, and how many of the latter it would close.
-    open_links, touches, closes = degree.copy(), np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
-    closable = np.zeros(count, dtype=np.bool_)
-    order: list[int] = []
-    for _ in range(count):
-        # Placing v adds v to the boundary unless it has no open links, and closes those whose last link it was.
-        growth = (open_links > 0) - closes
-        rank = (growth * (count + 1) - touches) * (count + 1) + degree
-        best = int(np.where(placed, np.iinfo(np.int64).max, rank).argmin())
-        placed[best] = True
-        order.append(best)
-        open_links[neighbours[best]] -= 1
-        touches[neighbours[best]] += 1
-        for variable in (*neighbours[best].tolist(), best):
-            now = bool(placed[variable] and open_links[variable] == 1)
-            if now != closable[variable]:
-                closes[neighbours[variable]] += 1 if now else -1
-                closable[variable] = now
-    return order
-
-
-def _balanced(order: Sequence[int], coupling: np.ndarray) -> _Tree:
-    """Halve the order where the cut is weakest, not far from the middle."""
-    if len(order) == 1:
-        return order[0]
-    middle = len(order) / 2
-    reach = max(0.5, len(order) / 8)
-    options = [cut for cut in range(1, len(order)) if abs(cut - middle) <= reach]
-    weights = coupling[np.ix_(order, order)]
-    cut = min(options, key=lambda cut: (weights[:cut, cut:].sum(), abs(cut - middle), -cut))
-    return _balanced(order[:cut], coupling), _balanced(order[cut:], coupling)
-
-
-def _chain(order: Sequence[int], coupling: np.ndarray) -> _Tree:
-    """Split off one variable at a time."""
-    tree: _Tree = order[0]
-    for variable in order[1:]:
-        tree = (tree, variable)
-    return tree
-
-
-def _choose_labels(tree: _Tree, cards: tuple[int, ...], coupling: np.ndarray, labels: int) -> _Region:
+def _choose_labels(
+    tree: RegionTree, cards: tuple[int, ...], coupling: np.ndarray, labels: int, weakest: float
+) -> _Region:
     """Choose each region's kept variables bottom-up: strongest outgoing coupling first, while the labels fit.
 
     Iterative, because a chain of 1,000 variables is a tree of depth 1,000.
     """
     done: list[_Region] = []
-    stack: list[tuple[_Tree, bool]] = [(tree, False)]
+    stack: list[tuple[RegionTree, bool]] = [(tree, False)]
     while stack:
         node, ready = stack.pop()
         if isinstance(node, int):
-            done.append(_label((node,), (node,), None, cards, coupling, labels))
+            done.append(_label((node,), (node,), None, cards, coupling, labels, weakest))
         elif ready:
             right, left = done.pop(), done.pop()
             variables = left.variables + right.variables
-            done.append(_label(variables, left.kept + right.kept, (left, right), cards, coupling, labels))
+            done.append(_label(variables, left.kept + right.kept, (left, right), cards, coupling, labels, weakest))
         else:
             stack += [(node, True), (node[1], False), (node[0], False)]
     return done.pop()
@@ -189,6 +128,7 @@ def _label(
     cards: tuple[int, ...],
     coupling: np.ndarray,
     labels: int,
+    weakest: float,
 ) -> _Region:
     outside = np.ones(len(cards), dtype=np.bool_)
     outside[list(variables)] = False
@@ -196,10 +136,13 @@ def _label(
     strength = dict(zip(variables, pull.tolist(), strict=True))
     kept: list[int] = []
     for variable in sorted(candidates, key=lambda v: (-strength[v], v)):
-        if strength[variable] > 0 and prod(cards[v] for v in kept) * cards[variable] <= labels:
+        if strength[variable] > weakest and prod(cards[v] for v in kept) * cards[variable] <= labels:
             kept.append(variable)
     lost = sum(strength.values()) - sum(strength[v] for v in kept)
-    size = float(cards[variables[0]]) if parts is None else _num_labels(parts[0], cards) * _num_labels(parts[1], cards)
+    if parts is None:
+        size = 0.0 if kept or cards[variables[0]] == 1 else float(cards[variables[0]])
+    else:
+        size = _num_labels(parts[0], cards) * _num_labels(parts[1], cards)
     for part in parts or ():
         lost, size = lost + part.lost, size + part.size
     return _Region(variables, tuple(sorted(kept)), parts, lost, size)
