@@ -1,14 +1,20 @@
 """Factors: a factor graph with numbers, a batch of functions of a joint assignment."""
 
 from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from circuits.errors import EvidenceError, StructureError
+from circuits.evidence import EvidenceLike
 from factor_q.graph import FactorGraph, Scope
 from factor_q.layout import agent_layout, check_values, common_shape, flatten_tables, index_layout, merge
+
+Temperature = float | Float[Tensor, "..."]
+"""Positive and finite: one number, or a tensor that broadcasts to one per batch row."""
 
 
 class Factors:
@@ -146,23 +152,53 @@ class Factors:
         mine = self._gather(moved.flatten(-2)).unflatten(-1, (len(own), len(actions))).sum(-2)
         return mine + self._gather(positions[..., others]).sum(-1, keepdim=True)
 
-    def max(self) -> tuple[Float[Tensor, "*batch"], Int[Tensor, "*batch variables"]]:
+    def condition(self, evidence: EvidenceLike) -> "Factors":
+        """Return the factors given evidence, over the same variables; `factor_q.queries.condition` says more."""
+        return _queries().condition(self, evidence)
+
+    def max(self, **options: Any) -> tuple[Float[Tensor, "*batch"], Int[Tensor, "*batch variables"]]:
         """Return the exact largest value and an assignment that has it; refuses when too wide.
 
-        `factor_q.max_assignment` says more, and takes an elimination order and a memory limit.
+        `factor_q.max_assignment` says more, and which options there are (order, max_entries, cutset, ...).
         """
-        from factor_q.elimination import max_assignment  # elimination.py imports this file
+        return _queries().max_assignment(self, **options)
 
-        return max_assignment(self)
-
-    def log_partition(self, temperature: float | Float[Tensor, "..."] = 1.0) -> Float[Tensor, "*batch"]:
+    def log_partition(self, temperature: Temperature = 1.0, **options: Any) -> Float[Tensor, "*batch"]:
         """Return log sum_u exp(f(u) / temperature), exact, in nats; refuses when too wide.
 
-        `factor_q.log_partition` says more, and takes an elimination order and a memory limit.
+        `factor_q.log_partition` says more, and which options there are (order, max_entries, cutset, ...).
         """
-        from factor_q.elimination import log_partition  # elimination.py imports this file
+        return _queries().log_partition(self, temperature, **options)
 
-        return log_partition(self, temperature)
+    def marginals(self, temperature: Temperature = 1.0, **options: Any) -> Float[Tensor, "*batch variables values"]:
+        """Return the Boltzmann probability of every value of every variable; see `factor_q.queries.marginals`."""
+        return _queries().marginals(self, temperature, **options)
+
+    def marginal(
+        self, variables: Sequence[int], temperature: Temperature = 1.0, **options: Any
+    ) -> Float[Tensor, "..."]:
+        """Return the Boltzmann probabilities of some variables together; see `factor_q.queries.marginal`."""
+        return _queries().marginal(self, variables, temperature, **options)
+
+    def max_marginals(self, **options: Any) -> Float[Tensor, "*batch variables values"]:
+        """Return the largest f for every value of every variable; see `factor_q.queries.max_marginals`."""
+        return _queries().max_marginals(self, **options)
+
+    def m_best(
+        self, count: int, **options: Any
+    ) -> tuple[Int[Tensor, "best *batch variables"], Float[Tensor, "best *batch"]]:
+        """Return the `count` best assignments and their values, best first; see `factor_q.queries.m_best`."""
+        return _queries().m_best(self, count, **options)
+
+    def sample(
+        self, sample_shape: Sequence[int] = (), temperature: Temperature = 1.0, **options: Any
+    ) -> Int[Tensor, "*points variables"]:
+        """Draw exact Boltzmann samples, shape (*sample_shape, *batch, n); see `factor_q.queries.sample`."""
+        return _queries().sample(self, sample_shape, temperature, **options)
+
+    def entropy(self, temperature: Temperature = 1.0, **options: Any) -> Float[Tensor, "*batch"]:
+        """Return the exact entropy of the Boltzmann distribution, in nats; see `factor_q.queries.entropy`."""
+        return _queries().entropy(self, temperature, **options)
 
     def detach(self) -> "Factors":
         """Return the same numbers cut off from the autograd graph."""
@@ -180,7 +216,8 @@ class Factors:
         """
         if not isinstance(other, Factors):
             return NotImplemented
-        batch = common_shape([self.batch_shape, other.batch_shape], "f + g")
+        same = self.batch_shape == other.batch_shape
+        batch = self.batch_shape if same else common_shape([self.batch_shape, other.batch_shape], "f + g")
         if self._graph == other._graph:
             return Factors.from_flat(self._graph, self._flat + other._flat)
         merged, positions = merge(self._graph, other._graph, self.device)
@@ -229,7 +266,10 @@ class Factors:
         Samples are moved beside the picks, because the gradient of a gather has the shape of its source:
         gathering from an expanded `flat` would write samples x entries numbers.
         """
-        shape = common_shape([positions.shape[:-1], self.batch_shape], "values and factors")
+        shape = positions.shape[:-1]
+        # The first call of torch.broadcast_shapes in a process takes a fifth of a second: it imports sympy.
+        if shape[len(shape) - len(self.batch_shape) :] != self.batch_shape:
+            shape = common_shape([shape, self.batch_shape], "values and factors")
         num_batch, num_sample = len(self.batch_shape), len(shape) - len(self.batch_shape)
         batch, picks = shape[num_sample:], positions.shape[-1]
         to_back = (*range(num_sample, len(shape)), *range(num_sample), len(shape))
@@ -237,3 +277,10 @@ class Factors:
         index = positions.expand(*shape, picks).permute(to_back).flatten(num_batch)
         found = self._flat.expand(*batch, -1).gather(-1, index)
         return found.unflatten(-1, (*shape[:num_sample], picks)).permute(to_front)
+
+
+def _queries() -> ModuleType:
+    """Return the queries, which import this file."""
+    from factor_q import queries
+
+    return queries

@@ -3,12 +3,21 @@
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from random import Random
 from typing import Literal
 
 from circuits.errors import StructureError
 from factor_q.graph import FactorGraph, Scope
 
 Heuristic = Literal["best", "min_fill", "min_degree"]
+Order = Sequence[int] | Heuristic | None
+"""A permutation of the variables, a way to find one, or None for the best one found."""
+
+_MANY_ENTRIES, _HOPELESS_ENTRIES = 2**21, 2**45
+"""Between these numbers of entries of joined tables a longer search for an order pays."""
+_MOST_TRIES = 16
+_TRIED_VARIABLES = 4000
+"""Limits of that search: orders tried, and the sum of their lengths."""
 
 
 def elimination_order(graph: FactorGraph, heuristic: Heuristic = "best") -> tuple[int, ...]:
@@ -18,7 +27,8 @@ def elimination_order(graph: FactorGraph, heuristic: Heuristic = "best") -> tupl
         graph: the scopes.
         heuristic: "min_fill" takes next the variable whose elimination joins the fewest new pairs (then the
             smallest table), "min_degree" the smallest table, ties going to the lowest index; "best" compares
-            both and the order 0, 1, 2, ... (hard to beat on grids) by the entries of all joined tables.
+            both and the order 0, 1, 2, ... (hard to beat on grids) by the entries of all joined tables, and where
+            these are many also "min_fill" with ties broken otherwise. Equal graphs get equal orders.
 
     Raises:
         StructureError: the heuristic has another name.
@@ -29,16 +39,10 @@ def elimination_order(graph: FactorGraph, heuristic: Heuristic = "best") -> tupl
         >>> elimination_order(FactorGraph([2, 2, 2], [(0, 1), (0, 2)]))
         (1, 0, 2)
     """
-    if heuristic == "best":
-        return _best_order(graph)
-    if heuristic not in ("min_fill", "min_degree"):
-        raise StructureError(
-            f"elimination_order: the heuristic {heuristic!r} is not 'best', 'min_fill' or 'min_degree'."
-        )
-    return _greedy_order(graph, heuristic == "min_fill")
+    return _found_order(graph, heuristic, ())
 
 
-def elimination_width(graph: FactorGraph, order: Sequence[int] | None = None) -> int:
+def elimination_width(graph: FactorGraph, order: Order = None) -> int:
     """Return the induced width, the most variables that a message depends on; None is the best order found.
 
     Raises:
@@ -47,7 +51,7 @@ def elimination_width(graph: FactorGraph, order: Sequence[int] | None = None) ->
     return max((len(clique) - 1 for clique in elimination_cliques(graph, order)), default=0)
 
 
-def largest_table(graph: FactorGraph, order: Sequence[int] | None = None) -> int:
+def largest_table(graph: FactorGraph, order: Order = None) -> int:
     """Return the entries per batch row of the largest joined table; None is the best order found.
 
     Raises:
@@ -57,10 +61,11 @@ def largest_table(graph: FactorGraph, order: Sequence[int] | None = None) -> int
     return max(sizes, default=1)
 
 
-def elimination_cliques(graph: FactorGraph, order: Sequence[int] | None = None) -> list[Scope]:
+def elimination_cliques(graph: FactorGraph, order: Order = None) -> list[Scope]:
     """Return for each variable, in elimination order, itself and the variables that its message depends on.
 
-    The message's variables are sorted by when they are eliminated. None means the best order found.
+    The message's variables are sorted by when they are eliminated; those with a single value connect nothing and
+    are left out. None means the best order found.
 
     Raises:
         StructureError: order is not a permutation of the variables.
@@ -68,7 +73,8 @@ def elimination_cliques(graph: FactorGraph, order: Sequence[int] | None = None) 
     order = checked_order(graph, order)
     position = {variable: i for i, variable in enumerate(order)}
     buckets: list[set[int]] = [set() for _ in order]
-    for scope in graph.scopes:
+    for whole in graph.scopes:
+        scope = [variable for variable in whole if graph.cardinalities[variable] > 1]
         if scope:
             buckets[min(position[variable] for variable in scope)].update(scope)
     cliques: list[Scope] = []
@@ -80,15 +86,18 @@ def elimination_cliques(graph: FactorGraph, order: Sequence[int] | None = None) 
     return cliques
 
 
-def checked_order(graph: FactorGraph, order: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the order as a tuple, the best order found for None, or raise when it is not a permutation."""
-    if order is None:
-        return elimination_order(graph)
+def checked_order(graph: FactorGraph, order: Order, kept: Scope = ()) -> tuple[int, ...]:
+    """Return a permutation of the variables, or raise when `order` is none.
+
+    Variables that are to be kept come last, in the order in which they are kept.
+    """
+    if order is None or isinstance(order, str):
+        return _found_order(graph, order or "best", kept)
     if sorted(order) != list(range(graph.num_variables)):
         raise StructureError(
             f"the elimination order {tuple(order)} must name each of {graph.num_variables} variables once."
         )
-    return tuple(order)
+    return (*(variable for variable in order if variable not in kept), *kept)
 
 
 def table_size(graph: FactorGraph, variables: Sequence[int]) -> int:
@@ -96,18 +105,43 @@ def table_size(graph: FactorGraph, variables: Sequence[int]) -> int:
     return math.prod(graph.cardinalities[variable] for variable in variables)
 
 
-@lru_cache(maxsize=256)
-def _best_order(graph: FactorGraph) -> tuple[int, ...]:
-    orders = [_greedy_order(graph, True), _greedy_order(graph, False), tuple(range(graph.num_variables))]
-    cliques = ((elimination_cliques(graph, order), order) for order in orders)
-    entries = [(sum(table_size(graph, clique) for clique in found), order) for found, order in cliques]
-    return min(entries, key=lambda pair: pair[0])[1]
+def _found_order(graph: FactorGraph, heuristic: str, kept: Scope) -> tuple[int, ...]:
+    """Search an order, with the kept variables last."""
+    if heuristic == "best":
+        return _best_order(graph, kept)
+    if heuristic not in ("min_fill", "min_degree"):
+        raise StructureError(
+            f"elimination_order: the heuristic {heuristic!r} is not 'best', 'min_fill' or 'min_degree'."
+        )
+    return _greedy_order(graph, heuristic == "min_fill", kept)
 
 
 @lru_cache(maxsize=256)
-def _greedy_order(graph: FactorGraph, count_fill: bool) -> tuple[int, ...]:
-    search = _GreedySearch(graph, count_fill)
-    return tuple(search.eliminate_best() for _ in range(graph.num_variables))
+def _best_order(graph: FactorGraph, kept: Scope) -> tuple[int, ...]:
+    raster = (*(variable for variable in range(graph.num_variables) if variable not in kept), *kept)
+    orders = [_greedy_order(graph, True, kept), _greedy_order(graph, False, kept), raster]
+    least, best = min(((_entries(graph, order, kept), order) for order in orders), key=lambda pair: pair[0])
+    # Ties are many and decide much: other choices halve the tables again and again on irregular graphs.
+    pays = _MANY_ENTRIES < least < _HOPELESS_ENTRIES
+    tries = min(_MOST_TRIES, _TRIED_VARIABLES // max(1, graph.num_variables)) if pays else 0
+    for seed in range(1, tries + 1):
+        order = _greedy_order(graph, True, kept, seed)
+        entries = _entries(graph, order, kept)
+        if entries < least:
+            least, best = entries, order
+    return best
+
+
+def _entries(graph: FactorGraph, order: tuple[int, ...], kept: Scope) -> int:
+    """Return the entries of all joined tables."""
+    cliques = elimination_cliques(graph, order)[: len(order) - len(kept)]
+    return sum(table_size(graph, clique) for clique in cliques)
+
+
+@lru_cache(maxsize=256)
+def _greedy_order(graph: FactorGraph, count_fill: bool, kept: Scope, seed: int = 0) -> tuple[int, ...]:
+    search = _GreedySearch(graph, count_fill, kept, seed)
+    return (*(search.eliminate_best() for _ in range(graph.num_variables - len(kept))), *kept)
 
 
 class _GreedySearch:
@@ -116,7 +150,7 @@ class _GreedySearch:
     Scores are kept up to date instead of recomputed: a variable without fill changes its neighbours only.
     """
 
-    def __init__(self, graph: FactorGraph, count_fill: bool) -> None:
+    def __init__(self, graph: FactorGraph, count_fill: bool, kept: Scope, seed: int) -> None:
         self._cardinalities = graph.cardinalities
         self._neighbors = [0] * graph.num_variables
         self._sizes = list(graph.cardinalities)
@@ -126,10 +160,15 @@ class _GreedySearch:
             for variable in scope:
                 self._join(variable, scope)
         self._fill = [self._missing_pairs(variable) for variable in self._remaining]
+        self._remaining.difference_update(kept)
+        self._ranks = list(range(graph.num_variables))
+        if seed:
+            Random(seed).shuffle(self._ranks)  # noqa: S311 - ties, not secrets
+        self._seed = seed
 
     def eliminate_best(self) -> int:
         """Remove the best variable, join its neighbours, and return it."""
-        best = min(self._remaining, key=lambda variable: (self._fill[variable], self._sizes[variable], variable))
+        best = min(self._remaining, key=self._score)
         neighbors = _members(self._neighbors[best])
         self._remaining.remove(best)
         for neighbor in neighbors:
@@ -140,6 +179,11 @@ class _GreedySearch:
         if self._fill[best] or not self._count_fill:
             self._fill_in(neighbors)
         return best
+
+    def _score(self, variable: int) -> tuple[int, int, int]:
+        """Return what makes a variable good to eliminate next: small numbers. Every other search looks at fill only."""
+        size = 0 if self._seed % 2 else self._sizes[variable]
+        return self._fill[variable], size, self._ranks[variable]
 
     def _fill_in(self, clique: list[int]) -> None:
         """Join all pairs of a clique and bring the scores around it up to date."""

@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 import time
 
 import factor_oracle as oracle
@@ -250,9 +252,10 @@ def test_the_limit_counts_all_batch_rows_exactly():
     graph = factor_q.complete([3] * 4)
     flat = torch.zeros(10, graph.num_entries)
     joined, messages = [81, 27, 9, 3], [27, 9, 3, 1]
-    held = 10 * (joined[0] + sum(messages))
     f = Factors.from_flat(graph, flat)
-    for query in (factor_q.max_assignment, factor_q.log_partition):
+    # The first step holds most: its joined table and its message. The maximum remembers one byte per message entry.
+    live = 10 * (joined[0] + messages[0])
+    for query, held in ((factor_q.log_partition, live), (factor_q.max_assignment, live + 10 * sum(messages) // 4)):
         assert query(f, max_entries=held) is not None
         with pytest.raises(NotTractableError, match="induced width 3"):
             query(f, max_entries=held - 1)
@@ -261,3 +264,59 @@ def test_the_limit_counts_all_batch_rows_exactly():
     assert factor_q.log_partition(f, max_entries=10 * sum(joined)).requires_grad
     with pytest.raises(NotTractableError, match="81 for each of 10 batch rows"):
         factor_q.log_partition(f, max_entries=10 * sum(joined) - 1)
+
+
+def test_large_tables_in_slices_equal_small_ones():
+    """A joined table of 2^20 entries is made in slices; another order makes small ones only."""
+    star = FactorGraph([3] + [2] * 20, [(0, i) for i in range(1, 21)] + [(i,) for i in range(21)])
+    f = Factors.from_flat(star, torch.randn(star.num_entries, generator=torch.Generator().manual_seed(3), dtype=DOUBLE))
+    worst = range(21)
+    assert factor_q.largest_table(star, worst) == 3 * 2**20
+    assert close(factor_q.log_partition(f, order=worst).item(), f.log_partition().item())
+    value, argmax = factor_q.max_assignment(f, order=worst)
+    assert close(value.item(), f.max()[0].item())
+    assert torch.equal(argmax, f.max()[1])
+    draws = f.sample((2000,), order=worst, generator=torch.Generator().manual_seed(4))
+    share = torch.stack([(draws == x).double().mean(0) for x in range(3)], -1)
+    assert torch.allclose(share, f.marginals(), atol=0.06)  # five standard deviations
+
+
+def test_messages_over_the_same_variables_are_added_before_they_pile_up():
+    """Twenty variables that each see the same twelve: twenty equal messages, of which one is held."""
+    graph = FactorGraph([2] * 32, [(i, j) for i in range(20) for j in range(20, 32)])
+    f = Factors.from_flat(graph, torch.randn(graph.num_entries, generator=torch.Generator().manual_seed(5)))
+    order = range(32)
+    assert torch.isfinite(factor_q.log_partition(f, order=order, max_entries=2**15))
+    flat = f.flat.double().requires_grad_()
+    (slope,) = torch.autograd.grad(Factors.from_flat(graph, flat).log_partition(), flat)
+    pairs = slope.reshape(-1, 2, 2)
+    assert torch.allclose(pairs.sum((1, 2)), torch.ones(240, dtype=DOUBLE))
+    assert torch.allclose(f.to(dtype=DOUBLE).marginal((3, 21)), dict(zip(graph.scopes, pairs, strict=True))[(3, 21)])
+
+
+def test_where_autograd_has_too_little_room_joined_tables_are_made_twice():
+    graph = factor_q.ring([4] * 40)
+    flat = torch.randn(3, graph.num_entries, generator=torch.Generator().manual_seed(6), dtype=DOUBLE)
+    whole, tight = flat.clone().requires_grad_(), flat.clone().requires_grad_()
+    needed = 3 * sum([64] * 38 + [16, 4])
+    factor_q.log_partition(Factors.from_flat(graph, whole), max_entries=needed).sum().backward()
+    factor_q.log_partition(Factors.from_flat(graph, tight), max_entries=needed // 2).sum().backward()
+    assert torch.allclose(whole.grad, tight.grad, rtol=0, atol=1e-12)
+    with pytest.raises(NotTractableError):
+        factor_q.log_partition(Factors.from_flat(graph, tight), max_entries=needed // 5)
+
+
+@pytest.mark.parametrize("order", ["best", "min_fill", "min_degree"])
+def test_orders_by_name(order):
+    f = build(oracle.random_instance(3))
+    assert torch.equal(factor_q.max_assignment(f, order=order)[0], f.max()[0])
+    assert torch.allclose(factor_q.log_partition(f, order=order), f.log_partition())
+
+
+def test_the_first_maximum_of_a_process_does_not_load_sympy():
+    program = (
+        "import sys, torch, factor_q; g = factor_q.ring([4] * 30);"
+        "factor_q.Factors.from_flat(g, torch.randn(g.num_entries)).max(); print('sympy' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"

@@ -1,0 +1,107 @@
+"""The log-partition function, exactly."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.numerics import NEGATIVE_INFINITY, logsumexp
+from factor_q.cutset import DEFAULT_MAX_ASSIGNMENTS, Cutset, Held, over_assignments, resolve_cutset
+from factor_q.elimination import DEFAULT_MAX_ENTRIES, check_memory, log_sum, upward
+from factor_q.factors import Factors, Temperature
+from factor_q.graph import FactorGraph
+from factor_q.ordering import Order
+from factor_q.plan import make_plan, peak, sizes
+from factor_q.queries.temperature import tempered
+
+
+def log_partition(
+    factors: Factors,
+    temperature: Temperature = 1.0,
+    *,
+    order: Order = None,
+    max_entries: int = DEFAULT_MAX_ENTRIES,
+    cutset: Cutset = None,
+    max_assignments: int = DEFAULT_MAX_ASSIGNMENTS,
+) -> Float[Tensor, "*batch"]:
+    """Return log sum_u exp(f(u) / temperature), the log-partition function.
+
+    Its gradient with respect to a table is the marginal distribution of that table's variables under the
+    Boltzmann distribution, divided by the temperature.
+
+    Args:
+        factors: tables of any arity; -inf entries are forbidden.
+        temperature: positive and finite; one number, or a tensor that broadcasts to one per batch row.
+        order: elimination order, a permutation of the variables or the name of a heuristic; None uses
+            `elimination_order`.
+        max_entries: most table entries to hold at once, all batch rows together. Without gradients the live
+            messages and a slice of a joined table count, with them every joined table; where these do not fit,
+            only the messages are held and each joined table is made again in the backward pass.
+        cutset: variables to fix one assignment after the other, which makes the rest narrower; "auto" chooses
+            them where elimination alone would not fit. With gradients each part is computed again.
+        max_assignments: most assignments of the cutset to loop over.
+
+    Returns:
+        Nats, shape (*batch,), differentiable. When every assignment is forbidden: -inf, with zero gradient.
+
+    Raises:
+        NotTractableError: the tables would exceed `max_entries`, or the loop `max_assignments`; raised before work.
+        StructureError: the temperature is not positive, order is not a permutation of the variables, or the cutset
+            not a set of them.
+    Cost: O(n k^(width + 1)) per batch row, of the narrower rest for each assignment of a cutset.
+    Source: Koller & Friedman 2009, sections 9.3 and 9.5.
+
+    Example:
+        >>> import torch
+        >>> from factor_q import FactorGraph
+        >>> f = Factors(FactorGraph([2, 2], [(0, 1)]), [torch.zeros(2, 2)])
+        >>> round(log_partition(f).exp().item(), 4)
+        4.0
+    """
+    cooled = tempered(factors, temperature, "log_partition")
+    limits = {"max_entries": max_entries, "max_assignments": max_assignments}
+    held = _held_by_autograd(max_entries) if _records(cooled) else _held
+    fixed = resolve_cutset(cooled, cutset, order, held, **limits)
+
+    def part(slices: Factors) -> Tensor:
+        return _eliminate(slices, order, max_entries)
+
+    if not fixed:
+        return part(cooled)
+    return logsumexp(over_assignments(cooled, fixed, part, held, order=order, max_entries=max_entries), 0)
+
+
+def _records(factors: Factors) -> bool:
+    """Return whether gradients are recorded."""
+    return torch.is_grad_enabled() and factors.flat.requires_grad
+
+
+def _held(graph: FactorGraph, order: Order, batch: int) -> int:
+    """Return the entries that are held at once without gradients."""
+    return peak(graph, order, batch=batch)
+
+
+def _held_by_autograd(max_entries: int) -> Held:
+    """Return what is held with gradients: every joined table or, where these exceed the limit, the messages."""
+
+    def held(graph: FactorGraph, order: Order, batch: int) -> int:
+        size = sizes(graph, order)
+        whole, again = size.total * batch, (size.messages + 3 * size.largest) * batch
+        return whole if whole <= max_entries else min(whole, again)
+
+    return held
+
+
+def _eliminate(factors: Factors, order: Order, max_entries: int) -> Tensor:
+    """Return the log-partition function at temperature 1."""
+    graph, batch = factors.graph, math.prod(factors.batch_shape)
+    records = _records(factors)
+    held = _held_by_autograd(max_entries) if records else _held
+    check_memory(factors, order, held(graph, order, batch), max_entries)
+    recompute = records and sizes(graph, order).total * batch > max_entries
+    plan = make_plan(graph, order)
+    up = upward(plan, factors.flat, lambda joint: (log_sum(joint),), recompute=recompute)
+    total = up.root.reshape(factors.batch_shape)
+    # One impossible part of a disconnected graph makes a row impossible: its other parts get no gradient either.
+    return total.masked_fill(total == NEGATIVE_INFINITY, NEGATIVE_INFINITY)

@@ -1,0 +1,141 @@
+"""The m best assignments, exactly."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.numerics import NEGATIVE_INFINITY
+from factor_q.elimination import DEFAULT_MAX_ENTRIES
+from factor_q.factors import Factors
+from factor_q.ordering import Order
+from factor_q.queries.condition import add_log_weights
+from factor_q.queries.marginals import both_passes
+from factor_q.queries.max_marginals import max_marginals
+from factor_q.queries.maximum import max_assignment
+
+
+def m_best(
+    factors: Factors, count: int, *, order: Order = None, max_entries: int = DEFAULT_MAX_ENTRIES
+) -> tuple[Int[Tensor, "best *batch variables"], Float[Tensor, "best *batch"]]:
+    """Return the `count` assignments of largest f and their values, best first.
+
+    The assignments not yet listed are kept in parts, each with its best assignment known and listed. The
+    max-marginals of a part say what its second-best value is and which value of which variable leads to it; that
+    part is split by it in two. Batch rows go in lockstep.
+
+    Args:
+        factors: tables of any arity; -inf entries are forbidden.
+        count: how many assignments, at least 1 and at most the number of possible ones.
+        order: as in `factor_q.max_assignment`.
+        max_entries: most table entries to hold at once, as in `factor_q.queries.marginals`; rows that do not fit
+            together take turns.
+
+    Returns:
+        Values of the variables, shape (count, *batch, n), and values of f, shape (count, *batch), differentiable
+        in the entries that they use. Among assignments whose values are equal up to rounding any may come first.
+
+    Raises:
+        ValueError: `count` is less than 1, or some batch row has fewer possible values; the message says how many.
+        NotTractableError: the tables would exceed `max_entries`; raised before they are made.
+        StructureError: order is not a permutation of the variables.
+    Cost: per assignment two passes up and one pass down, of twice the batch rows.
+    Source: Nilsson 1998; Yanover & Weiss 2004 (max-marginals find the best split).
+
+    Example:
+        >>> from factor_q import FactorGraph
+        >>> f = Factors(FactorGraph([2, 2], [(0, 1)]), [torch.tensor([[0.0, 5.0], [1.0, 2.0]])])
+        >>> values, value = m_best(f, 3)
+        >>> values.tolist(), value.tolist()
+        ([[0, 1], [1, 1], [1, 0]], [5.0, 2.0, 1.0])
+    """
+    if count < 1:
+        raise ValueError(f"m_best needs a count of at least 1, not {count}.")
+    graph, batch = factors.graph, factors.batch_shape
+    with torch.no_grad():
+        flat = factors.flat.detach().reshape(math.prod(batch), graph.num_entries)
+        listed = _listed(Factors.from_flat(graph, flat), count, order, max_entries)
+    values = listed.reshape(count, *batch, graph.num_variables)
+    found = factors(values)
+    # Rounding in the passes can swap assignments whose values are almost equal.
+    found, places = found.sort(dim=0, descending=True, stable=True)
+    return values.gather(0, places.unsqueeze(-1).expand_as(values)), found
+
+
+class _Parts(NamedTuple):
+    """Disjoint sets of assignments, by row: (parts, rows, ...)."""
+
+    allowed: Tensor
+    """The values that each variable may take, (parts, rows, n, k)."""
+    best: Tensor
+    """The assignment already listed, (parts, rows, n)."""
+    second: Tensor
+    """The value of the best other one, (parts, rows)."""
+    split: Tensor
+    """The position (variable, value) in (n x k) that leads to it, (parts, rows)."""
+
+
+def _listed(factors: Factors, count: int, order: Order, max_entries: int) -> Tensor:
+    """Return the assignments, shape (count, rows, n), for factors with one batch axis."""
+    (rows,) = factors.batch_shape
+    n, longest = factors.graph.num_variables, max(factors.cardinalities, default=0)
+    value, first = max_assignment(factors, order=order, max_entries=max_entries)
+    _check_enough(value, 0, count)
+    if count == 1 or not n or not rows:
+        if count > 1 and rows:
+            _check_enough(torch.full_like(value, NEGATIVE_INFINITY), 1, count)
+        return first.expand(count, rows, n)
+    parts = _Parts(
+        torch.ones(count, rows, n, longest, dtype=torch.bool, device=factors.device),
+        first.expand(count, rows, n).clone(),
+        value.new_full((count, rows), NEGATIVE_INFINITY),
+        first.new_zeros(count, rows),
+    )
+    parts.second[0], parts.split[0] = _second(factors, parts.best[0], order, max_entries)
+    row = torch.arange(rows, device=factors.device)
+    for number in range(1, count):
+        value, source = parts.second.max(0)
+        _check_enough(value, number, count)
+        chosen = parts.split[source, row].unsqueeze(-1)
+        # The source keeps its listed assignment and loses the value of the split; the new part has only that value.
+        rest = parts.allowed[source, row].flatten(1)
+        only = rest & ~(torch.arange(n * longest, device=row.device) // longest == chosen // longest)
+        parts.allowed[source, row] = rest.scatter(1, chosen, False).unflatten(1, (n, longest))
+        parts.allowed[number] = only.scatter(1, chosen, True).unflatten(1, (n, longest))
+        both = torch.stack([parts.allowed[source, row], parts.allowed[number]])
+        given = add_log_weights(factors, torch.where(both, 0.0, NEGATIVE_INFINITY).to(factors.dtype))
+        new = Factors.from_flat(given.graph, given.flat[1])
+        _, parts.best[number] = max_assignment(new, order=order, max_entries=max_entries)
+        best = torch.cat([parts.best[source, row], parts.best[number]])
+        second, split = _second(Factors.from_flat(given.graph, given.flat.flatten(0, 1)), best, order, max_entries)
+        parts.second[source, row], parts.second[number] = second.split(rows)
+        parts.split[source, row], parts.split[number] = split.split(rows)
+    return parts.best
+
+
+def _second(factors: Factors, best: Tensor, order: Order, max_entries: int) -> tuple[Tensor, Tensor]:
+    """Return the largest max-marginal off the best assignments (rows, n), and its position in (n x k)."""
+    one = Factors.from_flat(factors.graph, factors.flat[:1])
+    size = max(1, max_entries // max(1, both_passes(one, order)))
+    values, positions = [], []
+    for flat, listed in zip(factors.flat.split(size), best.split(size), strict=True):
+        reachable = max_marginals(Factors.from_flat(factors.graph, flat), order=order, max_entries=max_entries)
+        others = reachable.scatter(-1, listed.unsqueeze(-1), NEGATIVE_INFINITY)
+        value, position = others.flatten(-2).max(-1)
+        values.append(value)
+        positions.append(position)
+    return torch.cat(values), torch.cat(positions)
+
+
+def _check_enough(value: Tensor, number: int, count: int) -> None:
+    """Raise when some row has no further assignment."""
+    missing = (value == NEGATIVE_INFINITY).nonzero().flatten()
+    if not len(missing):
+        return
+    where = f" in batch row {int(missing[0])}" if len(value) > 1 else ""
+    raise ValueError(
+        f"m_best was asked for {count} assignments, but only {number} are possible{where}; ask for no more than "
+        "that, or allow more."
+    )

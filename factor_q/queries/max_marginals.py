@@ -1,0 +1,44 @@
+"""Max-marginals: how good each value of each variable can get when the others play along."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from factor_q.elimination import DEFAULT_MAX_ENTRIES, MAX_SUM, by_variable, check_memory, upward
+from factor_q.factors import Factors
+from factor_q.ordering import Order
+from factor_q.plan import make_plan
+from factor_q.queries.marginals import both_passes
+
+
+def max_marginals(
+    factors: Factors, *, order: Order = None, max_entries: int = DEFAULT_MAX_ENTRIES
+) -> Float[Tensor, "*batch variables values"]:
+    """Return max f(u) over all u with u_i = x, for every variable i and value x.
+
+    Args:
+        factors: tables of any arity; -inf entries are forbidden.
+        order: as in `factor_q.max_assignment`.
+        max_entries: most table entries to hold at once, as in `factor_q.queries.marginals`.
+
+    Returns:
+        Shape (*batch, n, max cardinality); -inf for impossible values and beyond a variable's own. Each variable's
+        largest entry is the maximum of f. Differentiable where the maximisers are unique.
+
+    Raises:
+        NotTractableError: the tables would exceed `max_entries`; raised before they are made.
+        StructureError: order is not a permutation of the variables.
+    Cost: one pass up and one pass down, O(n k^(width + 1)) per batch row.
+    Source: Koller & Friedman 2009, section 13.3 (max-sum in a clique tree).
+
+    Example:
+        >>> import torch
+        >>> from factor_q import FactorGraph
+        >>> f = Factors(FactorGraph([2, 2], [(0, 1)]), [torch.tensor([[0.0, 5.0], [1.0, 2.0]])])
+        >>> max_marginals(f).tolist()
+        [[5.0, 2.0], [1.0, 5.0]]
+    """
+    check_memory(factors, order, both_passes(factors, order), max_entries)
+    plan = make_plan(factors.graph, order)
+    up = upward(plan, factors.flat, lambda joint: (joint.amax(0),), keep=True)
+    found = by_variable(plan, up, MAX_SUM, up.root)
+    return found.movedim(-1, 0).reshape(*factors.batch_shape, *found.shape[:2])

@@ -1,0 +1,49 @@
+"""Temperature: every Boltzmann query is about exp(f / temperature), so it starts by dividing."""
+
+import torch
+from torch import Tensor
+
+from circuits.errors import ImpossibleEvidenceError, StructureError
+from circuits.numerics import NEGATIVE_INFINITY
+from factor_q.factors import Factors, Temperature
+from factor_q.layout import common_shape
+
+
+def tempered(factors: Factors, temperature: Temperature, query: str) -> Factors:
+    """Return f / temperature with batch shapes broadcast; -inf passes no gradient to the temperature.
+
+    Raises:
+        StructureError: the temperature is not positive and finite, or its shape does not broadcast.
+    """
+    scale = torch.as_tensor(temperature, dtype=factors.dtype, device=factors.device)
+    if not bool(((scale > 0) & scale.isfinite()).all()):
+        raise StructureError(
+            f"{query}: the temperature is {temperature}, but it must be positive and finite; "
+            "max_assignment is the limit of temperature 0."
+        )
+    if scale.ndim:
+        common_shape([scale.shape, factors.batch_shape], "temperature and factors")
+    scale = scale.unsqueeze(-1)
+    flat = factors.flat
+    if not scale.requires_grad:
+        return Factors.from_flat(factors.graph, flat / scale)
+    # The slope -x / t^2 of x / t is infinite at a forbidden entry, and inf * 0 is nan.
+    forbidden = flat == NEGATIVE_INFINITY
+    cooled = (flat.masked_fill(forbidden, 0.0) / scale).masked_fill(forbidden, NEGATIVE_INFINITY)
+    return Factors.from_flat(factors.graph, cooled)
+
+
+def check_possible(log_partition: Tensor, query: str) -> None:
+    """Raise unless every batch row allows some assignment."""
+    impossible = log_partition == NEGATIVE_INFINITY
+    if not bool(impossible.any()):
+        return
+    where = ""
+    if impossible.dim():
+        rows = [tuple(row) if len(row) > 1 else row[0] for row in impossible.nonzero().tolist()]
+        shown = ", ".join(map(str, rows[:8])) + (f", ... ({len(rows)} in all)" if len(rows) > 8 else "")
+        where = f" in batch rows {shown}"
+    raise ImpossibleEvidenceError(
+        f"{query}: every assignment is forbidden{where}, so there is no distribution; allow one there, or ask "
+        "log_partition first (it returns -inf)."
+    )
