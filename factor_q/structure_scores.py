@@ -1,0 +1,291 @@
+"""Interaction scores: how much of the residuals each pair or triple of variables explains beyond its parts."""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import combinations
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from scipy import stats
+from torch import Tensor
+
+from circuits.errors import EvidenceError, StructureError
+from circuits.learning.data import check_complete, check_data, check_weights
+from circuits.variables import value_offsets
+from factor_q.graph import FactorGraph, Scope
+
+_CHUNK = 1 << 22
+"""Numbers that one step may hold at a time."""
+
+
+class InteractionScores(NamedTuple):
+    """What each candidate explains; entry i of the tensors belongs to `scopes[i]`."""
+
+    scopes: tuple[Scope, ...]
+    """The candidates."""
+    scores: Float[Tensor, "candidates"]
+    """Explained variance above that of noise, in the unit of the residuals squared; about 0 without interaction."""
+    p_values: Float[Tensor, "candidates"]
+    """Probability of so much under noise alone, of one test: divide the level by the number of candidates."""
+
+
+class Samples(NamedTuple):
+    """Checked data: joint actions, one number each, and how often each row counts."""
+
+    actions: Int[Tensor, "samples variables"]
+    targets: Float[Tensor, "samples"]
+    weights: Float[Tensor, "samples"]
+    """Scaled to mean 1."""
+    is_weighted: bool
+    """Whether the weights differ."""
+
+    @property
+    def effective_size(self) -> float:
+        """(sum of weights)^2 / sum of squared weights: how many equal rows say as much."""
+        return float(self.weights.sum() ** 2 / self.weights.square().sum())
+
+    def mean_square(self, residuals: Tensor) -> float:
+        """Return the noise variance behind weighted means of the residuals, each row counting by weight squared."""
+        squared = self.weights.square()
+        return float((squared * residuals.square()).sum() / squared.sum())
+
+
+def check_samples(cardinalities: Sequence[int], actions: Tensor, targets: Tensor, weights: Tensor | None) -> Samples:
+    """Return the data in long and float64, or raise `EvidenceError` with what is wrong and where."""
+    values = check_data(actions, cardinalities, name="actions")
+    check_complete(values, "structure search", "Drop those rows.")
+    if targets.shape != values.shape[:1] or not targets.is_floating_point():
+        raise EvidenceError(
+            f"targets have shape {tuple(targets.shape)} and dtype {targets.dtype}; give one floating-point number for "
+            f"each of {len(values)} rows of actions."
+        )
+    numbers = targets.detach().to(values.device, torch.float64)
+    if not bool(numbers.isfinite().all()):
+        row = int((~numbers.isfinite()).nonzero()[0])
+        raise EvidenceError(f"the target of row {row} is {float(numbers[row])}; targets are finite.")
+    rows = check_weights(weights, values)
+    rows = rows / rows.mean()
+    return Samples(values, numbers, rows, bool((rows != rows[0]).any()))
+
+
+def interaction_scores(
+    cardinalities: Sequence[int],
+    actions: Int[Tensor, "samples variables"],
+    residuals: Float[Tensor, "samples"],
+    *,
+    candidates: Sequence[Scope] | None = None,
+    order: int = 2,
+    weights: Float[Tensor, "samples"] | None = None,
+) -> InteractionScores:
+    """Return how much residual variance each candidate's pure interaction explains beyond noise.
+
+    The mean residual of every cell (joint value of the candidate's variables) is fitted by a sum of tables over
+    fewer of them: row and column means of a pair, pair tables of a triple. The score is the variance of what is left,
+    minus its expectation under noise of equal variance: sigma^2 * prod(k_i - 1) / samples when all rows count the same.
+
+    Rows must be independent, and actions near-uniform: where the behaviour correlates two variables, an interaction
+    of one of them with a third shows in both pairs. Give importance weights 1 / behaviour probability then. Noise of
+    unequal variance raises more false alarms than stated.
+
+    Args:
+        cardinalities: number of values of each variable.
+        actions: joint actions.
+        residuals: what the Q-function does not explain yet, or returns; their mean is taken out.
+        candidates: scopes to score, of `order` variables each or fewer (at least 2); None for all of them.
+        order: variables per candidate when none are given.
+        weights: how much each row counts, at least 0.
+
+    Returns:
+        Scores and p-values (F test), float64, one per candidate.
+
+    Raises:
+        EvidenceError: malformed actions, residuals or weights.
+        StructureError: a candidate has fewer than two variables, or repeats or invents one.
+    Cost: pairs: O(samples * K^2) by matrix products, K the sum of cardinalities; others: O(samples) each.
+    Source: two-way analysis of variance with unequal cell counts, Scheffe 1959.
+
+    Example:
+        >>> u = torch.cartesian_prod(*[torch.arange(2)] * 3).repeat(50, 1)
+        >>> y = (u[:, 0] == u[:, 2]).double()
+        >>> found = interaction_scores([2, 2, 2], u, y)
+        >>> found.scopes, (found.p_values < 1e-6).tolist()
+        (((0, 1), (0, 2), (1, 2)), [False, True, False])
+    """
+    if candidates is None:
+        candidates = all_scopes(cardinalities, [order])
+    samples = check_samples(cardinalities, actions, residuals, weights)
+    return CandidateCells(cardinalities, samples, candidates).score(samples.targets)
+
+
+def all_scopes(cardinalities: Sequence[int], orders: Sequence[int]) -> list[Scope]:
+    """Return all scopes of these sizes over variables that have a choice."""
+    if any(order < 2 for order in orders):
+        raise StructureError(f"an interaction needs at least 2 variables, but the orders are {list(orders)}.")
+    free = [variable for variable, k in enumerate(cardinalities) if k > 1]
+    return [scope for order in orders for scope in combinations(free, order)]
+
+
+class CandidateCells:
+    """How often each joint value of each candidate occurs; counted once, then residuals are scored against it."""
+
+    def __init__(self, cardinalities: Sequence[int], samples: Samples, candidates: Sequence[Scope]) -> None:
+        graph = FactorGraph(cardinalities, candidates)
+        short = next((scope for scope in graph.scopes if len(scope) < 2), None)
+        if short is not None:
+            raise StructureError(f"candidate {short} has fewer than two variables; an interaction needs two.")
+        self.graph = graph
+        self.samples = samples
+        self._groups: dict[tuple[int, ...], list[int]] = {}
+        for i, shape in enumerate(graph.table_shapes):
+            self._groups.setdefault(shape, []).append(i)
+        self._counts = self._cells([samples.weights])[0]
+        self._squares = self._cells([samples.weights.square()])[0] if samples.is_weighted else self._counts
+
+    def score(self, residuals: Tensor, *, num_fitted: int = 0, least_variance: float = 0.0) -> InteractionScores:
+        """Score residuals, (samples,), of a fit with `num_fitted` parameters; see `interaction_scores`.
+
+        The noise variance is estimated from the residuals, and at least `least_variance`.
+        """
+        samples, graph = self.samples, self.graph
+        centred = residuals - (samples.weights * residuals).mean()
+        rows = samples.effective_size
+        free_rows = max(rows - num_fitted - 1, 1.0)
+        variance = max(samples.mean_square(centred) * rows / free_rows, least_variance)
+        scores = torch.zeros(graph.num_factors, dtype=torch.float64, device=residuals.device)
+        p_values = torch.ones_like(scores)
+        if not variance:  # nothing is left to explain
+            return InteractionScores(graph.scopes, scores, p_values)
+        sums = self._cells([samples.weights * centred])[0]
+        for shape, members in self._groups.items():
+            basis = _lower_basis(shape).to(residuals.device)
+            for part in torch.tensor(members, device=residuals.device).split(_at_once(basis)):
+                weight, total, square = (
+                    torch.stack([cells[i] for i in part.tolist()]) for cells in (self._counts, sums, self._squares)
+                )
+                found = _test(basis, weight, total, square, variance)
+                scores[part] = found.explained
+                test = stats.f.sf(found.statistic / found.degrees.clamp(min=1), found.degrees.clamp(min=1), free_rows)
+                p_values[part] = torch.where(found.degrees > 0, torch.as_tensor(test).to(scores), 1.0)
+        return InteractionScores(graph.scopes, scores, p_values)
+
+    def _cells(self, amounts: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Add up row amounts, (samples,), over the cells of every candidate, as one flat tensor each."""
+        pairs = any(len(shape) == 2 for shape in self._groups)
+        tables = _pair_sums(self.samples.actions, self.graph.cardinalities, amounts) if pairs else []
+        result: list[list[Tensor]] = []
+        for j, amount in enumerate(amounts):
+            starts = value_offsets(self.graph.cardinalities)
+            cells = [
+                tables[j][starts[scope[0]] : starts[scope[0] + 1], starts[scope[1]] : starts[scope[1] + 1]].flatten()
+                if len(scope) == 2
+                else _scope_sums(self.samples.actions, scope, shape, amount)
+                for scope, shape in zip(self.graph.scopes, self.graph.table_shapes, strict=True)
+            ]
+            result.append(cells)
+        return result
+
+
+class _Tests(NamedTuple):
+    explained: Tensor
+    statistic: Tensor
+    degrees: Tensor
+
+
+def _test(basis: Tensor, weight: Tensor, total: Tensor, square: Tensor, variance: float) -> _Tests:
+    """Score candidates of one shape from their cells, all of shape (candidates, cells).
+
+    Args:
+        basis: functions of fewer variables, shape (cells, functions).
+        weight: sum of weights in each cell.
+        total: sum of weight * residual.
+        square: sum of squared weights.
+        variance: of the noise.
+    """
+    seen = weight > 0
+    means = torch.where(seen, total / torch.where(seen, weight, 1.0), 0.0)
+    # The mean of a cell varies by variance / precision, so with these weights the test is exact for normal noise.
+    precision = torch.where(seen, weight.square() / torch.where(seen, square, 1.0), 0.0)
+    pure, free = _pure_part(basis, precision, means)
+    statistic = (precision * pure.square()).sum(-1) / variance
+    degrees = (free * seen).sum(-1).round()
+    share = weight / weight.sum(-1, keepdim=True)
+    pure, free = _pure_part(basis, share, means)
+    noise = variance * (share * free / torch.where(seen, precision, 1.0)).sum(-1)
+    return _Tests(torch.where(degrees > 0, (share * pure.square()).sum(-1) - noise, 0.0), statistic, degrees)
+
+
+def _pure_part(basis: Tensor, weight: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what weighted least squares on the basis leaves of cell means, and one minus each cell's leverage."""
+    weighted = basis * weight.unsqueeze(-1)
+    gram = weighted.transpose(-1, -2) @ basis
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    # With an empty cell the basis may be dependent; the pseudo-inverse then takes the independent part.
+    complete = bool((weight > 0).all()) and not bool(failed.any())
+    inverse = torch.cholesky_inverse(factor) if complete else torch.linalg.pinv(gram, hermitian=True)
+    coefficients = inverse @ (weighted.transpose(-1, -2) @ means.unsqueeze(-1))
+    leverage = ((weighted @ inverse) * basis).sum(-1)
+    return means - (basis @ coefficients).squeeze(-1), 1 - leverage
+
+
+def _at_once(basis: Tensor) -> int:
+    """Return how many candidates to test together."""
+    return max(1, _CHUNK // (3 * basis.numel() + basis.shape[1] ** 2))
+
+
+@lru_cache(maxsize=256)
+def contrasts(cardinality: int) -> Float[Tensor, "values contrasts"]:
+    """Return cardinality - 1 functions of one variable with mean 0 and mean square 1, orthogonal (Helmert)."""
+    columns = torch.zeros(cardinality, cardinality - 1, dtype=torch.float64)
+    for j in range(1, cardinality):
+        columns[:j, j - 1] = 1.0
+        columns[j, j - 1] = -j
+        columns[:, j - 1] *= math.sqrt(cardinality / (j * (j + 1)))
+    return columns
+
+
+def kronecker(matrices: Sequence[Tensor]) -> Tensor:
+    """Return all products of one row and one column of each matrix; [[1]] for none."""
+    result = torch.ones(1, 1, dtype=torch.float64)
+    for matrix in matrices:
+        result = torch.kron(result, matrix.contiguous())
+    return result
+
+
+@lru_cache(maxsize=256)
+def _lower_basis(shape: tuple[int, ...]) -> Tensor:
+    """Return a basis of the sums of tables over fewer variables, shape (cells, functions)."""
+    parts = [torch.cat([torch.ones(k, 1, dtype=torch.float64), contrasts(k)], 1) for k in shape]
+    pure = [torch.arange(k) > 0 for k in shape]
+    is_pure = torch.ones(1, dtype=torch.bool)
+    for own in pure:
+        is_pure = (is_pure.unsqueeze(1) & own).flatten()
+    return kronecker(parts)[:, ~is_pure]
+
+
+def row_chunks(rows: int, width: int) -> Iterator[slice]:
+    """Yield slices of rows such that each holds a bounded number of entries."""
+    size = max(1, _CHUNK // max(width, 1))
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+def _pair_sums(actions: Tensor, cardinalities: tuple[int, ...], amounts: Sequence[Tensor]) -> list[Tensor]:
+    """Return, for each kind of amount, its sum over the rows that hold two values, shape (values, values)."""
+    offsets = torch.as_tensor(value_offsets(cardinalities), device=actions.device)
+    width = int(offsets[-1])
+    sums = [torch.zeros(width, width, dtype=torch.float64, device=actions.device) for _ in amounts]
+    for part in row_chunks(len(actions), width):
+        held = torch.zeros(part.stop - part.start, width, dtype=torch.float64, device=actions.device)
+        held.scatter_(1, actions[part] + offsets[:-1], 1.0)
+        for total, amount in zip(sums, amounts, strict=True):
+            total.addmm_(held.T, held * amount[part].unsqueeze(1))
+    return sums
+
+
+def _scope_sums(actions: Tensor, scope: Scope, shape: tuple[int, ...], amount: Tensor) -> Tensor:
+    """Return the sum of an amount over the rows in each cell of one scope, shape (cells,)."""
+    cell = torch.zeros(len(actions), dtype=torch.long, device=actions.device)
+    for variable, k in zip(scope, shape, strict=True):
+        cell = cell * k + actions[:, variable]
+    return torch.bincount(cell, amount, minlength=math.prod(shape))
