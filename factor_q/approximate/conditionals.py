@@ -1,0 +1,125 @@
+"""Conditional distributions of variables given all others, for all variables of one colour at once."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuits.numerics import choose, logsumexp, posterior
+from factor_q.approximate.coloring import color_classes
+from factor_q.graph import FactorGraph
+
+
+class ColorPlan(NamedTuple):
+    """Where the tables around the variables of one colour are read."""
+
+    variables: Int[Tensor, "members"]
+    is_value: Bool[Tensor, "members values"]
+    target: Int[Tensor, "meetings"]
+    """Which member each (factor, member) meeting is about."""
+    entries: Int[Tensor, "meetings values"]
+    """Entry of each value of the member while all others are 0; a repeated one beyond its values."""
+    others: Int[Tensor, "meetings others"]
+    strides: Int[Tensor, "meetings others"]
+    """Step of each other variable in the table, 0 where the factor has fewer."""
+
+
+@lru_cache(maxsize=256)
+def conditional_plan(graph: FactorGraph, device: torch.device) -> tuple[ColorPlan, ...]:
+    """Return the reading plan of each colour."""
+    with torch.inference_mode(False):
+        return tuple(_color_plan(graph, members, device) for members in color_classes(graph))
+
+
+def conditional(
+    plan: ColorPlan, flat: Float[Tensor, "*batch entries"], values: Int[Tensor, "*points variables"]
+) -> Float[Tensor, "*points members options"]:
+    """Return the unnormalised log weight of each value of each member given all other variables.
+
+    Args:
+        plan: of one colour.
+        flat: entries divided by the temperature.
+        values: shape (*sample, *batch, n), every batch row given.
+    """
+    shape = values.shape[:-1]
+    moved = values.index_select(-1, plan.others.flatten()).unflatten(-1, tuple(plan.others.shape))
+    positions = (moved * plan.strides).sum(-1, keepdim=True) + plan.entries
+    found = flat.expand(*shape, -1).gather(-1, positions.flatten(-2)).unflatten(-1, tuple(plan.entries.shape))
+    weights = flat.new_zeros(*shape, *plan.is_value.shape).index_add(-2, plan.target, found)
+    return weights.masked_fill(~plan.is_value, -torch.inf)
+
+
+def gibbs_sweep(
+    plans: tuple[ColorPlan, ...],
+    flat: Float[Tensor, "*batch entries"],
+    values: Int[Tensor, "*points variables"],
+    *,
+    generator: torch.Generator | None,
+) -> Int[Tensor, "*points variables"]:
+    """Draw every variable once from its conditional, one colour after the other; forbidden states stay unreached."""
+    values = values.clone()
+    for plan in plans:
+        log_weights = conditional(plan, flat, values)
+        weights = posterior(log_weights, logsumexp(log_weights, -1).unsqueeze(-1)).flatten(0, -2)
+        uniform = torch.rand(len(weights), dtype=weights.dtype, device=weights.device, generator=generator)
+        values[..., plan.variables] = choose(weights, uniform).reshape(*values.shape[:-1], -1)
+    return values
+
+
+def ascend_coordinates(
+    plans: tuple[ColorPlan, ...], flat: Float[Tensor, "*batch entries"], values: Int[Tensor, "*points variables"]
+) -> Int[Tensor, "*points variables"]:
+    """Give every variable its best value given the others, one colour after the other; ties keep the current value."""
+    values = values.clone()
+    for plan in plans:
+        log_weights = conditional(plan, flat, values)
+        held = values[..., plan.variables]
+        current = log_weights.gather(-1, held.unsqueeze(-1)).squeeze(-1)
+        best, choice = log_weights.max(-1)
+        values[..., plan.variables] = torch.where(best > current, choice, held)
+    return values
+
+
+def _color_plan(graph: FactorGraph, members: tuple[int, ...], device: torch.device) -> ColorPlan:
+    place = {variable: i for i, variable in enumerate(members)}
+    most = max(graph.cardinalities[v] for v in members)
+    arity = max((len(scope) for scope in graph.scopes if scope), default=1)
+    targets: list[int] = []
+    entries: list[list[int]] = []
+    others: list[list[int]] = []
+    strides: list[list[int]] = []
+    for scope, shape, offset in zip(graph.scopes, graph.table_shapes, graph.offsets, strict=True):
+        for axis, v in enumerate(scope):
+            if v not in place:
+                continue
+            steps = _strides(shape)
+            targets.append(place[v])
+            entries.append([offset + min(a, shape[axis] - 1) * steps[axis] for a in range(most)])
+            rest = [j for j in range(len(scope)) if j != axis]
+            padding = [0] * (arity - len(scope))
+            others.append([scope[j] for j in rest] + padding)
+            strides.append([steps[j] for j in rest] + padding)
+
+    def tensor(rows: list[list[int]], columns: int) -> Tensor:
+        return torch.tensor(rows, dtype=torch.long, device=device).reshape(len(rows), columns)
+
+    values = torch.arange(most, device=device)
+    cards = torch.tensor([graph.cardinalities[v] for v in members], device=device)
+    return ColorPlan(
+        torch.tensor(members, dtype=torch.long, device=device),
+        values < cards.unsqueeze(-1),
+        torch.tensor(targets, dtype=torch.long, device=device),
+        tensor(entries, most),
+        tensor(others, arity - 1),
+        tensor(strides, arity - 1),
+    )
+
+
+def _strides(shape: tuple[int, ...]) -> list[int]:
+    """Return the step of each axis of a row-major table."""
+    steps = [1] * len(shape)
+    for axis in range(len(shape) - 2, -1, -1):
+        steps[axis] = steps[axis + 1] * shape[axis + 1]
+    return steps

@@ -1,0 +1,142 @@
+"""Spanning forests that together cover all edges, and the log-partition functions of all of them in one sweep."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import networkx
+import numpy
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.numerics import logsumexp
+from factor_q.graph import Scope
+
+
+class Level(NamedTuple):
+    """Nodes of all forests at one distance from their roots; a node is a pair (forest, variable)."""
+
+    variables: Int[Tensor, "nodes"]
+    arcs: Int[Tensor, "nodes"]
+    """Edge to the parent: e when the child is the edge's first variable, e + E when it is the second. Unused at 0."""
+    parents: Int[Tensor, "nodes"]
+    """Place of the parent in the level above. Unused at distance 0."""
+
+
+class Forests(NamedTuple):
+    """A few spanning forests of one graph."""
+
+    levels: tuple[Level, ...]
+    """Roots first."""
+    root_forests: Int[Tensor, "roots"]
+    """Forest of each root."""
+    covers: Float[Tensor, "forests edges"]
+    """1 where a forest has an edge."""
+
+
+@lru_cache(maxsize=64)
+def spanning_forests(num_variables: int, edges: tuple[Scope, ...], least: int, device: torch.device) -> Forests:
+    """Choose at least `least` spanning forests, more when needed to have every edge in one.
+
+    Each forest takes the edges that were used least so far, ties broken by a fixed random order.
+    """
+    rng = numpy.random.default_rng(0)
+    uses = numpy.zeros(len(edges))
+    chosen: list[list[int]] = []
+    while len(chosen) < max(least, 1) or (len(edges) and uses.min() == 0):
+        taken = _span(num_variables, edges, numpy.lexsort((rng.random(len(edges)), uses)).tolist())
+        uses[taken] += 1
+        chosen.append(taken)
+    levels: list[list[tuple[int, int, int]]] = [[]]
+    roots: list[int] = []
+    for forest, taken in enumerate(chosen):
+        for root, children in _rooted(num_variables, edges, taken):
+            roots.append(forest)
+            levels[0].append((root, 0, 0))
+            _place(levels, root, len(levels[0]) - 1, children)
+    covers = torch.zeros(len(chosen), len(edges), dtype=torch.float64)
+    for forest, taken in enumerate(chosen):
+        covers[forest, taken] = 1.0
+    with torch.inference_mode(False):
+        tensors = [torch.tensor(level, dtype=torch.long, device=device).reshape(-1, 3).t() for level in levels]
+        roots_tensor = torch.tensor(roots, dtype=torch.long, device=device)
+        return Forests(tuple(Level(*rows.unbind(0)) for rows in tensors), roots_tensor, covers.to(device))
+
+
+def forest_log_partitions(
+    forests: Forests,
+    nodes: Float[Tensor, "*batch variables values"],
+    arcs: Float[Tensor, "*batch arcs values values"],
+) -> Float[Tensor, "*batch forests"]:
+    """Return log Z of every forest, exactly, by passing messages from the leaves to the roots.
+
+    Args:
+        forests: which edges each forest has.
+        nodes: log weights of each variable, the same in all forests; -inf beyond its values.
+        arcs: log weights of each edge, first variable first, followed by all of them transposed.
+    """
+    incoming: Tensor | None = None
+    for depth in range(len(forests.levels) - 1, 0, -1):
+        level, above = forests.levels[depth], forests.levels[depth - 1]
+        own = nodes.index_select(-2, level.variables)
+        own = own if incoming is None else own + incoming
+        message = logsumexp(arcs.index_select(-3, level.arcs) + own.unsqueeze(-1), -2)
+        shape = (*message.shape[:-2], len(above.variables), message.shape[-1])
+        incoming = message.new_zeros(shape).index_add(-2, level.parents, message)
+    own = nodes.index_select(-2, forests.levels[0].variables)
+    totals = logsumexp(own if incoming is None else own + incoming, -1)
+    shape = (*totals.shape[:-1], len(forests.covers))
+    return totals.new_zeros(shape).index_add(-1, forests.root_forests, totals)
+
+
+def _span(num_variables: int, edges: tuple[Scope, ...], order: list[int]) -> list[int]:
+    """Take edges in order as long as they close no cycle (Kruskal)."""
+    joined = networkx.utils.UnionFind(range(num_variables))
+    taken: list[int] = []
+    for edge in order:
+        first, second = edges[edge]
+        if joined[first] != joined[second]:
+            joined.union(first, second)
+            taken.append(edge)
+    return taken
+
+
+Children = dict[int, list[tuple[int, int]]]
+"""The (child, arc) pairs of each variable of a rooted tree."""
+
+
+def _rooted(num_variables: int, edges: tuple[Scope, ...], taken: list[int]) -> list[tuple[int, Children]]:
+    """Root every tree of a forest in the middle of a longest path, which makes it as low as possible."""
+    forest = networkx.Graph()
+    forest.add_nodes_from(range(num_variables))
+    for edge in taken:
+        forest.add_edge(edges[edge][0], edges[edge][1], edge=edge)
+    found: list[tuple[int, Children]] = []
+    for component in networkx.connected_components(forest):
+        far = list(networkx.bfs_tree(forest, min(component)))[-1]
+        distances = networkx.single_source_shortest_path(forest, far)
+        path = max(distances.values(), key=len)
+        root = path[len(path) // 2]
+        children: Children = {}
+        for parent, child in networkx.bfs_edges(forest, root):
+            edge = forest.edges[parent, child]["edge"]
+            arc = edge if edges[edge][0] == child else edge + len(edges)
+            children.setdefault(parent, []).append((child, arc))
+        found.append((root, children))
+    return found
+
+
+def _place(levels: list[list[tuple[int, int, int]]], root: int, place: int, children: Children) -> None:
+    """Append the nodes of one tree to the levels, breadth first."""
+    front = [(root, place)]
+    depth = 0
+    while front:
+        depth += 1
+        following: list[tuple[int, int]] = []
+        for parent, at in front:
+            for child, arc in children.get(parent, []):
+                if len(levels) <= depth:
+                    levels.append([])
+                levels[depth].append((child, arc, at))
+                following.append((child, len(levels[depth]) - 1))
+        front = following

@@ -1,0 +1,64 @@
+"""Structured mean field: the best product over blocks of variables, exact inside every block."""
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from factor_q.approximate.blocks import BlockRule, choose_blocks
+from factor_q.approximate.bundles import tempered
+from factor_q.approximate.coordinate_ascent import MeanField, ascend, initial_state
+from factor_q.limits import Limits, Rounds
+from factor_q.approximate.product_family import product_family, single_marginals
+from factor_q.factors import Factors
+
+
+def structured_mean_field(
+    factors: Factors,
+    temperature: float | Float[Tensor, "..."] = 1.0,
+    *,
+    blocks: BlockRule | Sequence[Sequence[int]] = "auto",
+    restarts: int = 1,
+    generator: torch.Generator | None = None,
+    **limits: Unpack[Limits],
+) -> MeanField:
+    """Maximise E_q[f / T] + H(q) over q(u) = prod_B q_B(u_B), every q_B any distribution over its block.
+
+    The update of a block is exact inference by elimination: the factors inside the block, and the others averaged
+    over the rest. So the bound never falls, and one block of all variables gives log Z. Blocks that share no factor
+    are updated at once. The end point is a local optimum.
+
+    Args:
+        factors: tables of any arity; -inf entries are forbidden.
+        temperature: positive and finite; one number, or a tensor that broadcasts to one per batch row.
+        blocks: "rows" (one chain per row of a grid), "pairs" (2j with 2j + 1), "chains" or "trees" (greedily over
+            the strongest couplings), "auto" ("rows" on a grid, else "trees"), or lists of variables.
+        restarts: number of random starts; the best is kept for each row.
+        generator: source of randomness; torch's global generator when None.
+        **limits: `steps` sweeps (300), `seconds`, `tolerance` in nats (1e-9), `on_step`.
+
+    Returns:
+        A lower bound of log Z with the marginals that reach it.
+
+    Raises:
+        NotTractableError: elimination inside a block is too wide.
+        StructureError: an argument is out of range, or blocks are not a partition of the variables.
+    Cost: per sweep the elimination of every block, forward and backward; blocks of equal shape run as one batch.
+    Source: Saul & Jordan 1996; row chains as in Shih & Ermon 2020.
+
+    Example:
+        >>> from factor_q import FactorGraph
+        >>> f = Factors(FactorGraph([2, 2], [(0, 1)]), [torch.eye(2)])
+        >>> bool((structured_mean_field(f, blocks="pairs").lower_bound - f.log_partition()).abs() < 1e-6)
+        True
+    """
+    rounds = Rounds(limits, steps=300)
+    with torch.no_grad():
+        flat = tempered("structured_mean_field", factors, temperature).detach()
+        target = Factors.from_flat(factors.graph, flat)
+        family = product_family(factors.graph, choose_blocks(target, blocks), factors.device)
+        state = initial_state(family, target, restarts, start=None, generator=generator)
+        found = ascend(family, flat, state, rounds)
+        return MeanField(found.value, single_marginals(family, found.means), found.steps, found.converged)

@@ -1,0 +1,16 @@
+"""Variational inference with deterministic circuits: exact lower bounds of the log-partition function."""
+
+from factor_q.variational.maximize import Progress, VariationalFit, maximize_elbo
+from factor_q.variational.starts import STARTS
+from factor_q.variational.structure import FITTED_STRUCTURES, factor_informations, factor_strengths, fit_structure
+
+__all__ = [
+    "FITTED_STRUCTURES",
+    "STARTS",
+    "Progress",
+    "VariationalFit",
+    "factor_informations",
+    "factor_strengths",
+    "fit_structure",
+    "maximize_elbo",
+]
