@@ -20,8 +20,8 @@ from factor_q.approximate.factor_messages import (
     to_variables,
     total_and_rest,
 )
-from factor_q.limits import Limits, Rounds
 from factor_q.factors import Factors
+from factor_q.limits import Limits, Rounds
 
 
 class BeliefPropagation(NamedTuple):

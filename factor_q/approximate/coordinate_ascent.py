@@ -9,7 +9,6 @@ from torch import Tensor
 from circuits.errors import StructureError
 from factor_q.approximate.conditionals import conditional_plan, gibbs_sweep
 from factor_q.approximate.feasible import feasible_assignment
-from factor_q.limits import Rounds
 from factor_q.approximate.product_family import (
     Energy,
     Family,
@@ -20,6 +19,7 @@ from factor_q.approximate.product_family import (
     update_color,
 )
 from factor_q.factors import Factors
+from factor_q.limits import Rounds
 
 _SPREAD_SWEEPS = 10
 

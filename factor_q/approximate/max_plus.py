@@ -21,8 +21,8 @@ from factor_q.approximate.factor_messages import (
     to_variables,
     total_and_rest,
 )
-from factor_q.limits import Limits, Rounds
 from factor_q.factors import Factors
+from factor_q.limits import Limits, Rounds
 
 _NOISE = 0.1
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from factor_q.approximate.bundles import tempered
 from factor_q.approximate.coordinate_ascent import MeanField, ascend, initial_state
-from factor_q.limits import Limits, Rounds
 from factor_q.approximate.product_family import Family, product_family, single_marginals
 from factor_q.factors import Factors
+from factor_q.limits import Limits, Rounds
 
 
 def mean_field(

@@ -10,7 +10,6 @@ from circuits.errors import StructureError
 from circuits.numerics import entropy_of, logsumexp, posterior
 from factor_q.approximate.bundles import tempered
 from factor_q.approximate.coordinate_ascent import Ascent, MeanField, best_restart, bound, initial_state
-from factor_q.limits import Limits, Rounds
 from factor_q.approximate.mean_field import single_blocks
 from factor_q.approximate.product_family import (
     Energy,
@@ -22,6 +21,7 @@ from factor_q.approximate.product_family import (
     update_color,
 )
 from factor_q.factors import Factors
+from factor_q.limits import Limits, Rounds
 
 _SUPPORT_SWEEPS = 3
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from circuits.numerics import logsumexp, posterior
 from factor_q.approximate.bundles import tempered
-from factor_q.limits import Limits, Rounds
 from factor_q.approximate.mini_bucket_plan import Bucket, MiniBucketPlan, mini_bucket_plan
 from factor_q.factors import Factors
+from factor_q.limits import Limits, Rounds
 
 Eliminate = Callable[[int, int, Tensor], Tensor]
 """(bucket, mini-bucket, joined table (values, ..., rows)) -> message without the first axis."""

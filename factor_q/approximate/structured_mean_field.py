@@ -10,9 +10,9 @@ from torch import Tensor
 from factor_q.approximate.blocks import BlockRule, choose_blocks
 from factor_q.approximate.bundles import tempered
 from factor_q.approximate.coordinate_ascent import MeanField, ascend, initial_state
-from factor_q.limits import Limits, Rounds
 from factor_q.approximate.product_family import product_family, single_marginals
 from factor_q.factors import Factors
+from factor_q.limits import Limits, Rounds
 
 
 def structured_mean_field(

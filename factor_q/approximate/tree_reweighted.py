@@ -10,9 +10,9 @@ from circuits.errors import NotTractableError, StructureError
 from circuits.numerics import logsumexp, posterior
 from factor_q.approximate.bundles import take, tempered
 from factor_q.approximate.forests import Forests, forest_log_partitions, spanning_forests
-from factor_q.limits import Limits, Rounds
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
+from factor_q.limits import Limits, Rounds
 
 _MESSAGE_SHARE = 0.2
 """Share of the iterations that are message passing, before gradient steps."""

@@ -13,8 +13,8 @@ from circuits import Circuit, CircuitDistribution
 from circuits.errors import StructureError
 from circuits.numerics import NEGATIVE_INFINITY
 from circuits.queries.entropy import require_deterministic
-from factor_q.limits import Limits, Rounds
 from factor_q.factors import Factors
+from factor_q.limits import Limits, Rounds
 from factor_q.queries.temperature import Temperature, tempered
 from factor_q.variational.climb import Point, adam, regions_of, sweeps
 from factor_q.variational.starts import STARTS

@@ -13,9 +13,9 @@ from torch import Tensor
 from circuits import Circuit, structures
 from circuits.errors import NotTractableError, StructureError
 from circuits.numerics import entropy_of, exponentials
-from factor_q.limits import Limits
 from factor_q.compile import DEFAULT_MAX_PARAMETERS
 from factor_q.factors import Factors
+from factor_q.limits import Limits
 from factor_q.ordering import elimination_cliques, elimination_order
 from factor_q.plan import sizes
 from factor_q.queries.temperature import Temperature, tempered
