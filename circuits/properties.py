@@ -144,7 +144,25 @@ class Disjointness:
         self._nodes = circuit.nodes
         self._scopes = circuit.scopes
         self._known: dict[frozenset[int], bool] = {}
+        self._disjoint: dict[int, frozenset[int]] = {}
+        """By scope: the parts of products over it, where they are all disjoint."""
         self._budget = _SEARCH_BUDGET
+        self._learn_regions()
+
+    def _learn_regions(self) -> None:
+        """Prove, smallest scopes first, that all parts over a scope are disjoint, where they are.
+
+        Most questions are about some of them, and in this order no proof goes deeper than one level: a chain of a
+        thousand regions needs no recursion a thousand deep.
+        """
+        parts: dict[int, set[int]] = {}
+        for node in self._nodes:
+            for child in node.children if isinstance(node, Product) else ():
+                parts.setdefault(self._scopes[child], set()).add(child)
+        for scope in sorted(parts, key=int.bit_count):
+            units = frozenset(parts[scope])
+            if self.quickly_disjoint(tuple(units)):
+                self._disjoint[scope] = units
 
     def quickly_disjoint(self, children: tuple[int, ...]) -> bool:
         """Prove that the children of a sum are distinct and pairwise disjoint; False means not proved."""
@@ -155,7 +173,7 @@ class Disjointness:
 
     def all_disjoint(self, units: frozenset[int]) -> bool:
         """Prove that the supports of nodes of one scope are pairwise disjoint; False means not proved."""
-        if len(units) < 2:
+        if len(units) < 2 or units <= self._disjoint.get(self._scopes[next(iter(units))], frozenset()):
             return True
         if units not in self._known:
             self._known[units] = self._prove(units)

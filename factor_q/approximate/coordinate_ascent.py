@@ -19,6 +19,7 @@ from factor_q.approximate.product_family import (
     update_color,
 )
 from factor_q.factors import Factors
+from factor_q.graph import Scope
 from factor_q.limits import Rounds
 
 _SPREAD_SWEEPS = 10
@@ -35,6 +36,8 @@ class MeanField(NamedTuple):
     """Iterations made."""
     converged: Bool[Tensor, "*batch"]
     """Whether the last iteration raised the bound by no more than the tolerance."""
+    parts: tuple[tuple[Scope, Float[Tensor, "..."]], ...] = ()
+    """For structured mean field: q of each single variable, and of what a factor has in common with a block."""
 
 
 class Ascent(NamedTuple):

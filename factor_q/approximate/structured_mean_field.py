@@ -1,6 +1,7 @@
 """Structured mean field: the best product over blocks of variables, exact inside every block."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Unpack
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor
 from factor_q.approximate.blocks import BlockRule, choose_blocks
 from factor_q.approximate.bundles import tempered
 from factor_q.approximate.coordinate_ascent import MeanField, ascend, initial_state
-from factor_q.approximate.product_family import product_family, single_marginals
+from factor_q.approximate.product_family import Blocks, Family, product_family, single_marginals
 from factor_q.factors import Factors
+from factor_q.graph import Scope
 from factor_q.limits import Limits, Rounds
 
 
@@ -58,7 +60,20 @@ def structured_mean_field(
     with torch.no_grad():
         flat = tempered("structured_mean_field", factors, temperature).detach()
         target = Factors.from_flat(factors.graph, flat)
-        family = product_family(factors.graph, choose_blocks(target, blocks), factors.device)
+        chosen = choose_blocks(target, blocks)
+        family = product_family(factors.graph, chosen, factors.device)
         state = initial_state(family, target, restarts, start=None, generator=generator)
         found = ascend(family, flat, state, rounds)
-        return MeanField(found.value, single_marginals(family, found.means), found.steps, found.converged)
+        marginals, parts = single_marginals(family, found.means), tuple(_parts(family, chosen, found.means))
+        return MeanField(found.value, marginals, found.steps, found.converged, parts)
+
+
+def _parts(family: Family, blocks: Blocks, means: Float[Tensor, "*batch numbers"]) -> Iterator[tuple[Scope, Tensor]]:
+    """Yield each part with its marginal table, variables numbered as in the factors."""
+    for group in (group for color in family.colors for group in color):
+        graph = group.graph
+        for place, block in enumerate(group.blocks):
+            start = group.start + place * graph.num_entries
+            for scope, shape, offset in zip(graph.scopes, graph.table_shapes, graph.offsets, strict=True):
+                table = means[..., start + offset : start + offset + prod(shape)]
+                yield tuple(blocks[block][v] for v in scope), table.reshape(*means.shape[:-1], *shape)

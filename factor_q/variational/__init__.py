@@ -2,7 +2,8 @@
 
 from factor_q.variational.maximize import Progress, VariationalFit, maximize_elbo
 from factor_q.variational.starts import STARTS
-from factor_q.variational.structure import FITTED_STRUCTURES, factor_informations, factor_strengths, fit_structure
+from factor_q.variational.strengths import factor_informations, factor_strengths
+from factor_q.variational.structure import FITTED_STRUCTURES, fit_structure
 
 __all__ = [
     "FITTED_STRUCTURES",

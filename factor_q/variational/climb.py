@@ -1,15 +1,62 @@
-"""Ways up: region-wise exact sweeps, and Adam."""
+"""Ways up: all regions at once with a natural-gradient step, region-wise exact sweeps, and Adam."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from circuits.layers import CompiledCircuit
+from circuits.numerics import NEGATIVE_INFINITY
+from circuits.passes import normalize
 from factor_q.variational.terms import Terms, bound, edge_values
 
 Point = tuple[Tensor, Tensor | None]
 """Logits (parameters, *batch), and their bound (*batch) when it is known."""
+
+
+def together(compiled: CompiledCircuit, terms: Terms, logits: Tensor, scales: Iterator[Tensor]) -> Iterator[Point]:
+    """Yield logits after each natural-gradient step in all weights at once, halved until the bound does not fall.
+
+    A full step puts every sum on its own maximiser given the others; on a tree of decisions that is soft policy
+    iteration. A step of size s mixes log weights, (1 - s) old + s maximiser, which is mirror ascent on the bound.
+    Each batch row has its own step size; rows that cannot move stay.
+
+    Args:
+        compiled: the circuit.
+        terms: batch (*batch).
+        logits: shape (parameters, *batch).
+        scales: of the energy, one per step.
+    """
+    size = torch.ones(logits.shape[1:], dtype=logits.dtype, device=logits.device)
+    for scale in scales:
+        log_weights, _ = normalize(compiled, logits)
+        best = edge_values(compiled, terms, logits, scale)
+        goal, _ = normalize(compiled, torch.where(best.isnan(), log_weights, best))
+        goal = torch.where(goal.isnan(), log_weights, goal)  # every way is forbidden: there is no better one
+        before = _target(compiled, terms, logits, scale)
+        moving = torch.ones_like(size, dtype=torch.bool)
+        for _ in range(_HALVINGS):
+            mixed = torch.where(size < 1, (1 - size) * log_weights + size * goal, goal)
+            rises = _target(compiled, terms, mixed, scale) >= before
+            logits = torch.where(moving & rises, mixed, logits)
+            moving = moving & ~rises
+            if not bool(moving.any()):
+                break
+            size = torch.where(moving, size / 2, size)
+        size = (size * _GROWTH).clamp(max=1.0)
+        yield logits, bound(compiled, terms, logits)[0]
+
+
+def _target(compiled: CompiledCircuit, terms: Terms, logits: Tensor, scale: Tensor) -> Tensor:
+    """Return scale * E + H, -inf where forbidden entries have mass."""
+    exact, target = bound(compiled, terms, logits, scale)
+    return target.masked_fill(exact == NEGATIVE_INFINITY, NEGATIVE_INFINITY)
+
+
+_LEARNING_RATE = 0.05
+_HALVINGS = 6
+_GROWTH = 1.5
 
 
 def sweeps(compiled: CompiledCircuit, terms: Terms, logits: Tensor, scales: Iterator[Tensor]) -> Iterator[Point]:
@@ -26,7 +73,7 @@ def sweeps(compiled: CompiledCircuit, terms: Terms, logits: Tensor, scales: Iter
         logits: shape (parameters, *batch).
         scales: of the energy, one per sweep.
     """
-    regions = [edges.to(logits.device) for edges in regions_of(compiled)]
+    regions = [edges.to(logits.device) for edges in _regions(compiled)]
     for scale in scales:
         for edges in regions:
             best = edge_values(compiled, terms, logits, scale)[edges]
@@ -36,9 +83,7 @@ def sweeps(compiled: CompiledCircuit, terms: Terms, logits: Tensor, scales: Iter
         regions.reverse()
 
 
-def adam(
-    compiled: CompiledCircuit, terms: Terms, logits: Tensor, scales: Iterator[Tensor], *, learning_rate: float
-) -> Iterator[Point]:
+def adam(compiled: CompiledCircuit, terms: Terms, logits: Tensor, scales: Iterator[Tensor]) -> Iterator[Point]:
     """Yield logits before each step of Adam on the exact bound; edges switched off stay off.
 
     Args:
@@ -46,10 +91,9 @@ def adam(
         terms: batch (*batch).
         logits: shape (parameters, *batch).
         scales: of the energy, one per step.
-        learning_rate: step size in logits.
     """
     free = logits.clone().requires_grad_()
-    optimizer = torch.optim.Adam([free], lr=learning_rate)
+    optimizer = torch.optim.Adam([free], lr=_LEARNING_RATE)
     for scale in scales:
         with torch.enable_grad():
             exact, target = bound(compiled, terms, free, scale)
@@ -58,7 +102,27 @@ def adam(
         optimizer.step()
 
 
-def regions_of(compiled: CompiledCircuit) -> list[Tensor]:
+class Method(NamedTuple):
+    """A way up, and how long it usually takes."""
+
+    climb: Callable[[CompiledCircuit, Terms, Tensor, Iterator[Tensor]], Iterator[Point]]
+    steps: int
+    """Most steps unless the caller says otherwise."""
+    annealed: int
+    """Steps after which annealed starts have all of their energy."""
+    settles: bool
+    """Whether a step that changes nothing means that no later step will."""
+
+
+METHODS: dict[str, Method] = {
+    "natural": Method(together, 500, 20, settles=True),
+    "sweeps": Method(sweeps, 100, 6, settles=True),
+    "adam": Method(adam, 1000, 500, settles=False),
+}
+"""All methods by name."""
+
+
+def _regions(compiled: CompiledCircuit) -> list[Tensor]:
     """Return the edges of the sums over each region, bottom-up; sums of one level and scope are never nested."""
     key = "variational regions"
     if key not in compiled.cache:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import NamedTuple, Unpack
 
 import torch
@@ -16,14 +17,11 @@ from circuits.queries.entropy import require_deterministic
 from factor_q.factors import Factors
 from factor_q.limits import Limits, Rounds
 from factor_q.queries.temperature import Temperature, tempered
-from factor_q.variational.climb import Point, adam, regions_of, sweeps
+from factor_q.variational.climb import METHODS, Method, Point
 from factor_q.variational.starts import STARTS
 from factor_q.variational.terms import bound, terms_of
 
 _COLDEST = 0.1
-_ANNEALED_SWEEPS = 6
-_ADAM_STEPS = 1000
-_MOST_REGIONS = 100
 
 
 class Progress(NamedTuple):
@@ -53,8 +51,8 @@ def maximize_elbo(
     circuit: Circuit,
     *,
     temperature: Temperature = 1.0,
-    method: str = "auto",
-    starts: Sequence[str] = ("closed_form", "mean_field", "random"),
+    method: str = "natural",
+    starts: Sequence[str | Tensor] = ("closed_form", "mean_field", "random", "random"),
     generator: torch.Generator | None = None,
     **limits: Unpack[Limits],
 ) -> VariationalFit:
@@ -67,11 +65,13 @@ def maximize_elbo(
         factors: tables of any arity, batch shape (*batch); -inf entries are forbidden.
         circuit: a deterministic circuit over the same variables, for example from `structures.keep_set`.
         temperature: positive and finite; one number, or a tensor that broadcasts to one per batch row.
-        method: "sweeps" maximises over one region after the other, exactly; "adam" steps along the exact gradient;
-            "auto" takes sweeps for circuits of at most 100 regions, where a sweep is cheap.
-        starts: names from `factor_q.variational.STARTS`; the random one is annealed.
+        method: "natural" moves all weights at once towards their maximisers (a natural-gradient step, halved until
+            the bound rises), "sweeps" maximises over one region after the other, exactly, "adam" follows the plain
+            gradient. Where entries are forbidden, sweeps follow any of them: they can add to the support.
+        starts: names from `factor_q.variational.STARTS`, repeated as you like (the random ones are annealed),
+            or logits of your own, shape (*batch, parameters).
         generator: source of the random starts; torch's global generator when None.
-        **limits: `steps` (100 sweeps, or 1000 steps of Adam), `seconds`, `tolerance` in nats (1e-9), `on_step`.
+        **limits: `steps` (500, 100 sweeps, or 1000 of Adam), `seconds`, `tolerance` in nats (1e-9), `on_step`.
 
     Returns:
         The fit. Its lower bound is -inf when no start avoids the forbidden entries.
@@ -79,7 +79,8 @@ def maximize_elbo(
     Raises:
         NotTractableError: the circuit is not deterministic.
         StructureError: circuit and factors differ in their variables, or an option has an unknown name.
-    Cost: a step of Adam is two passes over the circuit and the factors; a sweep is that for each region.
+    Cost: a natural step is about five passes over the circuit and the factors, one of Adam three; a sweep is two
+        passes for each region.
     Source: this project; the bound is that of Shih and Ermon 2020.
 
     Example:
@@ -90,27 +91,29 @@ def maximize_elbo(
         True
     """
     _check(factors, circuit, method, starts)
-    if method == "auto":
-        method = "sweeps" if len(regions_of(circuit.compiled)) <= _MOST_REGIONS else "adam"
-    rounds = Rounds(limits, steps=100 if method == "sweeps" else _ADAM_STEPS)
     target = tempered(factors.detach().to(dtype=torch.float64), temperature, "maximize_elbo")
+    rounds = Rounds(limits, steps=METHODS[method].steps)
     search = _Search(circuit, target, starts, generator)
     with torch.no_grad():
-        steps, converged = search.run(method, rounds)
+        steps, converged = search.run(METHODS[method], rounds)
+        if search.terms.forbidden is not None and not rounds.is_over():
+            search.drop_all_but_the_best()
+            more, converged = search.run(METHODS["sweeps"], rounds.rest(METHODS["sweeps"].steps))
+            steps += more
     logits, best = search.best_rows()
     distribution = CircuitDistribution(circuit, logits.movedim(0, -1), validate_args=False)
     return VariationalFit(distribution, best, steps, converged, tuple(search.history))
 
 
-def _check(factors: Factors, circuit: Circuit, method: str, starts: Sequence[str]) -> None:
+def _check(factors: Factors, circuit: Circuit, method: str, starts: Sequence[str | Tensor]) -> None:
     if tuple(circuit.cardinalities) != factors.cardinalities:
         raise StructureError(
             f"maximize_elbo: the factors are about variables with cardinalities {factors.cardinalities}, the circuit "
             f"has {circuit.cardinalities}."
         )
-    if method not in ("auto", "sweeps", "adam"):
-        raise StructureError(f"maximize_elbo: the method {method!r} is not 'auto', 'sweeps' or 'adam'.")
-    unknown = [name for name in starts if name not in STARTS]
+    if method not in METHODS:
+        raise StructureError(f"maximize_elbo: the method {method!r} is not one of {', '.join(METHODS)}.")
+    unknown = [name for name in starts if isinstance(name, str) and name not in STARTS]
     if unknown or not starts:
         raise StructureError(f"maximize_elbo: starts are some of {', '.join(STARTS)}, not {unknown or 'none'}.")
     blank = CircuitDistribution(circuit, torch.zeros(circuit.num_parameters), validate_args=False)
@@ -121,7 +124,7 @@ class _Search:
     """All starts side by side, in one batch axis in front of the factors' own; keeps the best of each."""
 
     def __init__(
-        self, circuit: Circuit, target: Factors, starts: Sequence[str], generator: torch.Generator | None
+        self, circuit: Circuit, target: Factors, starts: Sequence[str | Tensor], generator: torch.Generator | None
     ) -> None:
         self._begin = time.monotonic()
         self.compiled = circuit.compiled
@@ -129,20 +132,23 @@ class _Search:
         wide = (None if part is None else part.unsqueeze(1) for part in (terms.finite, terms.forbidden))
         self.terms = terms._replace(**dict(zip(("finite", "forbidden"), wide, strict=True)))
         with torch.no_grad():
-            self.logits = torch.stack([STARTS[name](self.compiled, target, generator) for name in starts], 1)
-            self.best = bound(self.compiled, self.terms, self.logits)[0]
-        self.best_logits = self.logits
+            self.best_logits = torch.stack([self._start(start, target, generator) for start in starts], 1)
+            self.best = bound(self.compiled, self.terms, self.best_logits)[0]
         self.history = [self._progress()]
-        one_per_start = torch.tensor([_COLDEST if name == "random" else 1.0 for name in starts], dtype=target.dtype)
-        self._first_scale = one_per_start.reshape(-1, *(1,) * len(target.batch_shape)).to(target.device)
+        first = [_COLDEST if isinstance(start, str) and start == "random" else 1.0 for start in starts]
+        self._first_scale = (
+            torch.tensor(first, dtype=target.dtype).reshape(-1, *(1,) * len(target.batch_shape)).to(target.device)
+        )
 
-    def run(self, method: str, rounds: Rounds) -> tuple[int, bool]:
-        """Climb until the limits; returns the steps made and whether nothing changes any more."""
-        if method == "sweeps":
-            climb = sweeps(self.compiled, self.terms, self.logits, self._scales(_ANNEALED_SWEEPS))
-        else:
-            scales = self._scales(rounds.steps // 2)
-            climb = adam(self.compiled, self.terms, self.logits, scales, learning_rate=0.05)
+    def _start(self, start: str | Tensor, target: Factors, generator: torch.Generator | None) -> Tensor:
+        if isinstance(start, str):
+            return STARTS[start](self.compiled, target, generator)
+        return start.detach().to(dtype=target.dtype, device=target.device).movedim(-1, 0).contiguous()
+
+    def run(self, method: Method, rounds: Rounds) -> tuple[int, bool]:
+        """Climb from the best so far until the limits; returns the steps made and whether nothing changes any more."""
+        anneals = method.annealed if bool((self._first_scale < 1).any()) else 0
+        climb = method.climb(self.compiled, self.terms, self.best_logits, self._scales(anneals))
         previous = torch.full_like(self.best, NEGATIVE_INFINITY)
         step = 0
         for step in rounds:
@@ -152,10 +158,16 @@ class _Search:
             if found is None:
                 break
             still = (found == previous) | ((found - previous).abs() <= rounds.tolerance)
-            if method == "sweeps" and step > _ANNEALED_SWEEPS * self._anneals and bool(still.all()):
+            if method.settles and step > anneals and bool(still.all()):
                 return step, True
             previous = found
         return step, False
+
+    def drop_all_but_the_best(self) -> None:
+        """Go on with one start per batch row."""
+        logits, best = self.best_rows()
+        self.best_logits, self.best = logits.unsqueeze(1), best.unsqueeze(0)
+        self._first_scale = torch.ones_like(self._first_scale[:1])
 
     def best_rows(self) -> tuple[Tensor, Tensor]:
         """Return for each batch row the best start's logits (parameters, *batch) and bound (*batch)."""
@@ -163,17 +175,11 @@ class _Search:
         index = which.expand(1, self.best_logits.shape[0], *which.shape).movedim(0, 1)
         return self.best_logits.gather(1, index).squeeze(1), best
 
-    @property
-    def _anneals(self) -> bool:
-        return bool((self._first_scale < 1).any())
-
     def _scales(self, steps: int) -> Iterator[Tensor]:
         """Yield the energy's scale for each step: annealed starts reach all of it after `steps`."""
-        step = 0
-        while True:
-            share = min(1.0, step / max(1, steps))
+        for step in count():
+            share = min(1.0, step / steps) if steps else 1.0
             yield self._first_scale + (1.0 - self._first_scale) * share
-            step += 1
 
     def _next_bound(self, climb: Iterator[Point], rounds: Rounds) -> Tensor | None:
         """Climb until a bound is known and note it; None when time is up in the middle of a sweep."""

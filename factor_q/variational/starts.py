@@ -64,5 +64,9 @@ def _reachable(compiled: CompiledCircuit, values: Tensor) -> Tensor:
 _RESTARTS = 20
 _SWEEPS = 200
 
-STARTS: dict[str, Start] = {"closed_form": closed_form, "mean_field": from_mean_field, "random": random}
-"""All starts by name. `random` is annealed: its energy grows from a tenth to all of it during the first sweeps."""
+STARTS: dict[str, Start] = {
+    "closed_form": closed_form,
+    "mean_field": from_mean_field,
+    "random": random,
+}
+"""All starts by name. `random` is annealed: its energy grows from a tenth to all of it during the first steps."""

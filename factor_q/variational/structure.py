@@ -1,35 +1,34 @@
 """Structures for given factors: which circuit to fit, under a budget of labels and parameters."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from math import prod
 from typing import Unpack
 
 import networkx as nx
 import torch
-from torch import Tensor
 
 from circuits import Circuit, structures
 from circuits.errors import NotTractableError, StructureError
-from circuits.numerics import entropy_of, exponentials
-from factor_q.compile import DEFAULT_MAX_PARAMETERS
+from factor_q.compile import DEFAULT_MAX_PARAMETERS, compile
 from factor_q.factors import Factors
+from factor_q.graph import FactorGraph
 from factor_q.limits import Limits
 from factor_q.ordering import elimination_cliques, elimination_order
 from factor_q.plan import sizes
 from factor_q.queries.temperature import Temperature, tempered
-from factor_q.variational.maximize import VariationalFit, maximize_elbo
+from factor_q.variational.budget import Budget
+from factor_q.variational.maximize import Progress, VariationalFit, maximize_elbo
 from factor_q.variational.starts import closed_form
+from factor_q.variational.strengths import factor_informations, factor_strengths
 from factor_q.variational.terms import bound, terms_of
-
-_FORBIDDEN_STRENGTH = 20.0
-"""Forbidden entries count as so many nats below the lowest allowed one."""
+from factor_q.variational.thin import fit_thin_clique_tree
 
 
 def fit_structure(
     factors: Factors,
-    structure: str | Circuit = "keep_set",
+    structure: str | Circuit = "auto",
     *,
     labels: int = 32,
     max_parameters: int | None = None,
@@ -39,14 +38,17 @@ def fit_structure(
 ) -> VariationalFit:
     """Choose a circuit for the factors under a budget, and maximise the exact evidence lower bound on it.
 
-    Of several circuits of the family the one with the best closed-form start is fitted.
+    Where the separators of the factors fit the labels the result is exp(f / T) itself, in closed form. Otherwise "auto"
+    fits a keep_set circuit and a thin clique tree and returns the better. Of several circuits of a family the one with
+    the best closed-form start is fitted.
 
     Args:
         factors: batch shape (*batch).
         structure: a name of `factor_q.variational.FITTED_STRUCTURES`, or a deterministic circuit of your own.
-        labels: most labels per region (keep_set), joint values of a context (clique_tree, markov_chain), copies
-            (selective), states (decision_diagram) or assignments of the cutset (cutset).
-        max_parameters: circuits with more are not considered; None: no limit.
+        labels: most labels per region (keep_set), joint values of a context (thin_clique_tree, markov_chain), copies
+            (selective), states (decision_diagram) or assignments of the cutset (cutset). clique_tree is exact and has
+            no such limit.
+        max_parameters: circuits with more are not considered; None: no limit, for clique_tree 2^20.
         temperature: positive and finite; one number, or a tensor that broadcasts to one per batch row.
         generator: source of the random starts; torch's global generator when None.
         **limits: `steps`, `seconds` (choosing included), `tolerance`, `on_step` of `maximize_elbo`.
@@ -67,81 +69,72 @@ def fit_structure(
     """
     if isinstance(structure, Circuit):
         return maximize_elbo(factors, structure, temperature=temperature, generator=generator, **limits)
-    begin = time.monotonic()
+    budget = Budget(labels, max_parameters, generator, limits, time.monotonic())
     target = tempered(factors.detach().to(dtype=torch.float64), temperature, "fit_structure")
-    found = candidates(target, structure, labels=labels, max_parameters=max_parameters)
-    small = [circuit for circuit in found if max_parameters is None or circuit.num_parameters <= max_parameters]
-    if not small:
-        least = min((circuit.num_parameters for circuit in found), default=None)
-        raise NotTractableError(
-            f"fit_structure: no {structure} circuit of at most {labels} labels fits "
-            + (f"max_parameters={max_parameters:,}; the smallest has {least:,}." if least else "the factors.")
-            + " Use keep_set, which forgets what does not fit, with fewer labels, or allow more."
-        )
-    best = small[0] if len(small) == 1 else max(small, key=lambda circuit: _start_value(circuit, target))
-    if (seconds := limits.get("seconds")) is not None:
-        limits["seconds"] = max(0.0, seconds - (time.monotonic() - begin))
-    return maximize_elbo(target, best, generator=generator, **limits)
-
-
-def candidates(factors: Factors, structure: str, *, labels: int, max_parameters: int | None = None) -> list[Circuit]:
-    """Return the circuits of a family that are worth a try for these factors.
-
-    Raises:
-        StructureError: an unknown structure, or labels below 1.
-    """
     if structure not in FITTED_STRUCTURES:
         raise StructureError(f"fit_structure: {structure!r} is not one of {', '.join(FITTED_STRUCTURES)}.")
     if labels < 1:
         raise StructureError(f"fit_structure: labels is {labels}; it must be at least 1.")
-    return FITTED_STRUCTURES[structure](factors, labels, max_parameters)
+    return FITTED_STRUCTURES[structure](target, budget)
 
 
-def factor_strengths(factors: Factors) -> list[float]:
-    """Return how much each factor couples its variables: the root mean square of its pure interaction, in its unit.
-
-    The pure interaction is what is left of a table after the best sum of functions of single variables is taken away
-    (the means along all axes but one). Averaged over batch rows.
-    """
-    return [_interaction(table, axes) for table, axes in _tables(factors)]
-
-
-def factor_informations(factors: Factors) -> list[float]:
-    """Return how much each factor alone makes its variables tell about each other: their total correlation, in nats.
-
-    Under the distribution proportional to exp of the factor's table. Unlike `factor_strengths` it saturates: a
-    coupling that fixes its variables cannot do more. Averaged over batch rows.
-    """
-    return [_information(table, axes) for table, axes in _tables(factors)]
+def _fit_auto(target: Factors, budget: Budget) -> VariationalFit:
+    """Return the better of a keep_set circuit and a thin clique tree, each in half of the time."""
+    if _separators_fit(target.graph, budget):
+        return _fit_exactly(target, budget)
+    fits = (_fit_keep_set(target, budget.half()), fit_thin_clique_tree(target, budget))
+    return max(fits, key=lambda fit: float(fit.lower_bound.mean()))
 
 
-def _tables(factors: Factors) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
-    """Yield the tables with finite numbers for forbidden entries, and the axes of their variables."""
-    for scope, table in factors:
-        table = table.detach()
-        blocked = table == -torch.inf
-        lowest = float(table.masked_fill(blocked, 0.0).amin()) if table.numel() else 0.0
-        axes = tuple(range(table.dim() - len(scope), table.dim()))
-        yield table.masked_fill(blocked, lowest - _FORBIDDEN_STRENGTH), axes
+def _fit_keep_set(target: Factors, budget: Budget) -> VariationalFit:
+    """Fit balanced trees or chains, with couplings in two units; the closed form where the separators fit."""
+    if _separators_fit(target.graph, budget):
+        return _fit_exactly(target, budget)
+    found = [
+        structures.keep_set(
+            target.cardinalities,
+            target.scopes,
+            labels=budget.labels,
+            shape=shape,
+            strengths=strengths,
+            max_parameters=budget.max_parameters,
+        )
+        for shape in ("balanced", "chain")
+        for strengths in (factor_strengths(target), factor_informations(target))
+    ]
+    return _fit_best(list({circuit.nodes: circuit for circuit in found}.values()), target, budget)
 
 
-def _information(table: Tensor, axes: tuple[int, ...]) -> float:
-    if len(axes) < 2:
-        return 0.0
-    flat = table.flatten(axes[0]).clone()
-    totals = exponentials(flat, -1)
-    joint = (flat / totals.unsqueeze(-1)).reshape(table.shape)
-    alone = sum(entropy_of(joint.sum(tuple(other for other in axes if other != axis))).sum(-1) for axis in axes)
-    return max(0.0, float((alone - entropy_of(joint).sum(axes)).mean()))
+def _fit_best(circuits: Sequence[Circuit], target: Factors, budget: Budget) -> VariationalFit:
+    """Fit the circuit with the best closed-form start of those within the budget."""
+    most = budget.max_parameters
+    small = [circuit for circuit in circuits if most is None or circuit.num_parameters <= most]
+    if not small:
+        least = min(circuit.num_parameters for circuit in circuits)
+        raise NotTractableError(
+            f"fit_structure: the smallest {circuits[0].name} circuit for these factors has {least:,} parameters, but "
+            f"max_parameters is {most:,}. Use keep_set, which forgets what does not fit, or allow more."
+        )
+    best = small[0] if len(small) == 1 else max(small, key=lambda circuit: _start_value(circuit, target))
+    return maximize_elbo(target, best, generator=budget.generator, **budget.left())
 
 
-def _interaction(table: Tensor, axes: tuple[int, ...]) -> float:
-    if len(axes) < 2:
-        return 0.0
-    rest = table - table.mean(axes, keepdim=True)
-    for axis in axes:
-        rest = rest - rest.mean(tuple(other for other in axes if other != axis), keepdim=True)
-    return float(rest.square().mean(axes).sqrt().mean())
+def _fit_exactly(target: Factors, budget: Budget) -> VariationalFit:
+    """Return the Boltzmann distribution itself: the closed form needs no search."""
+    distribution = compile(target, max_parameters=budget.max_parameters or DEFAULT_MAX_PARAMETERS)
+    logits = distribution.logits.movedim(-1, 0).contiguous()
+    with torch.no_grad():
+        value = bound(distribution.circuit.compiled, terms_of(target), logits)[0]
+    progress = Progress(time.monotonic() - budget.begin, float(value.mean()))
+    return VariationalFit(distribution, value, 0, True, (progress,))
+
+
+def _separators_fit(graph: FactorGraph, budget: Budget) -> bool:
+    """Return whether no separator of the best order has more joint values than labels, and the circuit is small."""
+    order = elimination_order(graph)
+    widest = max(prod(graph.cardinalities[v] for v in clique[1:]) for clique in elimination_cliques(graph, order))
+    most = budget.max_parameters or DEFAULT_MAX_PARAMETERS
+    return widest <= budget.labels and sizes(graph, order).total <= most
 
 
 def _start_value(circuit: Circuit, target: Factors) -> float:
@@ -151,31 +144,7 @@ def _start_value(circuit: Circuit, target: Factors) -> float:
         return float(bound(circuit.compiled, terms_of(target), logits)[0].mean())
 
 
-def _keep_sets(factors: Factors, labels: int, most: int | None) -> list[Circuit]:
-    """The exact circuit where the separators fit; otherwise balanced trees and chains, with couplings in two units."""
-    exact = _clique_trees(factors, labels, most)
-    if exact and (most is None or exact[0].num_parameters <= most):
-        return exact
-    cards, scopes = factors.cardinalities, factors.scopes
-    found = [
-        structures.keep_set(cards, scopes, labels=labels, shape=shape, strengths=strengths, max_parameters=most)
-        for shape in ("balanced", "chain")
-        for strengths in (factor_strengths(factors), factor_informations(factors))
-    ]
-    return list({circuit.nodes: circuit for circuit in found}.values())
-
-
-def _clique_trees(factors: Factors, labels: int, most: int | None) -> list[Circuit]:
-    """The junction tree of the best order, where no separator has more joint values than labels."""
-    graph = factors.graph
-    order = elimination_order(graph)
-    widest = max(prod(graph.cardinalities[v] for v in clique[1:]) for clique in elimination_cliques(graph, order))
-    if widest > labels or sizes(graph, order).total > DEFAULT_MAX_PARAMETERS:
-        return []
-    return [structures.clique_tree(graph.cardinalities, graph.scopes, order=order)]
-
-
-def _chains(factors: Factors, labels: int, most: int | None) -> list[Circuit]:
+def _chain(factors: Factors, labels: int) -> Circuit:
     """The highest order whose contexts all fit."""
     cards = factors.cardinalities
     fits = [
@@ -183,10 +152,10 @@ def _chains(factors: Factors, labels: int, most: int | None) -> list[Circuit]:
         for order in range(len(cards))
         if max(prod(cards[t : t + order]) for t in range(len(cards) - order + 1)) <= labels
     ]
-    return [structures.markov_chain(cards, order=max(fits, default=0))]
+    return structures.markov_chain(cards, order=max(fits, default=0))
 
 
-def _trees(factors: Factors, labels: int, most: int | None) -> list[Circuit]:
+def _tree(factors: Factors, labels: int) -> Circuit:
     """The spanning tree (or forest) of the strongest factors."""
     graph = nx.Graph()
     graph.add_nodes_from(range(len(factors.cardinalities)))
@@ -200,10 +169,10 @@ def _trees(factors: Factors, labels: int, most: int | None) -> list[Circuit]:
         parents_of = nx.predecessor(forest, min(component))
         for variable, above in parents_of.items():
             parents[variable] = above[0] if above else -1
-    return [structures.tree(factors.cardinalities, parents)]
+    return structures.tree(factors.cardinalities, parents)
 
 
-def _cutsets(factors: Factors, labels: int, most: int | None) -> list[Circuit]:
+def _cutset(factors: Factors, labels: int) -> Circuit:
     """Condition on the most strongly coupled variables, as many as the labels allow."""
     cards = factors.cardinalities
     pull = dict.fromkeys(range(len(cards)), 0.0)
@@ -213,20 +182,24 @@ def _cutsets(factors: Factors, labels: int, most: int | None) -> list[Circuit]:
     order = sorted(pull, key=lambda variable: (-pull[variable], variable))
     depth = max(d for d in range(len(cards)) if prod(cards[v] for v in order[:d]) <= labels or d == 0)
     rest = sorted(order[depth:])
-    return [structures.cutset(cards, order=[*order[:depth], *rest], depth=depth)]
+    return structures.cutset(cards, order=[*order[:depth], *rest], depth=depth)
 
 
-FITTED_STRUCTURES: dict[str, Callable[[Factors, int, int | None], list[Circuit]]] = {
-    "keep_set": _keep_sets,
-    "clique_tree": _clique_trees,
-    "mean_field": lambda factors, labels, most: [structures.mean_field(factors.cardinalities)],
-    "markov_chain": _chains,
-    "tree": _trees,
-    "selective": lambda factors, labels, most: [structures.selective(factors.cardinalities, copies=labels)],
-    "decision_diagram": lambda factors, labels, most: [
-        structures.decision_diagram(factors.cardinalities, width=labels)
-    ],
-    "cutset": _cutsets,
+def _only(build: Callable[[Factors, int], Circuit]) -> Callable[[Factors, Budget], VariationalFit]:
+    """Return how to fit a family that offers one circuit: (factors, labels) -> circuit."""
+    return lambda target, budget: _fit_best([build(target, budget.labels)], target, budget)
+
+
+FITTED_STRUCTURES: dict[str, Callable[[Factors, Budget], VariationalFit]] = {
+    "auto": _fit_auto,
+    "keep_set": _fit_keep_set,
+    "thin_clique_tree": fit_thin_clique_tree,
+    "clique_tree": _fit_exactly,
+    "mean_field": _only(lambda target, labels: structures.mean_field(target.cardinalities)),
+    "markov_chain": _only(_chain),
+    "tree": _only(_tree),
+    "selective": _only(lambda target, labels: structures.selective(target.cardinalities, copies=labels)),
+    "decision_diagram": _only(lambda target, labels: structures.decision_diagram(target.cardinalities, width=labels)),
+    "cutset": _only(_cutset),
 }
-"""All families that can be fitted to factors, by name: (factors, labels, most parameters) -> circuits to
-choose from."""
+"""All families that can be fitted to factors, by name: (factors at temperature 1, budget) -> fit."""
