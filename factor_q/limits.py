@@ -51,14 +51,13 @@ class Rounds:
             )
 
     def __iter__(self) -> Iterator[int]:
-        self._begin = time.monotonic()
         for step in range(1, self.steps + 1):
             if step > 1 and self.is_over():
                 return
             yield step
 
     def is_over(self) -> bool:
-        """Return whether the seconds since the first iteration began are used up."""
+        """Return whether the seconds are used up."""
         return self._seconds is not None and time.monotonic() - self._begin >= self._seconds
 
     def rest(self, steps: int) -> "Rounds":

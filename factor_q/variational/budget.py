@@ -31,3 +31,7 @@ class Budget(NamedTuple):
         if (seconds := left.get("seconds")) is None:
             return self
         return self._replace(limits=Limits(**{**left, "seconds": seconds / 2}), begin=time.monotonic())
+
+    def is_used(self, share: float) -> bool:
+        """Return whether a share of the time has passed."""
+        return self.left(share).get("seconds") == 0.0

@@ -40,9 +40,9 @@ class VariationalFit(NamedTuple):
     lower_bound: Float[Tensor, "*batch"]
     """E[f / T] + H in nats: at most log Z, and log Z - lower_bound is the distribution's divergence from the target."""
     steps: int
-    """Sweeps over all regions, or steps of Adam."""
+    """Natural-gradient steps and sweeps, or steps of Adam."""
     converged: bool
-    """Whether the last sweep changed less than the tolerance."""
+    """Whether the last step changed less than the tolerance."""
     history: tuple[Progress, ...]
 
 
@@ -98,7 +98,9 @@ def maximize_elbo(
         steps, converged = search.run(METHODS[method], rounds)
         if search.terms.forbidden is not None and not rounds.is_over():
             search.drop_all_but_the_best()
-            more, converged = search.run(METHODS["sweeps"], rounds.rest(METHODS["sweeps"].steps))
+            more, converged = search.run(
+                METHODS["sweeps"], rounds.rest(min(METHODS["sweeps"].steps, rounds.steps - steps))
+            )
             steps += more
     logits, best = search.best_rows()
     distribution = CircuitDistribution(circuit, logits.movedim(0, -1), validate_args=False)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from math import prod
+from math import inf, prod
 from typing import Unpack
 
 import networkx as nx
@@ -11,6 +11,7 @@ import torch
 
 from circuits import Circuit, structures
 from circuits.errors import NotTractableError, StructureError
+from circuits.nodes import Node
 from factor_q.compile import DEFAULT_MAX_PARAMETERS, compile
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
@@ -20,10 +21,14 @@ from factor_q.plan import sizes
 from factor_q.queries.temperature import Temperature, tempered
 from factor_q.variational.budget import Budget
 from factor_q.variational.maximize import Progress, VariationalFit, maximize_elbo
+from factor_q.variational.restart import climb_with_restarts
 from factor_q.variational.starts import closed_form
 from factor_q.variational.strengths import factor_informations, factor_strengths
 from factor_q.variational.terms import bound, terms_of
 from factor_q.variational.thin import fit_thin_clique_tree
+
+_CHOOSING = 0.2
+"""Of the time, for building circuits to choose from; and as much again for comparing them."""
 
 
 def fit_structure(
@@ -51,7 +56,8 @@ def fit_structure(
         max_parameters: circuits with more are not considered; None: no limit, for clique_tree 2^20.
         temperature: positive and finite; one number, or a tensor that broadcasts to one per batch row.
         generator: source of the random starts; torch's global generator when None.
-        **limits: `steps`, `seconds` (choosing included), `tolerance`, `on_step` of `maximize_elbo`.
+        **limits: `steps`, `seconds` (choosing included), `tolerance`, `on_step` of `maximize_elbo`. With `seconds` the
+            search restarts until the time is up or five rounds bring nothing.
 
     Returns:
         The fit, as `maximize_elbo` returns it; exact where the labels separate the factors.
@@ -79,10 +85,10 @@ def fit_structure(
 
 
 def _fit_auto(target: Factors, budget: Budget) -> VariationalFit:
-    """Return the better of a keep_set circuit and a thin clique tree, each in half of the time."""
+    """Return the better of a thin clique tree, in at most half of the time, and a keep_set circuit."""
     if _separators_fit(target.graph, budget):
         return _fit_exactly(target, budget)
-    fits = (_fit_keep_set(target, budget.half()), fit_thin_clique_tree(target, budget))
+    fits = (fit_thin_clique_tree(target, budget.half()), _fit_keep_set(target, budget))
     return max(fits, key=lambda fit: float(fit.lower_bound.mean()))
 
 
@@ -90,19 +96,21 @@ def _fit_keep_set(target: Factors, budget: Budget) -> VariationalFit:
     """Fit balanced trees or chains, with couplings in two units; the closed form where the separators fit."""
     if _separators_fit(target.graph, budget):
         return _fit_exactly(target, budget)
-    found = [
-        structures.keep_set(
-            target.cardinalities,
-            target.scopes,
-            labels=budget.labels,
-            shape=shape,
-            strengths=strengths,
-            max_parameters=budget.max_parameters,
-        )
-        for shape in ("balanced", "chain")
-        for strengths in (factor_strengths(target), factor_informations(target))
-    ]
-    return _fit_best(list({circuit.nodes: circuit for circuit in found}.values()), target, budget)
+    found: dict[tuple[Node, ...], Circuit] = {}
+    for strengths in (factor_informations(target), factor_strengths(target)):
+        for shape in ("balanced", "chain"):
+            if found and budget.is_used(_CHOOSING):
+                continue
+            circuit = structures.keep_set(
+                target.cardinalities,
+                target.scopes,
+                labels=budget.labels,
+                shape=shape,
+                strengths=strengths,
+                max_parameters=budget.max_parameters,
+            )
+            found[circuit.nodes] = circuit
+    return _fit_best(list(found.values()), target, budget)
 
 
 def _fit_best(circuits: Sequence[Circuit], target: Factors, budget: Budget) -> VariationalFit:
@@ -115,8 +123,14 @@ def _fit_best(circuits: Sequence[Circuit], target: Factors, budget: Budget) -> V
             f"fit_structure: the smallest {circuits[0].name} circuit for these factors has {least:,} parameters, but "
             f"max_parameters is {most:,}. Use keep_set, which forgets what does not fit, or allow more."
         )
-    best = small[0] if len(small) == 1 else max(small, key=lambda circuit: _start_value(circuit, target))
-    return maximize_elbo(target, best, generator=budget.generator, **budget.left())
+    best, value = small[0], -inf
+    for circuit in small if len(small) > 1 else ():
+        if value > -inf and budget.is_used(2 * _CHOOSING):
+            break
+        own = _start_value(circuit, target)
+        if own > value:
+            best, value = circuit, own
+    return climb_with_restarts(target, best, ("closed_form", "mean_field", "random", "random"), budget)
 
 
 def _fit_exactly(target: Factors, budget: Budget) -> VariationalFit:

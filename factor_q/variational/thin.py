@@ -13,7 +13,8 @@ from factor_q.factors import Factors
 from factor_q.graph import FactorGraph, Scope
 from factor_q.ordering import elimination_cliques, elimination_order, table_size
 from factor_q.variational.budget import Budget
-from factor_q.variational.maximize import VariationalFit, maximize_elbo
+from factor_q.variational.maximize import VariationalFit
+from factor_q.variational.restart import climb_with_restarts
 from factor_q.variational.strengths import factor_informations
 
 _RULES = ("auto", "trees", "chains", "pairs")
@@ -49,7 +50,7 @@ def fit_thin_clique_tree(target: Factors, budget: Budget) -> VariationalFit:
     zeros = [target.flat.new_zeros(*target.batch_shape, *(target.cardinalities[v] for v in scope)) for scope in extra]
     start = compile(Factors(graph, [*forest.tables, *zeros]), max_parameters=most)
     starts = (start.logits, "mean_field", "random")
-    return maximize_elbo(target, start.circuit, starts=starts, generator=budget.generator, **budget.left())
+    return climb_with_restarts(target, start.circuit, starts, budget)
 
 
 def _forest(target: Factors, parts: Sequence[tuple[Scope, Tensor]]) -> Factors:
@@ -86,7 +87,7 @@ def _thin_graph(target: Factors, forest: Sequence[Scope], labels: int, most: int
     ]
     graph, run = FactorGraph(target.cardinalities, forest), max(1, len(waiting))
     for _ in range(_MOST_TRIALS):
-        if not waiting or budget.left(2 * _SHARE).get("seconds") == 0.0:
+        if not waiting or budget.is_used(2 * _SHARE):
             break
         trial = FactorGraph(target.cardinalities, [*graph.scopes, *waiting[:run]])
         if _is_thin(trial, labels, most):
