@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: coverage test test-slow exactness lint format clean
+.PHONY: coverage test test-slow exactness factor-exactness fuzz lint format clean
 
 coverage: $(READY)
 	$(BIN)/spnpolicy benchmark coverage --preset quick
@@ -19,6 +19,14 @@ test-slow: $(READY)
 # 10,000 random circuits against enumeration, about 15 minutes on one core.
 exactness: $(READY)
 	$(BIN)/python -m tests.exactness
+
+# 5,000 random factor graphs against enumeration, about 2 minutes on one core.
+factor-exactness: $(READY)
+	$(BIN)/python -m tests.factor_q.random_graphs --count 5000
+
+# 100,000 texts for the reader of UAI files, about 15 minutes on one core.
+fuzz: $(READY)
+	$(BIN)/python -m tests.factor_q.fuzz_uai --count 100000
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

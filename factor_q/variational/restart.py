@@ -1,7 +1,7 @@
 """Restarts: climb again from new random starts, as long as there is time and it brings something."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,8 +15,16 @@ _PATIENCE = 5
 """So many rounds that bring nothing end the search."""
 
 
+Starts = Sequence[str | Tensor]
+
+
 def climb_with_restarts(
-    target: Factors, circuit: Circuit, starts: Sequence[str | Tensor], budget: Budget
+    target: Factors,
+    circuit: Circuit,
+    starts: Starts,
+    budget: Budget,
+    *,
+    fresh: Callable[[], Starts] = lambda: ("mean_field", "random"),
 ) -> VariationalFit:
     """Maximise the bound from the given starts, then from new random ones until five rounds bring nothing.
 
@@ -25,19 +33,18 @@ def climb_with_restarts(
     Args:
         target: factors at temperature 1, float64.
         circuit: a deterministic circuit.
-        starts: of the first round; later ones begin at new mean-field solutions and random weights.
+        starts: of the first round.
         budget: what is left of the time, and the source of random starts.
+        fresh: returns the starts of a later round.
     """
     best = maximize_elbo(target, circuit, starts=starts, generator=budget.generator, **budget.left())
     idle, origin = 0, time.monotonic() - best.history[-1].seconds
     while idle < _PATIENCE and budget.left().get("seconds"):
         shift = time.monotonic() - origin
-        fresh = maximize_elbo(
-            target, circuit, starts=("mean_field", "random"), generator=budget.generator, **budget.left()
-        )
-        rises = bool((fresh.lower_bound > best.lower_bound + 1e-9 * best.lower_bound.abs().clamp(min=1.0)).any())
+        other = maximize_elbo(target, circuit, starts=fresh(), generator=budget.generator, **budget.left())
+        rises = bool((other.lower_bound > best.lower_bound + 1e-9 * best.lower_bound.abs().clamp(min=1.0)).any())
         idle = 0 if rises else idle + 1
-        best = _merged(best, fresh, shift)
+        best = _merged(best, other, shift)
     return best
 
 

@@ -5,6 +5,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from spnpolicy.cli import infer_flags
 from spnpolicy.cli.docs import field_docs
 from spnpolicy.cli.options import Parser, UsageError, whole_number
 from spnpolicy.training.config import TrainConfig
@@ -120,6 +121,11 @@ def _add_query(parser: Parser) -> None:
     _add_threads(parser)
 
 
+def _add_infer(parser: Parser) -> None:
+    infer_flags.add_infer_arguments(parser)
+    _add_threads(parser)
+
+
 def _add_benchmark(parser: Parser) -> None:
     parser.add_argument("benchmark", metavar="BENCHMARK", help="coverage")
     parser.add_argument("--preset", default="quick", metavar="NAME", help="quick, standard or paper (default: quick)")
@@ -219,6 +225,15 @@ COMMANDS: dict[str, Command] = {
             ),
             _add_query,
             "spnpolicy.cli.query",
+        ),
+        Command(
+            "infer",
+            infer_flags.SUMMARY,
+            infer_flags.USAGE,
+            infer_flags.DESCRIPTION,
+            infer_flags.EXAMPLES,
+            _add_infer,
+            "spnpolicy.cli.infer",
         ),
         Command(
             "benchmark",

@@ -172,7 +172,7 @@ def test_never_looser_than_mean_field_and_structured_mean_field(seed):
     assert fit_structure(f, "keep_set", labels=4, generator=seeded(seed)).lower_bound >= mean_field - 1e-9
     generator = seeded(seed)
     rules = [
-        factor_q.structured_mean_field(f, blocks=rule, restarts=3, generator=generator).lower_bound
+        factor_q.structured_mean_field(f, blocks=rule, restarts=20, generator=generator).lower_bound
         for rule in ("auto", "trees", "chains", "pairs")
     ]
     thin = fit_structure(f, "thin_clique_tree", labels=4, generator=seeded(seed), steps=0).lower_bound

@@ -11,6 +11,7 @@ from spnpolicy.cli.failures import MAX_LINES
 TRAIN = ["train", "vdn", "coverage"]
 QUERY = ["query", "spn"]
 BENCHMARK = ["benchmark", "coverage", "--out", "new"]
+INFER = ["infer", "model.uai"]
 
 # Words of the command line, and what the message must say.
 CASES = {
@@ -75,6 +76,27 @@ CASES = {
     "asked agent twice": ([*QUERY, "--ask", "1,1"], "names an agent twice"),
     "step after the end": ([*QUERY, "--at-step", "5000"], "is over after step"),
     "picture over a file": ([*QUERY, "--picture", "old.png"], "old.png exists"),
+    "missing model": (["infer", "nothing.uai"], "nothing.uai: No such file or directory"),
+    "folder as a model": (["infer", "vdn"], "vdn: Is a directory"),
+    "no model": (["infer"], "MODEL.uai"),
+    "malformed model": (["infer", "cut.uai"], "cut.uai:3:1: 1 factors cannot be described"),
+    "model of another kind": (["infer", "file"], "it must begin with MARKOV or BAYES"),
+    "missing evidence file": ([*INFER, "--evidence", "nothing.evid"], "nothing.evid: No such file or directory"),
+    "malformed evidence": ([*INFER, "--evidence", "file"], "file:1:1: 'mine' is not a number"),
+    "evidence of an unknown variable": ([*INFER, "--evidence", "far.evid"], "far.evid:1:3: variable 7 is observed"),
+    "unknown structure": ([*INFER, "--structure", "keepset"], "Did you mean 'keep_set'"),
+    "no labels": ([*INFER, "--labels", "0"], "--labels"),
+    "no time": ([*INFER, "--seconds", "0"], "a number above 0"),
+    "endless time": ([*INFER, "--seconds", "inf"], "a number above 0"),
+    "time in words": ([*INFER, "--seconds", "soon"], "--seconds: is 'soon'"),
+    "negative seed of an inference": ([*INFER, "--seed", "-1"], "--seed"),
+    "too few parameters": (
+        [*INFER, "--structure", "mean_field", "--max-parameters", "1", "--json"],
+        "max_parameters is 1",
+    ),
+    "too few entries": ([*INFER, "--max-entries", "2"], "--max-entries is 2"),
+    "structure without variables": (["infer", "empty.uai", "--structure", "tree"], "has no variables"),
+    "settings for an inference": ([*INFER, "--env.size", "4"], "takes no --env settings"),
     "unknown benchmark": (["benchmark", "covrage"], "Did you mean 'coverage'"),
     "unknown preset": ([*BENCHMARK, "--preset", "quik"], "Did you mean 'quick'"),
     "unknown algorithm to compare": ([*BENCHMARK, "--algorithms", "vdn", "spn_ca"], "Did you mean 'spn_ac'"),
@@ -94,6 +116,10 @@ def place(trained, tmp_path, monkeypatch):
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     for name in ("file", "old.gif", "old.png"):
         (tmp_path / name).write_text("mine")
+    (tmp_path / "model.uai").write_text("MARKOV\n2 2 2\n1 2 0 1 4 1 2 3 4\n")
+    (tmp_path / "cut.uai").write_text("MARKOV\n2 2 2\n1 0\n")
+    (tmp_path / "empty.uai").write_text("MARKOV 0 0\n")
+    (tmp_path / "far.evid").write_text("1 7 0\n")
     for name in ("corrupt", "torn", "misconfigured"):
         shutil.copytree(tmp_path / "vdn", tmp_path / name)
     newest = max((tmp_path / "corrupt" / "checkpoints").glob("checkpoint-*")) / "algorithm.safetensors"

@@ -1,0 +1,83 @@
+"""Exact answers about factors, or None where memory or time forbids them."""
+
+import torch
+from torch import Tensor
+
+from factor_q import FactorGraph, Factors, NotTractableError
+from factor_q.plan import sizes
+
+MOST_WORK = 2**34
+"""Most entries of joined tables that one answer may make in all, a few minutes of one core."""
+MOST_ASSIGNMENTS = 2**10
+"""Most assignments of a cutset to loop over: with small tables the loop itself takes the time."""
+_GRADIENT_WORK = 4
+"""A pass up with gradients and the pass back, in passes up without."""
+
+
+def exact_log_partition(factors: Factors, max_entries: int) -> float | None:
+    """Return log Z in nats, None where that is too much."""
+    loops = _loops(factors)
+    if not loops:
+        return None
+    try:
+        return float(factors.log_partition(max_entries=max_entries, cutset="auto", max_assignments=loops))
+    except NotTractableError:
+        return None
+
+
+def exact_maximum(factors: Factors, max_entries: int) -> tuple[float, list[int]] | None:
+    """Return the largest value and an assignment that has it, None where that is too much."""
+    loops = _loops(factors)
+    if not loops:
+        return None
+    try:
+        value, assignment = factors.max(max_entries=max_entries, cutset="auto", max_assignments=loops)
+    except NotTractableError:
+        return None
+    return float(value), assignment.tolist()
+
+
+def exact_marginals(factors: Factors, max_entries: int) -> list[list[float]] | None:
+    """Return the probability of each value of each variable, None where that is too much.
+
+    Where the messages of both passes exceed the memory, they are the gradient of log Z: that can be worked out for one
+    assignment of a cutset after the other.
+
+    Requires: log Z > -inf.
+    """
+    loops = _loops(factors)
+    if not loops:
+        return None
+    try:
+        return own_values(factors.marginals(max_entries=max_entries), factors.cardinalities)
+    except NotTractableError:
+        pass
+    if loops < _GRADIENT_WORK:
+        return None
+    try:
+        return _gradient(factors, max_entries, loops // _GRADIENT_WORK)
+    except NotTractableError:
+        return None
+
+
+def own_values(probabilities: Tensor, cardinalities: tuple[int, ...]) -> list[list[float]]:
+    """Return the rows of a table (variables, values) without what is beyond a variable's own values."""
+    return [row[:cardinality].tolist() for row, cardinality in zip(probabilities, cardinalities, strict=True)]
+
+
+def _gradient(factors: Factors, max_entries: int, loops: int) -> list[list[float]]:
+    """Return the marginals as the gradient of log Z with respect to a table of zeros for each variable."""
+    cardinalities = factors.cardinalities
+    graph = FactorGraph(cardinalities, [(variable,) for variable in range(len(cardinalities))])
+    zeros = torch.zeros(graph.num_entries, dtype=factors.dtype, requires_grad=True)
+    with torch.enable_grad():
+        total = (factors + Factors.from_flat(graph, zeros)).log_partition(
+            max_entries=max_entries, cutset="auto", max_assignments=loops
+        )
+    (found,) = torch.autograd.grad(total, zeros)
+    return [(part / part.sum()).tolist() for part in found.split(list(graph.table_sizes))]
+
+
+def _loops(factors: Factors) -> int:
+    """Return how often all joined tables may be made; fixing variables makes none of them larger."""
+    return min(MOST_ASSIGNMENTS, MOST_WORK // max(1, sizes(factors.graph, None).total))
