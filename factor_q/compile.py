@@ -80,7 +80,7 @@ class _Structure(NamedTuple):
     """For each logit: its row among the conditional tables, context by context, in elimination order."""
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4)
 def _structure(graph: FactorGraph, order: tuple[int, ...]) -> _Structure:
     steps = make_plan(graph, order).steps
     contexts: dict[int, tuple[int, ...]] = {variable: () for variable in order}

@@ -10,6 +10,7 @@ from torch import Tensor
 from circuits.errors import StructureError
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
+from factor_q.queries.temperature import Temperature, tempered
 
 
 class View(NamedTuple):
@@ -79,24 +80,15 @@ def split_forbidden(bundle: Bundle, flat: Float[Tensor, "*batch all"], any_forbi
     return BundledTables(bundle, tables.masked_fill(forbidden, 0.0), forbidden.to(flat.dtype))
 
 
-def tempered(name: str, factors: Factors, temperature: float | Tensor) -> Float[Tensor, "*batch entries"]:
+def tempered_entries(name: str, factors: Factors, temperature: Temperature) -> Float[Tensor, "*batch entries"]:
     """Return flat / temperature with batch shapes broadcast, after checking both.
 
     Raises:
         StructureError: the temperature is not positive and finite, or an entry is nan or +inf.
     """
-    scale = torch.as_tensor(temperature, dtype=factors.dtype, device=factors.device)
-    if not bool(((scale > 0) & scale.isfinite()).all()):
-        raise StructureError(f"{name}: the temperature is {temperature}, but it must be positive and finite.")
-    flat = factors.flat
-    if not bool((flat < torch.inf).all()):
+    if not bool((factors.flat < torch.inf).all()):
         raise StructureError(f"{name}: a table of {factors.graph} holds nan or +inf; entries are finite or -inf.")
-    scale = scale.unsqueeze(-1)
-    if not scale.requires_grad:
-        return flat / scale
-    # The slope -x / t^2 of x / t is infinite at a forbidden entry, and inf * 0 is nan.
-    blocked = flat == -torch.inf
-    return (flat.masked_fill(blocked, 0.0) / scale).masked_fill(blocked, -torch.inf)
+    return tempered(factors, temperature, name).flat
 
 
 def _size(table: tuple[int, ...], axes: Iterable[int]) -> int:

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.errors import EvidenceError, ImpossibleEvidenceError, NotTractableError
-from factor_q.approximate.bundles import tempered
+from factor_q.approximate.bundles import tempered_entries
 from factor_q.approximate.conditionals import conditional_plan, gibbs_sweep
 from factor_q.approximate.feasible import feasible_assignment, uniform_values
 from factor_q.factors import Factors
@@ -57,7 +57,7 @@ def gibbs_sample(
     if sweeps < 0:
         raise EvidenceError(f"gibbs_sample: sweeps is {sweeps}, but it must be at least 0.")
     with torch.no_grad():
-        flat = tempered("gibbs_sample", factors, temperature).detach()
+        flat = tempered_entries("gibbs_sample", factors, temperature).detach()
         target = Factors.from_flat(factors.graph, flat)
         shape = (*sample_shape, *target.batch_shape)
         values = _start(target, shape, generator) if start is None else _checked_start(target, shape, start)

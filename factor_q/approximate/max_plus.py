@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.errors import StructureError
-from factor_q.approximate.bundles import tempered
+from factor_q.approximate.bundles import tempered_entries
 from factor_q.approximate.coloring import breadth_first_levels
 from factor_q.approximate.conditionals import ascend_coordinates, conditional_plan
 from factor_q.approximate.factor_messages import (
@@ -82,7 +82,7 @@ def max_plus(
         raise StructureError(f"max_plus: damping is {damping}, but it must lie in [0, 1).")
     rounds = Rounds(limits, steps=100)
     with torch.no_grad():
-        flat = tempered("max_plus", factors, 1.0)
+        flat = tempered_entries("max_plus", factors, 1.0)
         search = _Search(factors.detach(), improve)
         shape = (*flat.shape[:-1], search.layout.size)
         messages = _NOISE * torch.randn(shape, dtype=flat.dtype, device=flat.device, generator=generator)

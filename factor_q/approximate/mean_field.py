@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from factor_q.approximate.bundles import tempered
+from factor_q.approximate.bundles import tempered_entries
 from factor_q.approximate.coordinate_ascent import MeanField, ascend, initial_state
 from factor_q.approximate.product_family import Family, product_family, single_marginals
 from factor_q.factors import Factors
@@ -54,7 +54,7 @@ def mean_field(
     """
     rounds = Rounds(limits, steps=1000)
     with torch.no_grad():
-        flat = tempered("mean_field", factors, temperature).detach()
+        flat = tempered_entries("mean_field", factors, temperature).detach()
         target, family = Factors.from_flat(factors.graph, flat), single_blocks(factors)
         state = initial_state(family, target, restarts, start=start, generator=generator)
         found = ascend(family, flat, state, rounds)

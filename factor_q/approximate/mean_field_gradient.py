@@ -8,7 +8,7 @@ from torch import Tensor
 
 from circuits.errors import StructureError
 from circuits.numerics import entropy_of, logsumexp, posterior
-from factor_q.approximate.bundles import tempered
+from factor_q.approximate.bundles import tempered_entries
 from factor_q.approximate.coordinate_ascent import Ascent, MeanField, best_restart, bound, initial_state
 from factor_q.approximate.mean_field import single_blocks
 from factor_q.approximate.product_family import (
@@ -62,7 +62,7 @@ def mean_field_gradient(
     rounds = Rounds(limits, steps=500)
     family = single_blocks(factors)
     with torch.no_grad():
-        flat = tempered("mean_field_gradient", factors, temperature).detach()
+        flat = tempered_entries("mean_field_gradient", factors, temperature).detach()
         target = Factors.from_flat(factors.graph, flat)
         state = initial_state(family, target, restarts, start=None, generator=generator)
         energy = bundle_energy(family, flat)

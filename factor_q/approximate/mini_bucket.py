@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.numerics import logsumexp, posterior
-from factor_q.approximate.bundles import tempered
+from factor_q.approximate.bundles import tempered_entries
 from factor_q.approximate.mini_bucket_plan import Bucket, MiniBucketPlan, mini_bucket_plan
 from factor_q.factors import Factors
 from factor_q.limits import Limits, Rounds
@@ -56,7 +56,9 @@ def mini_bucket_maximum(
         2.0
     """
     plan = mini_bucket_plan(factors.graph, order, max_entries)
-    return _run(plan, factors, tempered("mini_bucket_maximum", factors, 1.0), lambda _, __, joint: joint.amax(0))
+    return _run(
+        plan, factors, tempered_entries("mini_bucket_maximum", factors, 1.0), lambda _, __, joint: joint.amax(0)
+    )
 
 
 def weighted_mini_bucket(
@@ -100,7 +102,7 @@ def weighted_mini_bucket(
     """
     rounds = Rounds(limits, steps=0)
     plan = mini_bucket_plan(factors.graph, order, max_entries)
-    flat = tempered("weighted_mini_bucket", factors, temperature)
+    flat = tempered_entries("weighted_mini_bucket", factors, temperature)
     shifts = _Shifts(plan, flat)
     steps = 0 if plan.is_exact else _tighten(plan, factors, flat.detach(), shifts, learning_rate, rounds)
     return UpperBound(_run(plan, factors, flat, shifts.eliminate), plan.is_exact, steps)

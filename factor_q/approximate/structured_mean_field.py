@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factor_q.approximate.blocks import BlockRule, choose_blocks
-from factor_q.approximate.bundles import tempered
+from factor_q.approximate.bundles import tempered_entries
 from factor_q.approximate.coordinate_ascent import MeanField, ascend, initial_state
 from factor_q.approximate.product_family import Blocks, Family, product_family, single_marginals
 from factor_q.factors import Factors
@@ -58,7 +58,7 @@ def structured_mean_field(
     """
     rounds = Rounds(limits, steps=300)
     with torch.no_grad():
-        flat = tempered("structured_mean_field", factors, temperature).detach()
+        flat = tempered_entries("structured_mean_field", factors, temperature).detach()
         target = Factors.from_flat(factors.graph, flat)
         chosen = choose_blocks(target, blocks)
         family = product_family(factors.graph, chosen, factors.device)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from circuits.errors import NotTractableError, StructureError
 from circuits.numerics import logsumexp, posterior
-from factor_q.approximate.bundles import take, tempered
+from factor_q.approximate.bundles import take, tempered_entries
 from factor_q.approximate.forests import Forests, forest_log_partitions, spanning_forests
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
@@ -97,7 +97,7 @@ def tree_reweighted(
             f"tree_reweighted: forests is {forests} and learning_rate {learning_rate}; both must be positive."
         )
     rounds = Rounds(limits, steps=200, tolerance=1e-7)
-    flat = tempered("tree_reweighted", factors, temperature)
+    flat = tempered_entries("tree_reweighted", factors, temperature)
     model, edges = _pairwise(factors.graph, flat)
     chosen = spanning_forests(factors.graph.num_variables, edges, forests, factors.device)
     fixed = _Pairwise(*(tensor.detach() for tensor in model))

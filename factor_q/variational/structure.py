@@ -2,11 +2,10 @@
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import combinations
+from itertools import permutations
 from math import inf, prod
 from typing import Unpack
 
-import networkx as nx
 import torch
 
 from circuits import Circuit, structures
@@ -19,6 +18,7 @@ from factor_q.limits import Limits
 from factor_q.ordering import elimination_cliques, elimination_order
 from factor_q.plan import sizes
 from factor_q.queries.temperature import Temperature, tempered
+from factor_q.structure_order import chow_liu_parents
 from factor_q.variational.budget import Budget
 from factor_q.variational.maximize import Progress, VariationalFit, maximize_elbo
 from factor_q.variational.restart import climb_with_restarts
@@ -171,19 +171,12 @@ def _chain(factors: Factors, labels: int) -> Circuit:
 
 def _tree(factors: Factors, labels: int) -> Circuit:
     """The spanning tree (or forest) of the strongest factors."""
-    graph = nx.Graph()
-    graph.add_nodes_from(range(len(factors.cardinalities)))
+    count = len(factors.cardinalities)
+    weights = torch.zeros(count, count, dtype=torch.float64)
     for scope, strength in zip(factors.scopes, factor_strengths(factors), strict=True):
-        for first, second in combinations(scope, 2):
-            before = graph.get_edge_data(first, second, {"weight": 0.0})["weight"]
-            graph.add_edge(first, second, weight=before + strength)
-    forest = nx.maximum_spanning_tree(graph)
-    parents = [-1] * len(factors.cardinalities)
-    for component in nx.connected_components(forest):
-        parents_of = nx.predecessor(forest, min(component))
-        for variable, above in parents_of.items():
-            parents[variable] = above[0] if above else -1
-    return structures.tree(factors.cardinalities, parents)
+        for first, second in permutations(scope, 2):
+            weights[first, second] += strength
+    return structures.tree(factors.cardinalities, chow_liu_parents(weights))
 
 
 def _cutset(factors: Factors, labels: int) -> Circuit:

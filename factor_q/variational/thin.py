@@ -35,7 +35,8 @@ def fit_thin_clique_tree(target: Factors, budget: Budget) -> VariationalFit:
 
     Args:
         target: factors at temperature 1, float64.
-        budget: labels bound the joint values of a context; without a limit on parameters, 2^20.
+        budget: labels bound the joint values of a context, except of the forest, which is always kept; without a
+            limit on parameters, 2^20.
     """
     most = budget.max_parameters or DEFAULT_MAX_PARAMETERS
     rule, best = _best_blocks(target, budget)

@@ -8,9 +8,9 @@ from approximate_models import DOUBLE, TEMPERATURES, at_most, build, equal, isin
 from factor_q import FactorGraph, Factors, NotTractableError, StructureError, log_partition
 from factor_q.approximate import mean_field, mean_field_gradient, structured_mean_field
 from factor_q.approximate.blocks import choose_blocks, grid_columns
-from factor_q.approximate.bundles import tempered
 from factor_q.approximate.coordinate_ascent import bound, initial_state
 from factor_q.approximate.product_family import bundle_energy, product_family, update_color
+from factor_q.queries.temperature import tempered
 
 ISING_LOG_Z = 60.91358871779493
 
@@ -67,7 +67,7 @@ def test_the_bound_is_that_of_the_marginals(seed):
 @pytest.mark.parametrize("blocks", ["single", "pairs", "trees"])
 def test_no_update_of_a_colour_lowers_the_bound(seed, blocks):
     f, temperature = build(oracle.random_instance(seed)), TEMPERATURES[seed % 3]
-    flat = tempered("test", f, temperature)
+    flat = tempered(f, temperature, "test").flat
     target = Factors.from_flat(f.graph, flat)
     chosen = tuple((v,) for v in range(f.graph.num_variables)) if blocks == "single" else choose_blocks(target, blocks)
     family = product_family(f.graph, chosen, f.device)
