@@ -15,6 +15,7 @@ BUILDERS: dict[str, Callable[[], Circuit]] = {
     "markov_chain": lambda: structures.markov_chain(SIX * 14),
     "tree": lambda: structures.tree(SIX * 14, [-1, *((i - 1) // 2 for i in range(1, 560))]),
     "keep_set": lambda: structures.keep_set([6] * 20, labels=36),
+    "clique_tree": lambda: structures.clique_tree(SIX * 7, [(i, i + 1) for i in range(279)]),
     "selective": lambda: structures.selective(SIX * 4),
     "decision_diagram": lambda: structures.decision_diagram(SIX * 3),
     "cutset": lambda: structures.cutset(SIX * 3),

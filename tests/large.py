@@ -24,6 +24,7 @@ _BUILDERS: dict[str, Callable[[], Circuit]] = {
     "keep_set": _keep_set("auto"),
     "keep_set balanced": _keep_set("balanced"),
     "keep_set chain": _keep_set("chain"),
+    "clique_tree": lambda: structures.clique_tree(CARDS, [(i, i + 2) for i in range(COUNT - 2)] + NEIGHBOURS),
     "selective": lambda: structures.selective(CARDS, copies=4),
     "decision_diagram": lambda: structures.decision_diagram(CARDS, width=6),
     "cutset": lambda: structures.cutset(CARDS, depth=2),

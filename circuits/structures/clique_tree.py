@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import product as assignments
+from math import prod
 from typing import NamedTuple
 
 from circuits.circuit import Circuit, CircuitBuilder
@@ -10,6 +11,10 @@ from circuits.variables import check_cardinalities
 
 Context = tuple[int, ...]
 """The variables that a variable depends on; all of them come later in the elimination order."""
+
+
+MOST_PARAMETERS = 2**22
+"""A circuit of more would take gigabytes while it is built."""
 
 
 class CliqueTree(NamedTuple):
@@ -44,7 +49,8 @@ def clique_tree(
         one value have none).
 
     Raises:
-        StructureError: an order that is no permutation, or a scope that names an unknown variable.
+        StructureError: an order that is no permutation, a scope that names an unknown variable, or a circuit of more
+            than 2^22 parameters; raised before it is built.
     Cost: linear in parameters.
     Source: Lauritzen and Spiegelhalter 1988; as a circuit, Darwiche 2003.
 
@@ -61,7 +67,16 @@ def clique_tree(
     for scope in pairs:
         if any(not 0 <= variable < len(cards) for variable in scope):
             raise StructureError(f"clique_tree: scope {scope} names a variable that is not one of {len(cards)}.")
-    return build_clique_tree(cards, eliminate(pairs, order), name="clique_tree").circuit
+    contexts = eliminate(pairs, order)
+    widest = max(contexts, key=lambda variable: prod(cards[v] for v in contexts[variable]) * cards[variable])
+    size = sum(k * prod(cards[v] for v in contexts[variable]) for variable, k in enumerate(cards))
+    if size > MOST_PARAMETERS:
+        raise StructureError(
+            f"clique_tree would have about {float(size):.3g} parameters, more than {MOST_PARAMETERS:,}: "
+            f"variable {widest} depends on {len(contexts[widest])} others. Give scopes and an order that separate "
+            "them better, or use keep_set, whose size you choose."
+        )
+    return build_clique_tree(cards, contexts, name="clique_tree").circuit
 
 
 def eliminate(scopes: Iterable[Sequence[int]], order: Sequence[int]) -> dict[int, Context]:

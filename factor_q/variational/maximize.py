@@ -52,7 +52,7 @@ def maximize_elbo(
     *,
     temperature: Temperature = 1.0,
     method: str = "natural",
-    starts: Sequence[str | Tensor] = ("closed_form", "mean_field", "random", "random"),
+    starts: Sequence[str | Tensor] = ("closed_form", "mode", "mean_field", "random"),
     generator: torch.Generator | None = None,
     **limits: Unpack[Limits],
 ) -> VariationalFit:

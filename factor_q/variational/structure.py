@@ -130,7 +130,7 @@ def _fit_best(circuits: Sequence[Circuit], target: Factors, budget: Budget) -> V
         own = _start_value(circuit, target)
         if own > value:
             best, value = circuit, own
-    return climb_with_restarts(target, best, ("closed_form", "mean_field", "random", "random"), budget)
+    return climb_with_restarts(target, best, ("closed_form", "mode", "mean_field", "random"), budget)
 
 
 def _fit_exactly(target: Factors, budget: Budget) -> VariationalFit:

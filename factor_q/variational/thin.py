@@ -52,7 +52,7 @@ def fit_thin_clique_tree(target: Factors, budget: Budget) -> VariationalFit:
         )
         return _start(graph, _forest(target, fit.parts), most).logits, "random"
 
-    starts = (start.logits, "mean_field", "random")
+    starts = (start.logits, "mode", "mean_field", "random")
     return climb_with_restarts(target, start.circuit, starts, budget, fresh=fresh)
 
 

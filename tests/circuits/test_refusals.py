@@ -14,14 +14,15 @@ NEED_DETERMINISM = sorted({row.name for row in QUERY_ROWS if row.needs_determini
 
 
 def undecided() -> Circuit:
-    """The children differ in the deepest of 3,000 variables only, too deep for the search to tell."""
+    """The children split their variables differently and differ in the deepest of 3,000 only: too deep to search."""
     n = 3000
     b = CircuitBuilder([2] * n)
-    ends = [b.input(n - 1, [0]), b.input(n - 1, [1])]
-    for variable in reversed(range(n - 1)):
+    first, second = b.input(n - 1, [0]), b.input(n - 1, [1])
+    for variable in reversed(range(2, n - 1)):
         both = b.input(variable)
-        ends = [b.product(both, end) for end in ends]
-    return b.build(b.sum(*ends))
+        first, second = b.product(both, first), b.product(both, second)
+    top = [b.input(0), b.input(1)]
+    return b.build(b.sum(b.product(top[0], b.product(top[1], first)), b.product(b.product(*top), second)))
 
 
 # Circuits that lack determinism, each in its own way.

@@ -194,3 +194,8 @@ def test_a_mixture_needs_parts_over_equal_variables() -> None:
 def test_families_are_repeatable() -> None:
     for family in FAMILIES:
         assert strategies.FAMILIES[family](Random(3)).nodes == strategies.FAMILIES[family](Random(3)).nodes
+
+
+def test_a_clique_tree_too_large_is_refused_before_it_is_built() -> None:
+    with pytest.raises(StructureError, match=r"3\.21e\+60 parameters.*variable 0 depends on 199 others"):
+        structures.clique_tree([2] * 200)
