@@ -1,6 +1,7 @@
 """Lower bounds never exceed log Z, equal what enumeration says of the returned distribution, and rise monotonically."""
 
 import math
+import time
 from itertools import repeat
 
 import factor_oracle as oracle
@@ -13,7 +14,9 @@ from benchmarks.ising import ising_grid
 from circuits.passes import normalize
 from factor_q import FactorGraph, Factors, NotTractableError, StructureError, fit_structure, maximize_elbo
 from factor_q.variational import FITTED_STRUCTURES, factor_informations, factor_strengths
+from factor_q.variational.budget import Budget
 from factor_q.variational.climb import _regions, sweeps, together
+from factor_q.variational.restart import climb_with_restarts
 from factor_q.variational.starts import STARTS, closed_form, from_marginals
 from factor_q.variational.terms import bound, edge_values, terms_of
 
@@ -107,6 +110,36 @@ def test_climbing_never_falls(climb, seed):
         now = bound(compiled, terms, after)[0]
         assert now >= before - 1e-10
         before = now
+
+
+@pytest.mark.parametrize("climb", [together, sweeps])
+@pytest.mark.parametrize("seed", range(8))
+def test_climbing_never_steps_onto_forbidden_entries(climb, seed):
+    f = random_pairs(seed, values=3, count=6)
+    blocked = torch.rand(f.flat.shape, generator=seeded(seed + 100)) < 0.08
+    f = Factors.from_flat(f.graph, f.flat.masked_fill(blocked, -math.inf))
+    assert f.max()[0] > -math.inf
+    compiled = circuits.structures.keep_set(f.cardinalities, f.scopes, labels=3).compiled
+    terms, one = terms_of(f), torch.ones((), dtype=DOUBLE)
+    logits = STARTS["mode"](compiled, f, None)
+    before = start = bound(compiled, terms, logits)[0]
+    assert start > -math.inf
+    for after, _ in climb(compiled, terms, logits, repeat(one, 4)):
+        now = bound(compiled, terms, after)[0]
+        assert now >= before - 1e-10
+        before = now
+
+
+def test_restarts_keep_the_better_distribution_of_every_row():
+    f = random_pairs(11, scale=4.0, batch=(12,))
+    circuit = circuits.structures.keep_set(f.cardinalities, f.scopes, labels=2)
+    first = maximize_elbo(f, circuit, starts=("random",), generator=seeded(1), steps=3)
+    budget = Budget(2, None, seeded(1), {"seconds": 60.0, "steps": 3}, time.monotonic())
+    best = climb_with_restarts(f, circuit, ("random",), budget)
+    assert (best.lower_bound >= first.lower_bound - 1e-12).all()
+    assert (best.lower_bound > first.lower_bound + 1e-3).any()
+    own = bound(circuit.compiled, terms_of(f), best.distribution.logits.movedim(-1, 0).contiguous())[0]
+    assert torch.allclose(own, best.lower_bound, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(6))
