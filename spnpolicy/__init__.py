@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spnpolicy.algorithms import make_algorithm
-    from spnpolicy.envs import make_env
+    from spnpolicy.envs import check_env, make_env
     from spnpolicy.objective import elbo
     from spnpolicy.policy import SPNPolicy
     from spnpolicy.training.config import RunConfig, TrainConfig
-    from spnpolicy.training.loop import Progress, train
+    from spnpolicy.training.loop import Progress, resume, train
     from spnpolicy.training.runs import load_run
 
 _HOME = {
@@ -20,10 +20,12 @@ _HOME = {
     "RunConfig": "spnpolicy.training.config",
     "SPNPolicy": "spnpolicy.policy",
     "TrainConfig": "spnpolicy.training.config",
+    "check_env": "spnpolicy.envs.check",
     "elbo": "spnpolicy.objective",
     "load_run": "spnpolicy.training.runs",
     "make_algorithm": "spnpolicy.algorithms",
     "make_env": "spnpolicy.envs",
+    "resume": "spnpolicy.training.loop",
     "train": "spnpolicy.training.loop",
 }
 
@@ -32,10 +34,12 @@ __all__ = [
     "RunConfig",
     "SPNPolicy",
     "TrainConfig",
+    "check_env",
     "elbo",
     "load_run",
     "make_algorithm",
     "make_env",
+    "resume",
     "train",
 ]
 

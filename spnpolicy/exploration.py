@@ -85,9 +85,10 @@ def act_epsilon_greedy(
         generator: source of the randomness.
     """
     # A copy, because torch refuses to share memory with read-only arrays.
-    observation = torch.tensor(step.observation, dtype=torch.float32)
+    device = next(network.parameters()).device
+    observation = torch.tensor(step.observation, dtype=torch.float32, device=device)
     with torch.inference_mode():
-        values = network(observation).numpy()
+        values = network(observation).cpu().numpy()
     # An action that does not exist has value -inf: it must not be drawn either, whatever the mask says.
     available = step.available_actions & (values != -np.inf)
     return epsilon_greedy(values, available, epsilon=epsilon, generator=generator)

@@ -53,7 +53,7 @@ class ReplayBuffer:
         return self._size
 
     def add(self, step_before: Step, actions: Int[np.ndarray, "envs agents"], step_after: Step) -> None:
-        """Store one transition of every environment.
+        """Store one transition of every environment, without those that an environment's failure made worthless.
 
         Args:
             step_before: what the agents saw.
@@ -64,12 +64,14 @@ class ReplayBuffer:
             ConfigError: there are more environments than the buffer has rows.
             EnvError: the state stopped being the reshaped observation.
         """
-        count = len(actions)
-        if count > self.capacity:
-            raise ConfigError(f"replay capacity is {self.capacity}, but must be at least {count}, one per env.")
+        if len(actions) > self.capacity:
+            raise ConfigError(f"replay capacity is {self.capacity}, but must be at least {len(actions)}, one per env.")
         if not self._columns:
             self._allocate(step_before)
         rows = self._rows(step_before, actions, step_after)
+        if step_after.discarded is not None:
+            rows = {name: values[~step_after.discarded] for name, values in rows.items()}
+        count = len(rows["reward"])
         head = min(count, self.capacity - self._position)
         for name, column in self._columns.items():
             target, values = column.numpy(), rows[name]

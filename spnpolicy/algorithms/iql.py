@@ -1,5 +1,6 @@
 """Independent Q-learning: each agent learns as if the others were part of the environment."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,9 +69,10 @@ class IQL:
         """Do one gradient step on the mean squared error of all agents."""
         value_t = chosen_value(self.network(batch.observation), batch.actions)
         loss = squared_td_loss(value_t, self._targets(batch))
-        norm = descend(loss, self.optimizer, self.config.max_gradient_norm)
-        self.updates += 1
-        self.config.target.apply(self.target, self.network, self.updates)
+        (norm,) = descend((loss, self.optimizer), max_gradient_norm=self.config.max_gradient_norm)
+        if math.isfinite(norm):
+            self.updates += 1
+            self.config.target.apply(self.target, self.network, self.updates)
         return {"loss": loss.item(), "value": value_t.mean().item(), "gradient_norm": norm}
 
     @torch.no_grad()
@@ -82,6 +84,11 @@ class IQL:
         )
         terminated_t = batch.terminated[:, None].expand_as(value_tp1)
         return q_target(batch.reward, self.config.discount, terminated_t, value_tp1)
+
+    def to(self, device: torch.device) -> None:
+        """Move both networks to a device."""
+        self.network.to(device)
+        self.target.to(device)
 
     def state_dict(self) -> dict[str, Any]:
         """Return both networks, the optimiser and the number of updates."""

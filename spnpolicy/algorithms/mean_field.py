@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Int
 
 from circuits import CircuitDistribution
@@ -61,6 +62,10 @@ class MeanField:
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one step of the critic, one of the policy, and one of the temperature."""
         return self._learner.update(batch, progress=progress)
+
+    def to(self, device: torch.device) -> None:
+        """Move all networks to a device."""
+        self._learner.to(device)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what continuing needs."""

@@ -25,16 +25,25 @@ class Batch(NamedTuple):
 
 @runtime_checkable
 class Algorithm(Protocol):
-    """A learner. Built as `Algorithm(config, spec, streams)`."""
+    """A learner. Built as `Algorithm(config, spec, streams)`.
+
+    A method `to(device)` is optional: with it the networks can live on a GPU, and batches then come from there.
+    """
 
     config: Any
 
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
-        """Choose joint actions; `progress` in [0, 1] is the share of training already done (for schedules)."""
+        """Choose joint actions; `progress` in [0, 1] is the share of training already done (for schedules).
+
+        Without `explore` no random stream moves: an evaluation in between changes nothing that follows.
+        """
         ...
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
-        """Do one gradient step and return named numbers for the metrics file."""
+        """Do one gradient step and return named numbers for the metrics file.
+
+        If a loss or gradient is not finite, nothing is changed and one of the numbers says so by not being finite.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:

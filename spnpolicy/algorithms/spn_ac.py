@@ -22,6 +22,7 @@ from spnpolicy.policy import SPNPolicy
 from spnpolicy.returns import q_target
 from spnpolicy.temperature import Temperature, TemperatureConfig
 from spnpolicy.training.optimization import descend, make_optimizer
+from spnpolicy.training.parallel import mean
 from spnpolicy.training.seeding import Streams
 
 
@@ -88,12 +89,23 @@ class SPNActorCritic:
         self.num_updates = 0
         self._generator = streams.torch("exploration")
         self._everything = existing_actions(spec.cardinalities)
+        self._device = torch.device("cpu")
+
+    def to(self, device: torch.device) -> None:
+        """Move all networks to a device; actions are still drawn on the CPU."""
+        for network in (self.critic, self.policy, self.target_critic):
+            network.to(device)
+        self._everything = self._everything.to(device)
+        self._device = device
 
     def policy_at(self, step: Step) -> CircuitDistribution:
-        """Return the joint policy of every environment, with forbidden actions ruled out."""
+        """Return the joint policy of every environment, with forbidden actions ruled out; always on the CPU."""
         with torch.no_grad():
-            features = self.config.features(torch.tensor(step.observation, dtype=torch.float32))
-            return self._policy(features, torch.tensor(step.available_actions))
+            observation = torch.tensor(step.observation, dtype=torch.float32, device=self._device)
+            available = torch.tensor(step.available_actions, device=self._device)
+            pi = self._policy(self.config.features(observation), available)
+            # The random streams live on the CPU, so that a seed means the same on every device.
+            return pi if self._device.type == "cpu" else CircuitDistribution(pi.circuit, pi.logits.cpu())
 
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
         """Sample joint actions, or take the exact mode."""
@@ -107,21 +119,24 @@ class SPNActorCritic:
         target_t = self._target(batch)
         q_t: Factors = self.critic(features)
         critic_loss = squared_td_loss(q_t(batch.actions), target_t)
-        critic_norm = descend(critic_loss, self.critic_optimizer, config.max_gradient_norm)
-
         pi = self._policy(features, batch.available_actions)
         entropy = pi.entropy()
         bound = pi.expectation(q_t.detach()) + self.temperature.value * entropy
-        descend(-bound.mean(), self.policy_optimizer, config.max_gradient_norm)
-        mean_entropy = float(entropy.detach().mean())
-        largest = float(self._largest_entropy(batch.available_actions).mean())
-        self.temperature.update(mean_entropy, largest, progress)
-
-        self.num_updates += 1
-        config.target.apply(self.target_critic, self.critic, self.num_updates)
+        norms = descend(
+            (critic_loss, self.critic_optimizer),
+            (-bound.mean(), self.policy_optimizer),
+            max_gradient_norm=config.max_gradient_norm,
+        )
+        largest = self._largest_entropy(batch.available_actions).mean()
+        mean_entropy, mean_largest = mean(float(entropy.detach().mean()), float(largest))
+        if all(map(math.isfinite, norms)):
+            self.temperature.update(mean_entropy, mean_largest, progress)
+            self.num_updates += 1
+            config.target.apply(self.target_critic, self.critic, self.num_updates)
         return {
             "critic_loss": float(critic_loss.detach()),
-            "critic_gradient_norm": critic_norm,
+            "critic_gradient_norm": norms[0],
+            "policy_gradient_norm": norms[1],
             "elbo": float(bound.detach().mean()),
             "entropy": mean_entropy,
             "temperature": self.temperature.value,
@@ -144,7 +159,8 @@ class SPNActorCritic:
     def _largest_entropy(self, available: Bool[Tensor, "batch agents actions"]) -> Float[Tensor, " batch"]:
         """Return the entropy of the uniform policy over the allowed joint actions, in nats."""
         if not self._spec.has_action_masks:
-            return torch.full((len(available),), sum(math.log(k) for k in self._spec.cardinalities))
+            largest = sum(math.log(k) for k in self._spec.cardinalities)
+            return torch.full((len(available),), largest, device=available.device)
         return (available & self._everything).sum(-1).float().log().sum(-1)
 
     def state_dict(self) -> dict[str, Any]:

@@ -77,9 +77,11 @@ class VDN:
             )
         joint_value_t = self.joint_value(batch.observation, batch.actions)
         loss = losses.squared_td_loss(joint_value_t, target_t)
-        gradient_norm = optimization.descend(loss, self.optimizer, self.config.max_gradient_norm)
-        self.num_updates += 1
-        self.config.target.apply(self.target_utilities, self.utilities, self.num_updates)
+        limit = self.config.max_gradient_norm
+        gradient_norm = optimization.descend((loss, self.optimizer), max_gradient_norm=limit)[0]
+        if gradient_norm < float("inf"):
+            self.num_updates += 1
+            self.config.target.apply(self.target_utilities, self.utilities, self.num_updates)
         return {
             "loss": float(loss.detach()),
             "joint_value": float(joint_value_t.detach().mean()),
@@ -91,6 +93,11 @@ class VDN:
         utility_tp1 = self.target_utilities(batch.next_observation)
         best = returns.greedy_value(utility_tp1, batch.next_available_actions, selector_tp1=selector)
         return best.sum(-1)
+
+    def to(self, device: torch.device) -> None:
+        """Move the utilities and their target to a device."""
+        for network in (self.utilities, self.target_utilities):
+            network.to(device)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what continuing needs: utilities, their target, optimiser and counter."""

@@ -1,7 +1,7 @@
 """The settings of a run: one frozen record that, with the code, determines every number it produces."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from spnpolicy.errors import ConfigError
 from spnpolicy.training.decoding import require
@@ -36,7 +36,10 @@ class TrainConfig:
     evaluation_episodes: int = 64
     """Episodes of one evaluation, all started from the same seed every time."""
     checkpoint_every: int = 50_000
-    """Env steps between two checkpoints; there is one at the end as well."""
+    """Env steps between two checkpoints; there is one at the start and one at the end as well."""
+    on_env_fault: Literal["raise", "drop-episode"] = "raise"
+    """What to do when an environment shows nan, a wrong shape or a mask that allows nothing: end the run with a
+    message, or drop that episode, count the fault and go on."""
 
     def __post_init__(self):
         counts = ("steps", "num_envs", "batch_size", "replay_capacity", "train_every", "updates", "log_every")

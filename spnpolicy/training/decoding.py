@@ -44,7 +44,7 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     nearest = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean {nearest[0]!r}?" if nearest else f"Known: {', '.join(known)}."
-    return f"unknown {what} {name!r}. {hint}"
+    return f"unknown {what} {_short(name)}. {hint}"
 
 
 def require(condition: bool, name: str, value: object, rule: str) -> None:
@@ -65,14 +65,14 @@ def _decode(kind: Any, value: Any, path: str) -> Any:
         # Compared with the type, because True == 1 and 1.0 == 1.
         if (type(value), value) in [(type(choice), choice) for choice in arguments]:
             return value
-        raise ConfigError(f"{path} is {value!r}, but must be one of {', '.join(map(repr, arguments))}.")
+        raise ConfigError(f"{path} is {_short(value)}, but must be one of {', '.join(map(repr, arguments))}.")
     if origin is tuple:
         return _decode_tuple(arguments, value, path)
     if origin is list and isinstance(value, list):
         return [_decode(arguments[0], item, f"{path}[{index}]") for index, item in enumerate(value)]
     if origin is dict and isinstance(value, Mapping):
         return {
-            _decode(arguments[0], key, f"{path} key"): _decode(arguments[1], item, f"{path}.{key}")
+            _decode(arguments[0], key, f"{path} key"): _decode(arguments[1], item, f"{path}.{_plain(key)}")
             for key, item in value.items()
         }
     return _decode_plain(origin or kind, value, path)
@@ -131,6 +131,12 @@ def _decode_tuple(arguments: tuple[Any, ...], value: Any, path: str) -> Any:
     return tuple(
         _decode(kind, item, f"{path}[{index}]") for index, (kind, item) in enumerate(zip(arguments, value, strict=True))
     )
+
+
+def _plain(key: object) -> str:
+    # A key may be long, or hold line breaks and codes that a terminal obeys.
+    text = str(key)
+    return text if text.isprintable() and len(text) <= 60 else _short(text)
 
 
 def _short(value: object) -> str:

@@ -1,6 +1,5 @@
 """Episodes: sums kept while they run, and a CSV row for each that ends."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,14 +43,25 @@ class EpisodeTracker:
         self._discounted += self._weights * reward
         self._weights *= self._discount
         self._lengths += 1
-        done = np.flatnonzero(step.terminated | step.truncated)
+        is_over = step.terminated | step.truncated
+        if step.discarded is not None:
+            is_over &= ~step.discarded
+            self._forget(np.flatnonzero(step.discarded))
+        done = np.flatnonzero(is_over)
         success = step.terminated[done] & (reward[done] > 0)
         ended = Episodes(done, self._returns[done], self._discounted[done], self._lengths[done], success)
         if len(done):
-            self._returns[done] = self._discounted[done] = 0.0
-            self._weights[done] = 1.0
-            self._lengths[done] = 0
+            self._forget(done)
         return ended
+
+    def forget(self) -> None:
+        """Forget all episodes under way."""
+        self._forget(np.arange(len(self._lengths)))
+
+    def _forget(self, rows: Int[np.ndarray, " rows"]) -> None:
+        self._returns[rows] = self._discounted[rows] = 0.0
+        self._weights[rows] = 1.0
+        self._lengths[rows] = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums of the episodes under way."""
@@ -64,34 +74,20 @@ class EpisodeTracker:
             setattr(self, f"_{name}", values.copy())
 
 
-class EpisodeWriter:
-    """Appends rows to episodes.csv."""
+def episode_rows(step: int, episodes: Episodes) -> Float[np.ndarray, "episodes columns"]:
+    """Return one row per episode: the numbers of `EPISODE_COLUMNS` from `step` to `success`."""
+    columns = (episodes.returns, episodes.discounted_returns, episodes.lengths, episodes.successes)
+    return np.stack([np.full(len(episodes.env), step), *columns], axis=1).astype(np.float64)
 
-    def __init__(self, path: Path):
-        is_new = not path.exists() or path.stat().st_size == 0
-        self._file = path.open("a", encoding="utf-8")
-        if is_new:
-            self._file.write(",".join(EPISODE_COLUMNS) + "\n")
 
-    def write(
-        self,
-        kind: str,
-        step: int,
-        episodes: Episodes,
-        fraction_of_optimum: Float[np.ndarray, " episodes"] | None = None,
-    ) -> None:
-        """Append one row per episode; the last column stays empty where there is no known optimum."""
-        for index in range(len(episodes.env)):
-            fraction = "" if fraction_of_optimum is None else f"{fraction_of_optimum[index]:.9g}"
-            self._file.write(
-                f"{kind},{step},{episodes.returns[index]:.9g},{episodes.discounted_returns[index]:.9g},"
-                f"{episodes.lengths[index]},{int(episodes.successes[index])},{fraction}\n"
-            )
-
-    def flush(self) -> None:
-        """Hand all rows to the operating system."""
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+def format_rows(
+    kind: str,
+    rows: Float[np.ndarray, "episodes columns"],
+    fraction_of_optimum: Float[np.ndarray, " episodes"] | None = None,
+) -> str:
+    """Return lines of episodes.csv; the last column stays empty where there is no known optimum."""
+    fractions = [""] * len(rows) if fraction_of_optimum is None else [f"{value:.9g}" for value in fraction_of_optimum]
+    return "".join(
+        f"{kind},{int(step)},{total:.9g},{discounted:.9g},{int(length)},{int(success)},{fraction}\n"
+        for (step, total, discounted, length, success), fraction in zip(rows.tolist(), fractions, strict=True)
+    )

@@ -1,5 +1,6 @@
 """Evaluation: greedy play, exactly one whole episode in each of many parallel environments."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,19 @@ class EvaluationResult:
         return means
 
 
-def evaluate(algorithm: Algorithm, env: BatchedEnv, episodes: int, discount: float, seed: int) -> EvaluationResult:
+class EvaluationStopped(Exception):
+    """An evaluation was asked to stop; its episodes are lost, and nothing else."""
+
+
+def evaluate(
+    algorithm: Algorithm,
+    env: BatchedEnv,
+    episodes: int,
+    discount: float,
+    seed: int,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> EvaluationResult:
     """Play `episodes` whole episodes without exploration, side by side, one in each environment.
 
     One episode per environment, because the first so many to finish out of a stream would mostly be short
@@ -48,10 +61,12 @@ def evaluate(algorithm: Algorithm, env: BatchedEnv, episodes: int, discount: flo
         episodes: number of episodes.
         discount: worth of a reward one step later, for the discounted return.
         seed: fixes the episodes, so that different algorithms meet the same ones.
+        should_stop: asked before every step.
 
     Raises:
         ConfigError: the environment is not a batch of `episodes`.
         EnvError: an episode goes on past `env.episode_limit`.
+        EvaluationStopped: `should_stop` said so.
     """
     if env.num_envs != episodes:
         raise ConfigError(
@@ -63,8 +78,13 @@ def evaluate(algorithm: Algorithm, env: BatchedEnv, episodes: int, discount: flo
     tracker = EpisodeTracker(episodes, discount)
     finished: list[Episodes] = []
     pending = np.ones(episodes, dtype=bool)
-    for _ in range(env.episode_limit):
+    steps_left = env.episode_limit
+    while steps_left:
+        if should_stop():
+            raise EvaluationStopped
         step = env.step(algorithm.act(step, explore=False))
+        # An episode lost to a failing environment is played again from its start.
+        steps_left = env.episode_limit if step.discarded is not None and step.discarded.any() else steps_left - 1
         ended = tracker.add(step)
         is_first = pending[ended.env]
         finished.append(Episodes(*(column[is_first] for column in ended)))

@@ -1,25 +1,39 @@
 """The training loop: act, step, remember, learn; with metrics, evaluations and checkpoints on the way."""
 
+import logging
 import math
-import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-
-from spnpolicy.envs import Step, make_env
-from spnpolicy.errors import NonFiniteError
-from spnpolicy.replay import ReplayBuffer
-from spnpolicy.training.checkpoints import save_checkpoint
+from spnpolicy.envs import make_env
+from spnpolicy.errors import CheckpointError, ConfigError, DiskError
+from spnpolicy.training.checkpoints import complete_checkpoints, load_checkpoint, save_best
 from spnpolicy.training.config import RunConfig
-from spnpolicy.training.evaluation import EvaluationResult, evaluate
+from spnpolicy.training.evaluation import EvaluationStopped
+from spnpolicy.training.facts import attempt_facts, differences, run_facts
 from spnpolicy.training.interrupts import StopRequest
+from spnpolicy.training.learning import Learning
+from spnpolicy.training.parallel import any_of, barrier, process_group, world
 from spnpolicy.training.recorder import Recorder
-from spnpolicy.training.runs import EnvFactory, build_algorithm, create_run_folder, with_all_options
-from spnpolicy.training.seeding import Streams
+from spnpolicy.training.runs import (
+    EnvFactory,
+    create_run_folder,
+    locked_run,
+    read_facts,
+    read_result,
+    read_run_config,
+    remove_unsaved,
+    with_all_options,
+)
+from spnpolicy.training.saver import CheckpointSaver
+from spnpolicy.training.sinks import Sink
 from spnpolicy.training.strict_json import write_json
+
+_KEPT_BESIDE = 5
+"""Checkpoints that other processes keep: rank 0 may fail to write three in a row before the run stops."""
+
+_log = logging.getLogger(__name__)
 
 
 class Progress(NamedTuple):
@@ -30,7 +44,7 @@ class Progress(NamedTuple):
     steps: int
     """Env steps in total."""
     seconds: float
-    """Time since the start."""
+    """Time since the start, earlier attempts included."""
     evaluation: dict[str, float]
     """Means of the latest evaluation."""
 
@@ -51,6 +65,8 @@ class TrainResult(NamedTuple):
     """Means of the last evaluation."""
     seconds: float
     """Time it took."""
+    faults: int = 0
+    """Failures of environments and updates that were survived; faults.jsonl has each."""
 
 
 def train(
@@ -59,141 +75,254 @@ def train(
     *,
     make_env: EnvFactory = make_env,
     on_progress: Callable[[Progress], None] | None = None,
+    sinks: Iterable[Sink] = (),
+    device: str = "cpu",
 ) -> TrainResult:
     """Train one algorithm in one environment and write everything into a new folder.
 
-    Ctrl-C or SIGTERM ends the run after the current iteration with a checkpoint; a second one ends it at
-    once.
+    Ctrl-C or SIGTERM ends the run after the current step with a checkpoint, from which `resume` goes on; a second one
+    ends it at once. Started by torchrun, the processes train this one run together: num_envs, batch_size and
+    replay_capacity count over all of them, and the folder must be one that all see.
 
     Args:
         config: the whole configuration.
         folder: folder of the run, missing or empty; `spnpolicy.training.runs` says what it holds afterwards.
         make_env: maker of environments, for those outside the registry.
         on_progress: called after every iteration.
+        sinks: who else gets the metrics records.
+        device: where the networks live: "cpu", "cuda", "cuda:1".
 
     Raises:
         ConfigError: a setting is wrong, or the folder is not empty. Nothing has been written then.
+        EnvError: an environment broke its contract, or would not start any more.
         NonFiniteError: learning diverged; the last checkpoint is from before.
-        CheckpointError: a checkpoint could not be written.
+        DiskError: the disk refused three checkpoints in a row.
     """
-    training = _Training(config, make_env)
-    create_run_folder(folder, with_all_options(config, training.algorithm))
-    with StopRequest() as stop, Recorder(folder, config.train) as recorder:
-        return _run(training, recorder, folder, stop, on_progress)
+    with process_group(), Session(config, folder, make_env, sinks, device) as session:
+        if world().rank == 0:
+            create_run_folder(folder, with_all_options(config, session.learning.algorithm))
+        barrier()
+        with locked_run(folder):
+            session.begin()
+            return session.run(on_progress)
 
 
-def _run(
-    training: "_Training",
-    recorder: Recorder,
+def resume(
     folder: Path,
-    stop: StopRequest,
-    on_progress: Callable[[Progress], None] | None,
+    *,
+    make_env: EnvFactory = make_env,
+    on_progress: Callable[[Progress], None] | None = None,
+    sinks: Iterable[Sink] = (),
+    device: str = "cpu",
+    strict: bool = False,
 ) -> TrainResult:
-    settings = training.config.train
-    root = folder / "checkpoints"
-    evaluation = recorder.evaluated(0, training.evaluate())
-    is_finished = False
-    try:
-        while training.step_count < settings.steps and not stop.requested:
-            before = training.step_count
-            following = training.iterate()
-            recorder.stepped(training.step_count, following)
-            recorder.learned(training.learn_if_due())
-            now = training.step_count
-            if _is_due(before, now, settings.log_every):
-                recorder.log(now)
-            if _is_due(before, now, settings.evaluate_every) and now < settings.steps:
-                evaluation = recorder.evaluated(now, training.evaluate())
-            if _is_due(before, now, settings.checkpoint_every) and now < settings.steps:
-                save_checkpoint(root, training.state_dict() | {"episodes": recorder.tracker.state_dict()})
-            if on_progress is not None:
-                on_progress(Progress(now, settings.steps, recorder.seconds(), evaluation))
-        is_finished = training.step_count >= settings.steps
-    except KeyboardInterrupt:
-        # The second Ctrl-C insists: leave at once. Any other source asks like a first one.
-        if stop.requested:
-            raise
-    if is_finished:
-        evaluation = recorder.evaluated(training.step_count, training.evaluate())
-    save_checkpoint(root, training.state_dict() | {"episodes": recorder.tracker.state_dict()})
-    result = TrainResult(training.step_count, is_finished, evaluation, recorder.seconds())
-    if is_finished:
-        _write_result(folder, result, training)
-    return result
+    """Go on with a run where its latest checkpoint left it, as if it had never stopped.
+
+    On the same kind of machine with the same versions, threads and device, everything that follows has the same bits
+    as in an unbroken run: parameters, metrics, episodes. What was written after the checkpoint is cut off and written
+    again. A finished run is left alone. An environment that cannot save its state begins new episodes, and run.json
+    says so.
+
+    Args:
+        folder: the folder of the run.
+        make_env: maker of environments, for those outside the registry.
+        on_progress: called after every iteration.
+        sinks: who else gets the metrics records.
+        device: where the networks live.
+        strict: refuse to go on where the bits may differ: other versions, processor, threads or device.
+
+    Raises:
+        ConfigError: the folder is no run, another process is at work in it, or `strict` refuses.
+        CheckpointError: the checkpoint is damaged, or belongs to another configuration.
+    """
+    config = read_run_config(folder)
+    finished = read_result(folder)
+    if finished is not None:
+        return TrainResult(finished["step"], True, finished["evaluation"], finished["seconds"], finished["faults"])
+    with process_group(), locked_run(folder), Session(config, folder, make_env, sinks, device) as session:
+        session.load(strict=strict)
+        return session.run(on_progress)
 
 
-class _Training:
-    """What changes while training: environment, algorithm, replay, random streams and counters."""
+class Session:
+    """One attempt at a run: its state of learning, its records and its checkpoints, from opening to closing."""
 
-    def __init__(self, config: RunConfig, make_env: EnvFactory):
-        self.config = config
+    def __init__(
+        self, config: RunConfig, folder: Path, make_env: EnvFactory, sinks: Iterable[Sink], device: str
+    ) -> None:
+        self.config, self.folder, self._device = config, folder, device
         settings = config.train
-        self.streams = Streams(settings.seed)
-        self.env = make_env(config.env, num_envs=settings.num_envs, **config.env_options)
-        self._evaluation_env = make_env(config.env, num_envs=settings.evaluation_episodes, **config.env_options)
-        self.algorithm = build_algorithm(config, self.env.spec, self.streams)
-        self.replay = ReplayBuffer(settings.replay_capacity, self.env.spec, self.streams.torch("replay"))
-        self.step_count = 0
-        self.iterations = 0
-        self.updates = 0
-        self._step = self.env.reset(seed=self.streams.integer("environment"))
+        self._recorder = Recorder(folder, settings.num_envs, settings.discount, sinks)
+        self.learning = Learning(
+            config, make_env, device=device, dumps=folder / "nonfinite", on_fault=self._remember_fault
+        )
+        rank = world().rank
+        self._root = folder / ("checkpoints" if rank == 0 else f"checkpoints-rank{rank}")
+        self._saver = CheckpointSaver(self._root, keep=2 if rank == 0 else _KEPT_BESIDE, warn=_log.warning)
+        self._evaluated_at = -1
+        self._best = -math.inf
 
-    @property
-    def progress(self) -> float:
-        """Share of training done, in [0, 1]."""
-        return min(self.step_count / self.config.train.steps, 1.0)
+    def __enter__(self) -> "Session":
+        return self
 
-    def iterate(self) -> Step:
-        """Act once in every environment and remember what came of it."""
-        actions = self.algorithm.act(self._step, explore=True, progress=self.progress)
-        following = self.env.step(actions)
-        self.replay.add(self._step, actions, following)
-        self._step = following
-        self.iterations += 1
-        self.step_count += self.config.train.num_envs
-        return following
+    def __exit__(self, *error: object) -> None:
+        self.learning.close()
 
-    def learn_if_due(self) -> list[dict[str, float]]:
-        """Do the gradient steps that are due and return their numbers."""
-        settings = self.config.train
-        if self.step_count < settings.warmup_steps or self.iterations % settings.train_every:
-            return []
-        numbers = []
-        for _ in range(settings.updates):
-            batch = self.replay.sample(settings.batch_size)
-            numbers.append(self.algorithm.update(batch, progress=self.progress))
-            self.updates += 1
-            for name, value in numbers[-1].items():
-                if not math.isfinite(value):
-                    raise NonFiniteError(
-                        f"{self.config.algorithm} on {self.config.env}: {name} is {value} in update "
-                        f"{self.updates} (env step {self.step_count}). Try a smaller learning_rate."
-                    )
-        return numbers
+    def begin(self) -> None:
+        """Start a new run."""
+        self._note_attempt([])
+        self.learning.begin()
 
-    def evaluate(self) -> EvaluationResult:
-        """Play the evaluation episodes; they start from the same seed every time."""
-        settings = self.config.train
-        seed = self.streams.integer("evaluation")
-        return evaluate(self.algorithm, self._evaluation_env, settings.evaluation_episodes, settings.discount, seed)
+    def load(self, *, strict: bool) -> None:
+        """Put everything back to the latest checkpoint, or begin anew if the run was ended before its first one."""
+        now, facts = attempt_facts(0, self._device), read_facts(self.folder)
+        if facts is not None:
+            changed = differences(facts["attempts"][-1], now)
+            if any(name.startswith("processes") for name in changed):
+                raise ConfigError(f"{self.folder}: {changed[-1]}; start it with as many processes as before.")
+            if strict and changed:
+                raise ConfigError(f"{self.folder}: resuming may give other bits: {'; '.join(changed)}.")
+            for change in changed:
+                _log.warning("resuming %s may give other bits: %s.", self.folder, change)
+        if not (self.folder / "checkpoints" / "latest").exists():
+            remove_unsaved(self.folder)
+            self.begin()
+            return
+        state = self._read_checkpoint()
+        try:
+            lost = self.learning.load_state_dict(state)
+            self._recorder.load_state_dict(state["recorder"])
+            self._evaluated_at, self._best = state["session"]["evaluated_at"], state["session"]["best"]
+        except (KeyError, TypeError, RuntimeError, ValueError) as problem:
+            raise CheckpointError(f"the checkpoint in {self.folder} does not fit its config.json: {problem}") from None
+        if lost:
+            self._recorder.forget_episodes()
+        for note in lost:
+            _log.warning("%s: %s.", self.folder, note)
+        self._note_attempt(lost)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the parts of a checkpoint; replay, which is large, is left out."""
-        return {
-            "algorithm": self.algorithm.state_dict(),
-            "environment": self.env.state_dict(),
-            "streams": self.streams.state_dict(),
-            "progress": {"step": self.step_count, "iterations": self.iterations, "updates": self.updates},
-        }
+    def run(self, on_progress: Callable[[Progress], None] | None) -> TrainResult:
+        """Train to the end, or until asked to stop; save a checkpoint in either case."""
+        with StopRequest() as stop, self._recorder:
+            is_finished = False
+            if self._evaluated_at < 0:
+                self._save()
+            try:
+                is_finished = self._iterate_to_the_end(stop, on_progress)
+            except KeyboardInterrupt:
+                # The second Ctrl-C insists: leave at once. Any other source asks like a first one.
+                if stop.requested:
+                    raise
+            self._save(final=True)
+            result = TrainResult(
+                self.learning.step_count,
+                is_finished,
+                self._recorder.evaluation,
+                self._recorder.seconds(),
+                self._recorder.faults,
+            )
+            if is_finished and world().rank == 0:
+                self._write_result(result)
+            barrier()
+            return result
+
+    def _iterate_to_the_end(self, stop: StopRequest, on_progress: Callable[[Progress], None] | None) -> bool:
+        """Return whether the end was reached."""
+        learning, settings = self.learning, self.config.train
+        while True:
+            # At the top of an iteration, so that a run that stops here evaluates when it is resumed.
+            if self._evaluation_is_due() and not self._evaluate(stop):
+                return False
+            if learning.step_count >= settings.steps:
+                return True
+            if any_of(stop.requested):
+                return False
+            before = learning.step_count
+            self._recorder.stepped(before + settings.num_envs, learning.iterate())
+            self._recorder.learned(learning.learn_if_due())
+            now = learning.step_count
+            if _is_due(before, now, settings.log_every):
+                self._recorder.log(now, updates=learning.updates, skipped=learning.skipped_updates)
+            if _is_due(before, now, settings.checkpoint_every) and now < settings.steps:
+                self._save()
+            elif world().size == 1:
+                self._saver.retry_if_due(self._state_dict)
+            if on_progress is not None:
+                on_progress(Progress(now, settings.steps, self._recorder.seconds(), self._recorder.evaluation))
+
+    def _evaluation_is_due(self) -> bool:
+        now, last, settings = self.learning.step_count, self._evaluated_at, self.config.train
+        return last < 0 or _is_due(last, now, settings.evaluate_every) or last < now >= settings.steps
+
+    def _evaluate(self, stop: StopRequest) -> bool:
+        """Evaluate and keep the best checkpoint; return False if stopped before the end of it."""
+        learning, is_done = self.learning, True
+        if world().rank == 0:
+            try:
+                result = learning.evaluate(lambda: stop.requested)
+                means = self._recorder.evaluated(learning.step_count, learning.updates, result)
+                self._keep_best(means["discounted_return"])
+            except EvaluationStopped:
+                is_done = False
+        if any_of(not is_done):
+            return False
+        self._evaluated_at = learning.step_count
+        return True
+
+    def _save(self, *, final: bool = False) -> None:
+        # Rank 0 last: whatever step its checkpoint is of, those of the others are there.
+        if world().rank == 0:
+            barrier()
+        self._saver.save(self._state_dict, final=final)
+        if world().rank:
+            barrier()
+        barrier()
+
+    def _keep_best(self, score: float) -> None:
+        if not score > self._best:
+            return
+        self._best = score
+        parts = {"algorithm": self.learning.algorithm.state_dict(), "progress": self._progress_part()}
+        try:
+            save_best(self._root, parts, score=score, step=self.learning.step_count)
+        except DiskError as problem:
+            _log.warning("the best checkpoint was not kept: %s", problem)
+
+    def _progress_part(self) -> dict[str, Any]:
+        return {"step_count": self.learning.step_count, "updates": self.learning.updates}
+
+    def _state_dict(self) -> dict[str, Any]:
+        session = {"evaluated_at": self._evaluated_at, "best": self._best}
+        return {**self.learning.state_dict(), "recorder": self._recorder.state_dict(), "session": session}
+
+    def _read_checkpoint(self) -> Mapping[str, Any]:
+        main = load_checkpoint(self.folder / "checkpoints")
+        if world().rank == 0:
+            return main
+        # This process may have saved once more than rank 0 before everything stopped.
+        for own in map(load_checkpoint, reversed(complete_checkpoints(self._root))):
+            if own["progress"] == main["progress"]:
+                return {**own, "algorithm": main["algorithm"]}
+        raise CheckpointError(f"{self._root} has no checkpoint of the same step as {self.folder / 'checkpoints'}.")
+
+    def _remember_fault(self, fault: Mapping[str, Any]) -> None:
+        self._recorder.fault({"step": self.learning.step_count, **fault})
+
+    def _note_attempt(self, notes: list[str]) -> None:
+        if world().rank:
+            return
+        facts = read_facts(self.folder) or run_facts(self.config, self.learning.env.spec) | {"attempts": []}
+        attempt = attempt_facts(self.learning.step_count, self._device) | {"notes": notes}
+        write_json(self.folder / "run.json", facts | {"attempts": [*facts["attempts"], attempt]})
+
+    def _write_result(self, result: TrainResult) -> None:
+        # JSON has no nan: a mean that does not exist is left out.
+        evaluation = {name: value for name, value in result.evaluation.items() if math.isfinite(value)}
+        counts = {"step": result.step, "updates": self.learning.updates, "faults": result.faults}
+        skipped = {"skipped_updates": self.learning.skipped_updates}
+        content = {**counts, **skipped, "evaluation": evaluation, "seconds": result.seconds}
+        write_json(self.folder / "result.json", content)
 
 
 def _is_due(before: int, now: int, every: int) -> bool:
     return before // every < now // every
-
-
-def _write_result(folder: Path, result: TrainResult, training: _Training) -> None:
-    # JSON has no nan: a mean that does not exist is left out.
-    evaluation = {name: value for name, value in result.evaluation.items() if math.isfinite(value)}
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    content = {"step": result.step, "updates": training.updates, "evaluation": evaluation}
-    write_json(folder / "result.json", content | {"seconds": result.seconds, "versions": versions})

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from spnpolicy.errors import SpnPolicyError
@@ -16,36 +15,21 @@ TIME_FIELDS = ("seconds",)
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
-class MetricsWriter:
-    """Appends records to a metrics file, one JSON object per line.
+def record_line(record: Mapping[str, Any]) -> str:
+    """Return a record of numbers, strings, booleans and None as one line of JSON.
 
-    Numbers that are not finite have no JSON form: they are written as the strings "nan", "inf" and "-inf",
-    and `read_metrics` turns these back into numbers. A torn last line, left by a crash, is cut off on
-    opening.
+    Numbers that are not finite have no JSON form: they are written as the strings "nan", "inf" and "-inf", and
+    `read_metrics` turns these back into numbers.
     """
+    return json.dumps({key: _to_json(value) for key, value in record.items()}, allow_nan=False) + "\n"
 
-    def __init__(self, path: Path):
-        if path.exists():
-            _cut_torn_line(path)
-        self._file = path.open("a", encoding="utf-8")
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Append one record of numbers, strings, booleans and None; it is flushed at once."""
-        plain = {key: _to_json(value) for key, value in record.items()}
-        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def __enter__(self) -> "MetricsWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+def seconds_of(line: bytes) -> float:
+    """Return the time of a record since the start of the run; 0 if the line is damaged or empty."""
+    try:
+        return float(json.loads(line)["seconds"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return 0.0
 
 
 class Metrics(NamedTuple):
@@ -84,11 +68,3 @@ def _to_json(value: Any) -> Any:
 
 def _from_json(value: Any) -> Any:
     return _SPECIAL.get(value, value) if isinstance(value, str) else value
-
-
-def _cut_torn_line(path: Path) -> None:
-    content = path.read_bytes()
-    complete = content.rfind(b"\n") + 1
-    if complete < len(content):
-        with path.open("r+b") as file:
-            file.truncate(complete)

@@ -1,9 +1,12 @@
 """Gradient steps: the optimiser that all algorithms use, and one guarded step of it."""
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+
+from spnpolicy.training.parallel import average
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
@@ -19,18 +22,34 @@ def make_optimizer(parameters: Iterable[nn.Parameter], learning_rate: float) -> 
     return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
 
 
-def descend(loss: Tensor, optimizer: torch.optim.Optimizer, max_gradient_norm: float) -> float:
-    """Do one gradient step on `loss`, with the gradient shortened to `max_gradient_norm` if it is longer.
+def descend(*steps: tuple[Tensor, torch.optim.Optimizer], max_gradient_norm: float) -> list[float]:
+    """Do one gradient step on each loss with its optimiser, together or not at all.
 
-    A gradient that is not finite leaves the parameters alone; the caller sees it in the returned number.
+    All gradients are computed before the first parameter moves; in a run of several processes they are averaged over
+    these. Each is shortened to `max_gradient_norm` if it is longer. If any loss or gradient is not finite, no parameter
+    and no moment of any optimiser changes, and the caller sees it in the returned numbers.
+
+    Args:
+        steps: losses and the optimisers of their parameters; a loss must not depend on another's parameters.
+        max_gradient_norm: longest gradient.
 
     Returns:
-        The norm of the gradient before it was shortened.
+        The norm of each gradient before it was shortened, nan or infinite where it is so.
     """
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = float(nn.utils.clip_grad_norm_(parameters, max_gradient_norm))
-    if norm < float("inf"):
-        optimizer.step()
-    return norm
+    gradients: list[Tensor] = []
+    for loss, optimizer in steps:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        gradients += [parameter.grad for parameter in _parameters(optimizer) if parameter.grad is not None]
+    losses = [loss.detach().clone() for loss, _ in steps]
+    average([*gradients, *losses])
+    norms = [float(nn.utils.clip_grad_norm_(_parameters(optimizer), max_gradient_norm)) for _, optimizer in steps]
+    if all(map(math.isfinite, norms)) and all(bool(loss.isfinite()) for loss in losses):
+        for _, optimizer in steps:
+            optimizer.step()
+        return norms
+    return [norm if bool(loss.isfinite()) else math.nan for norm, loss in zip(norms, losses, strict=True)]
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

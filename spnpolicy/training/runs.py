@@ -1,16 +1,21 @@
 """The folder of a run: what lies where, how it is begun, and how a finished one is opened again.
 
 config.json      the RunConfig, complete with defaults: with the code it determines every number below
-metrics.jsonl    one record per log interval and per evaluation
+run.json         what the numbers count, and for each attempt: versions, commit, machine, threads, device
+metrics.jsonl    one record per log interval and per evaluation; `step` and `updates` count from the start of the run
 episodes.csv     one row per training and evaluation episode
-checkpoints/     see `spnpolicy.training.checkpoints`
+faults.jsonl     one record per failure that was survived; missing if there was none
+nonfinite/       batches of updates that were skipped because a loss or gradient was not finite
+checkpoints/     see `spnpolicy.training.checkpoints`; of several processes each further one has checkpoints-rankN/
 result.json      written last, only by a run that reached its end
 """
 
-from collections.abc import Callable
+import fcntl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.algorithms.protocol import Algorithm
@@ -20,6 +25,7 @@ from spnpolicy.errors import CheckpointError, ConfigError
 from spnpolicy.training.checkpoints import load_checkpoint
 from spnpolicy.training.config import RunConfig
 from spnpolicy.training.decoding import decode, encode
+from spnpolicy.training.parallel import world
 from spnpolicy.training.seeding import Streams
 from spnpolicy.training.strict_json import parse_json, write_json
 
@@ -51,6 +57,50 @@ def read_run_config(folder: Path) -> RunConfig:
     return decode(RunConfig, parse_json(path.read_bytes(), source=str(path), error=ConfigError), path=str(path))
 
 
+def read_facts(folder: Path) -> dict[str, Any] | None:
+    """Read run.json; None if the run was ended before it was written."""
+    return _read_object(folder / "run.json", {"attempts": list})
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Read result.json; None if the run has not reached its end."""
+    return _read_object(folder / "result.json", {"step": int, "evaluation": dict, "seconds": float, "faults": int})
+
+
+def remove_unsaved(folder: Path) -> None:
+    """Remove what a run wrote that was ended before its first checkpoint, so that it can begin again."""
+    for name in ("run.json", "metrics.jsonl", "episodes.csv", "faults.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def locked_run(folder: Path) -> Iterator[None]:
+    """Keep a run to this process, or these processes of torchrun, for the block.
+
+    Raises:
+        ConfigError: another process is at work in the folder.
+    """
+    if world().rank:
+        yield
+        return
+    with (folder / "config.json").open("rb") as file:
+        try:
+            # The system drops this lock when the process ends, however it ends.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another process is at work in {folder}; wait for it or stop it.") from None
+        yield
+
+
+def _read_object(path: Path, fields: dict[str, type]) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    content = parse_json(path.read_bytes(), source=str(path), error=ConfigError)
+    if not isinstance(content, dict) or not all(type(content.get(name)) is kind for name, kind in fields.items()):
+        raise ConfigError(f"{path} is damaged: it must be an object with {', '.join(fields)}.")
+    return content
+
+
 def build_algorithm(config: RunConfig, spec: EnvSpec, streams: Streams) -> Algorithm:
     """Make the algorithm of a run; its discount is the one of `config.train`."""
     options = {**config.algorithm_options, "discount": config.train.discount}
@@ -76,25 +126,35 @@ class LoadedRun:
     """Env steps of training that the checkpoint has seen."""
 
 
-def load_run(folder: Path, *, num_envs: int | None = None, make_env: EnvFactory = make_env) -> LoadedRun:
+def load_run(
+    folder: Path,
+    *,
+    num_envs: int | None = None,
+    make_env: EnvFactory = make_env,
+    checkpoint: Literal["latest", "best"] = "latest",
+    env_changes: Mapping[str, Any] | None = None,
+) -> LoadedRun:
     """Rebuild environment and algorithm of a run, for evaluation and queries.
 
     Args:
         folder: the folder of the run.
         num_envs: size of the new batch of environments; None for the one of training.
         make_env: maker of environments, for those outside the registry.
+        checkpoint: the latest one, or that of the evaluation with the highest discounted return.
+        env_changes: options of the environment that differ from those of training.
 
     Raises:
         ConfigError: the folder is no run, or its config does not fit this version.
         CheckpointError: there is no checkpoint, or it is damaged or belongs to another configuration.
     """
     config = read_run_config(folder)
-    env = make_env(config.env, num_envs=num_envs or config.train.num_envs, **config.env_options)
+    options = {**config.env_options, **(env_changes or {})}
+    env = make_env(config.env, num_envs=num_envs or config.train.num_envs, **options)
     algorithm = build_algorithm(config, env.spec, Streams(config.train.seed))
-    state = load_checkpoint(folder / "checkpoints")
+    state = load_checkpoint(folder / "checkpoints", checkpoint)
     try:
         algorithm.load_state_dict(state["algorithm"])
-        step: Any = state["progress"]["step"]
+        step: Any = state["progress"]["step_count"]
     except (KeyError, RuntimeError, ValueError) as problem:
         raise CheckpointError(f"the checkpoint in {folder} does not fit its config.json: {problem}") from problem
     return LoadedRun(config, env, algorithm, step)

@@ -26,30 +26,36 @@ class Streams:
     Each stream depends on (seed, name) only: adding or removing one never shifts another. The same name gives
     the same object every time, so its state advances as it is used and is part of `state_dict`.
 
+    Args:
+        seed: 0 or larger.
+        replica: number of the process in a run of several; generators of different replicas are independent.
+
     Example:
         streams = Streams(7)
         streams.numpy("exploration").random()
         torch.rand(3, generator=streams.torch("replay"))
     """
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, *, replica: int = 0):
         if seed < 0:
             raise ConfigError(f"seed is {seed}, but must be 0 or larger.")
         self.seed = seed
+        # Several processes that train one run together begin alike (`initialization`, `integer`) and then differ.
+        self._suffix = f"@{replica}" if replica else ""
         self._numpy: dict[str, np.random.Generator] = {}
         self._torch: dict[str, torch.Generator] = {}
 
     def numpy(self, name: str) -> np.random.Generator:
         """Return the NumPy generator called `name`."""
         if name not in self._numpy:
-            entropy = derive_seed(self.seed, f"numpy:{name}", bits=128)
+            entropy = derive_seed(self.seed, f"numpy:{name}{self._suffix}", bits=128)
             self._numpy[name] = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
         return self._numpy[name]
 
     def torch(self, name: str) -> torch.Generator:
         """Return the torch generator (on the CPU) called `name`."""
         if name not in self._torch:
-            self._torch[name] = torch.Generator().manual_seed(derive_seed(self.seed, f"torch:{name}"))
+            self._torch[name] = torch.Generator().manual_seed(derive_seed(self.seed, f"torch:{name}{self._suffix}"))
         return self._torch[name]
 
     def integer(self, name: str) -> int:

@@ -45,8 +45,10 @@ class ChainEnv:
 
     def load_state_dict(self, state):
         self._in_b = state["in_b"].copy()
+        step = self._show(self._in_b, np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=bool))
+        # Last, because the masks of this step are drawn, and the saved ones were drawn already.
         self._rng.bit_generator.state = state["rng"]
-        return self._show(self._in_b, np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=bool))
+        return step
 
     def _show(self, final_in_b, reward, done):
         agents = self.spec.num_agents

@@ -5,13 +5,15 @@ import signal
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from chain_env import make_chain
 
 from spnpolicy.envs import make_env
-from spnpolicy.errors import CheckpointError, ConfigError
+from spnpolicy.errors import CheckpointError, ConfigError, NonFiniteError
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.evaluation import evaluate
-from spnpolicy.training.loop import NonFiniteError, train
+from spnpolicy.training.loop import train
 from spnpolicy.training.metrics import TIME_FIELDS, read_metrics
 from spnpolicy.training.runs import load_run, read_run_config
 
@@ -48,16 +50,21 @@ def test_folder_of_a_run(tmp_path):
     assert result.is_finished
     assert result.step == 400
     assert sorted(path.name for path in folder.iterdir()) == [
-        "checkpoints", "config.json", "episodes.csv", "metrics.jsonl", "result.json"
+        "checkpoints", "config.json", "episodes.csv", "metrics.jsonl", "result.json", "run.json"
     ]  # fmt: skip
     assert [entry.step for entry in seen] == list(range(8, 401, 8))
     assert seen[-1].seconds_left == 0.0
     records = without_time(folder)
     assert [r["step"] for r in records if r["kind"] == "train"] == [80, 160, 240, 320, 400]
     assert [r["step"] for r in records if r["kind"] == "evaluation"] == [0, 160, 320, 400]
-    # Warm-up: the first gradient step comes with env step 40.
-    assert [r["updates"] for r in records if r["kind"] == "train"] == [6, 10, 10, 10, 10]
+    # Warm-up: the first gradient step comes with env step 40. Counts are from the start of the run.
+    assert [r["updates"] for r in records if r["kind"] == "train"] == [6, 16, 26, 36, 46]
+    assert [r["updates"] for r in records if r["kind"] == "evaluation"] == [0, 16, 36, 46]
+    assert [r["skipped_updates"] for r in records if r["kind"] == "train"] == [0] * 5
     assert json.loads((folder / "result.json").read_text())["updates"] == 46
+    facts = json.loads((folder / "run.json").read_text())
+    assert (facts["num_agents"], facts["num_actions"], len(facts["attempts"])) == (2, [2, 3], 1)
+    assert facts["attempts"][0]["versions"]["torch"] == torch.__version__
     with (folder / "episodes.csv").open() as file:
         rows = list(csv.DictReader(file))
     train_rows = [row for row in rows if row["kind"] == "train"]
@@ -115,11 +122,19 @@ def test_wrong_names_write_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_good_checkpoint(tmp_path):
-    with pytest.raises(NonFiniteError, match="vdn on chain: loss is nan in update 1"):
+def test_updates_that_are_not_finite_are_skipped_and_the_third_in_a_row_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("spnpolicy.training.learning.guarded", lambda env, **options: env)
+    with pytest.raises(NonFiniteError, match=r"loss is nan in update 3 \(env step 56\), the third in a row"):
         run(tmp_path / "run", bad_reward=True)
-    with pytest.raises(CheckpointError, match="no checkpoint"):
-        load_run(tmp_path / "run", make_env=make_chain)
+    faults = [json.loads(line) for line in (tmp_path / "run" / "faults.jsonl").read_text().splitlines()]
+    assert [(fault["kind"], fault["update"], fault["field"]) for fault in faults] == [
+        ("update", number, "loss") for number in (1, 2, 3)
+    ]
+    batch = safetensors.torch.load_file(faults[0]["batch"])
+    assert batch["reward"].isnan().any()
+    assert batch["actions"].shape == (16, 2)
+    # The checkpoint is from before.
+    assert load_run(tmp_path / "run", make_env=make_chain).step == 0
 
 
 def test_ctrl_c_saves_and_leaves(tmp_path):

@@ -1,0 +1,82 @@
+"""A text file that only grows, and that a full disk cannot stop a run with: what does not fit waits in memory."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_log = logging.getLogger(__name__)
+
+
+class AppendOnlyFile:
+    """Appends to a file, which is made with the first text.
+
+    When the disk refuses, one warning is logged and the text is kept, in order, until a later attempt succeeds.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._waiting = b""
+        self._descriptor: int | None = None
+        self._has_warned = False
+
+    def write(self, text: str) -> None:
+        """Append a text; it is with the operating system when this returns, unless the disk refuses."""
+        self._waiting += text.encode()
+        self._write_waiting()
+
+    def is_empty(self) -> bool:
+        """Return whether nothing has been written yet."""
+        return not self._waiting and not (self.path.exists() and self.path.stat().st_size)
+
+    def last_line(self) -> bytes:
+        """Return the last line of the file, without its end; empty if there is none."""
+        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        return lines[-1] if lines else b""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many lines the file has, which are then on the disk, and what is still waiting.
+
+        Lines, not bytes: two runs that are the same but for times then have the same state.
+        """
+        self._write_waiting()
+        if self._descriptor is not None:
+            os.fsync(self._descriptor)
+        content = self.path.read_bytes() if self.path.exists() else b""
+        # A line of which the disk took only a part is kept as a whole: loading cuts that part off.
+        waiting = content[content.rfind(b"\n") + 1 :] + self._waiting
+        return {"lines": content.count(b"\n"), "waiting": np.frombuffer(waiting, np.uint8).copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Cut off what was appended since `state_dict` returned this."""
+        self.close()
+        self._waiting = state["waiting"].tobytes()
+        content = self.path.read_bytes() if self.path.exists() else b""
+        lines = content.splitlines(keepends=True)
+        if len(lines) < state["lines"]:
+            text = "%s has %d lines, but had %d at the checkpoint: some of it is lost."
+            _log.warning(text, self.path, len(lines), state["lines"])
+        kept = sum(map(len, lines[: state["lines"]]))
+        if kept < len(content):
+            os.truncate(self.path, kept)
+
+    def close(self) -> None:
+        """Close the file after a last attempt to write what is waiting."""
+        self._write_waiting()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _write_waiting(self) -> None:
+        try:
+            while self._waiting:
+                if self._descriptor is None:
+                    self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+                # A full disk may take a part; the rest then waits, so that no line is written twice or torn for good.
+                self._waiting = self._waiting[os.write(self._descriptor, self._waiting) :]
+        except OSError as problem:
+            if not self._has_warned:
+                self._has_warned = True
+                _log.warning("cannot write %s: %s. Its lines are kept in memory and tried again.", self.path, problem)

@@ -1,0 +1,115 @@
+"""Facts about a run that its numbers do not show: what they count, and on what they were made."""
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import spnpolicy
+from spnpolicy.envs.protocol import EnvSpec
+from spnpolicy.training.config import RunConfig
+from spnpolicy.training.parallel import world
+
+RETURN_SCALE = "rewards of an episode summed, mean over the agents; discounted_return weights them by discount^t"
+STEP_UNIT = "one step of one environment: a batch of n environments counts n steps at a time"
+UPDATE_UNIT = "one call of the algorithm's update on one batch of train.batch_size transitions"
+
+
+def run_facts(config: RunConfig, spec: EnvSpec) -> dict[str, Any]:
+    """Return what stays the same over all attempts at a run."""
+    return {
+        "algorithm": config.algorithm,
+        "env": config.env,
+        "num_agents": spec.num_agents,
+        "num_actions": list(spec.cardinalities),
+        "return_scale": RETURN_SCALE,
+        "env_step": STEP_UNIT,
+        "gradient_update": UPDATE_UNIT,
+    }
+
+
+def attempt_facts(step: int, device: str) -> dict[str, Any]:
+    """Return when, where and with what an attempt at a run begins.
+
+    Args:
+        step: env steps that were done before.
+        device: where the networks are.
+    """
+    return {
+        "from_step": step,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "commit": source_commit(),
+        "machine": {
+            "system": f"{platform.system()} {platform.release()}",
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+        },
+        "device": device if device == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})",
+        "threads": torch.get_num_threads(),
+        "processes": world().size,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes the numbers."""
+    return {
+        "spnpolicy": version("spnpolicy"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return in words what differs between two attempts and can change bits."""
+    old, new = _flat(before), _flat(now)
+    names = ("versions.spnpolicy", "versions.python", "versions.torch", "versions.numpy", "commit")
+    names += ("machine.processor", "device", "threads", "processes")
+    return [f"{name} was {old.get(name)}, is {new.get(name)}" for name in names if old.get(name) != new.get(name)]
+
+
+@cache
+def source_commit() -> str | None:
+    """Return the commit of the source that runs, with "+changes" if it was edited; None if it is no git checkout."""
+    git = shutil.which("git")
+    root = Path(spnpolicy.__file__).resolve().parent.parent
+    if git is None or not (root / ".git").exists():
+        return None
+    try:
+        commit = _output([git, "-C", str(root), "rev-parse", "HEAD"])
+        edited = _output([git, "-C", str(root), "status", "--porcelain", "--untracked-files=no"])
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit}+changes" if edited else commit
+
+
+def _output(command: list[str]) -> str:
+    # The program is git, found on the path; its arguments are ours.
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
+    return done.stdout.strip()
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in facts.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+@cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,220 @@
+"""The state of learning: everything that changes while a run goes on, and one iteration of it."""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from spnpolicy.algorithms.protocol import Batch
+from spnpolicy.envs import Step
+from spnpolicy.envs.guard import Fault, guarded
+from spnpolicy.errors import ConfigError, NonFiniteError
+from spnpolicy.replay import ReplayBuffer
+from spnpolicy.training.config import RunConfig
+from spnpolicy.training.evaluation import EvaluationResult, evaluate
+from spnpolicy.training.parallel import mean, own_device, share, world
+from spnpolicy.training.runs import EnvFactory, build_algorithm
+from spnpolicy.training.seeding import Streams
+
+MOST_NONFINITE_IN_A_ROW = 3
+MOST_DUMPS = 10
+
+_log = logging.getLogger(__name__)
+
+
+class Learning:
+    """Environments, algorithm, replay, random streams and counters of one process of a run.
+
+    Args:
+        config: the whole run; in a run of several processes this one takes its share of environments, replay and batch.
+        make_env: maker of environments.
+        device: where the networks live, such as "cpu" or "cuda:0".
+        dumps: folder for batches whose loss or gradient was not finite.
+        on_fault: told of every failure that was survived.
+
+    Raises:
+        ConfigError: a setting is wrong; nothing has been written then.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        make_env: EnvFactory,
+        *,
+        device: str,
+        dumps: Path,
+        on_fault: Callable[[Mapping[str, Any]], None],
+    ):
+        self.config = config
+        settings = config.train
+        self._dumps, self._on_fault = dumps, on_fault
+        self.streams = Streams(settings.seed, replica=world().rank)
+        self._batch_size = share("train.batch_size", settings.batch_size)
+        capacity = share("train.replay_capacity", settings.replay_capacity)
+        self.env = self._make_env(make_env, share("train.num_envs", settings.num_envs), "training")
+        try:
+            self.algorithm = build_algorithm(config, self.env.spec, self.streams)
+            self._device = self._move(own_device(device))
+            self._evaluation_env = self._make_env(make_env, settings.evaluation_episodes, "evaluation")
+        except BaseException:
+            close_env(self.env)
+            raise
+        self.replay = ReplayBuffer(capacity, self.env.spec, self.streams.torch("replay"))
+        self.step_count = self.iterations = self.updates = self.skipped_updates = 0
+        self.nonfinite_in_a_row = 0
+        self._step: Step | None = None
+
+    def begin(self) -> None:
+        """Start the first episodes of a new run."""
+        self._step = self.env.reset(seed=self.streams.integer(_own("environment")))
+
+    def close(self) -> None:
+        """End the processes that environments may have started."""
+        close_env(self.env)
+        close_env(self._evaluation_env)
+
+    @property
+    def progress(self) -> float:
+        """Share of training done, in [0, 1]."""
+        return min(self.step_count / self.config.train.steps, 1.0)
+
+    def iterate(self) -> Step:
+        """Act once in every environment and remember what came of it."""
+        assert self._step is not None, "a run has begun or was loaded"
+        actions = self.algorithm.act(self._step, explore=True, progress=self.progress)
+        following = self.env.step(actions)
+        self.replay.add(self._step, actions, following)
+        self._step = following
+        self.iterations += 1
+        self.step_count += self.config.train.num_envs
+        return following
+
+    def learn_if_due(self) -> list[dict[str, float]]:
+        """Do the gradient steps that are due and return the numbers of those that were not skipped.
+
+        Raises:
+            NonFiniteError: a loss or gradient was not finite three times in a row.
+        """
+        settings = self.config.train
+        if self.step_count < settings.warmup_steps or self.iterations % settings.train_every or not len(self.replay):
+            return []
+        done: list[dict[str, float]] = []
+        for _ in range(settings.updates):
+            batch = self.replay.sample(self._batch_size)
+            if self._device.type != "cpu":
+                batch = Batch(*(column.to(self._device) for column in batch))
+            numbers = self.algorithm.update(batch, progress=self.progress)
+            numbers = dict(zip(numbers, mean(*numbers.values()), strict=True))
+            self.updates += 1
+            if all(map(math.isfinite, numbers.values())):
+                self.nonfinite_in_a_row = 0
+                done.append(numbers)
+            else:
+                self._skip(batch, numbers)
+        return done
+
+    def evaluate(self, should_stop: Callable[[], bool]) -> EvaluationResult:
+        """Play the evaluation episodes; they start from the same seed every time."""
+        settings = self.config.train
+        return evaluate(
+            self.algorithm,
+            self._evaluation_env,
+            settings.evaluation_episodes,
+            settings.discount,
+            self.streams.integer("evaluation"),
+            should_stop=should_stop,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the parts of a checkpoint, from which learning goes on bit for bit."""
+        step = None if self._step is None else self._step._asdict()
+        return {
+            "algorithm": self.algorithm.state_dict(),
+            "environment": {"env": self.env.state_dict(), "step": step},
+            "replay": self.replay.state_dict(),
+            "streams": self.streams.state_dict(),
+            "progress": {name: getattr(self, name) for name in _COUNTERS},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        """Go on from what `state_dict` returned; return in words what could not be restored."""
+        self.algorithm.load_state_dict(state["algorithm"])
+        self.replay.load_state_dict(state["replay"])
+        self.streams.load_state_dict(state["streams"])
+        for name in _COUNTERS:
+            setattr(self, name, state["progress"][name])
+        self._step = self.env.load_state_dict(state["environment"]["env"])
+        if getattr(self.env, "is_restorable", True):
+            # What the agents see is taken from the checkpoint as well: an environment may draw its masks at random.
+            self._step = Step(**state["environment"]["step"])
+            return []
+        return [f"{self.config.env} cannot save its state: every environment began a new episode at the resume"]
+
+    def _make_env(self, make_env: EnvFactory, count: int, purpose: str) -> Any:
+        def report(fault: Fault) -> None:
+            self._on_fault({"kind": "environment", "during": purpose, **fault._asdict()})
+
+        env = make_env(self.config.env, num_envs=count, **self.config.env_options)
+        return guarded(env, on_fault=self.config.train.on_env_fault, report=report)
+
+    def _move(self, name: str) -> torch.device:
+        device = torch.device(name)
+        if device.type == "cpu":
+            return device
+        move = getattr(self.algorithm, "to", None)
+        if move is None:
+            raise ConfigError(f"{self.config.algorithm} runs on the CPU only: leave out --device {name}.")
+        move(device)
+        return device
+
+    def _skip(self, batch: Batch, numbers: Mapping[str, float]) -> None:
+        self.skipped_updates += 1
+        self.nonfinite_in_a_row += 1
+        bad = {name: value for name, value in numbers.items() if not math.isfinite(value)}
+        name, value = next(iter(bad.items()))
+        path = self._dump(batch) if self.skipped_updates <= MOST_DUMPS else None
+        fault = {"update": self.updates, "field": name, "value": str(value), "batch": str(path) if path else ""}
+        self._on_fault({"kind": "update", **fault})
+        if self.nonfinite_in_a_row >= MOST_NONFINITE_IN_A_ROW:
+            raise NonFiniteError(
+                f"{self.config.algorithm} on {self.config.env}: {name} is {value} in update {self.updates} "
+                f"(env step {self.step_count}), the third in a row. The parameters are those from before; the batch is "
+                f"in {self._dumps}. Try a smaller learning_rate."
+            )
+
+    def _dump(self, batch: Batch) -> Path | None:
+        path = self._dumps / f"update-{self.updates:09d}.rank{world().rank}.safetensors"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            # Copies, because some columns share memory or repeat it, which the format does not know.
+            columns = {name: column.clone(memory_format=torch.contiguous_format) for name, column in _columns(batch)}
+            safetensors.torch.save_file(columns, path)
+        except OSError as problem:
+            _log.warning("cannot keep the batch of update %d: %s", self.updates, problem)
+            return None
+        return path
+
+
+def _columns(batch: Batch) -> Iterable[tuple[str, Tensor]]:
+    return batch._asdict().items()
+
+
+def close_env(env: Any) -> None:
+    """End the processes of an environment, if it has any."""
+    close = getattr(env, "close", None)
+    if close is not None:
+        close()
+
+
+_COUNTERS = ("step_count", "iterations", "updates", "skipped_updates", "nonfinite_in_a_row")
+
+
+def _own(name: str) -> str:
+    """Return the name of a random stream that differs from process to process."""
+    rank = world().rank
+    return name if rank == 0 else f"{name}@{rank}"
