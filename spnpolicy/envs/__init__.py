@@ -1,18 +1,35 @@
 """Environments by name. To add one: its own file, a line in `ENVIRONMENTS`, a row in the contract tests."""
 
 import inspect
+from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spnpolicy.envs.checks import one_of
-from spnpolicy.envs.protocol import BatchedEnv, EnvSpec, Step
+if TYPE_CHECKING:
+    from spnpolicy.envs.check import check_env
+    from spnpolicy.envs.guard import guarded
+    from spnpolicy.envs.protocol import BatchedEnv, EnvSpec, Step
 
-__all__ = ["ENVIRONMENTS", "BatchedEnv", "EnvSpec", "Step", "environment_class", "make_env"]
+__all__ = [
+    "ENVIRONMENTS",
+    "PREFIXES",
+    "BatchedEnv",
+    "EnvSpec",
+    "Step",
+    "check_env",
+    "environment_class",
+    "guarded",
+    "make_env",
+]
 
 ENVIRONMENTS: dict[str, tuple[str, str]] = {
     "coverage": (
         "spnpolicy.envs.coverage:Coverage",
         "agents on a grid share one reward when together they have reached all goals",
+    ),
+    "foraging": (
+        "spnpolicy.envs.foraging:Foraging",
+        "agents collect food that is too heavy for one of them (package lbforaging)",
     ),
     "matrix_game": (
         "spnpolicy.envs.matrix_games:MatrixGame",
@@ -21,22 +38,57 @@ ENVIRONMENTS: dict[str, tuple[str, str]] = {
 }
 """Name -> (module:class, one-line description). Classes are imported when they are first made."""
 
+PETTINGZOO = "pettingzoo:"
+PREFIXES: dict[str, str] = {
+    PETTINGZOO: "any PettingZoo ParallelEnv by its module, such as pettingzoo:mpe2.simple_spread_v3",
+}
+"""Beginnings of names that are not registered -> one-line description."""
 
-def environment_class(name: str) -> type[BatchedEnv]:
-    """Import and return the class of a registered environment.
+_PROTOCOL = "spnpolicy.envs.protocol"
+_HOME = {"check_env": "spnpolicy.envs.check", "guarded": "spnpolicy.envs.guard"} | dict.fromkeys(
+    ("BatchedEnv", "EnvSpec", "Step"), _PROTOCOL
+)
+"""Where the names live that are imported when they are first asked for: a list of names must not load NumPy."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'spnpolicy.envs' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def environment_class(name: str) -> "Callable[..., BatchedEnv]":
+    """Import and return the class of an environment.
+
+    Args:
+        name: one of `ENVIRONMENTS`, a PettingZoo environment ("pettingzoo:mpe2.simple_spread_v3", whose options are
+            those of `spnpolicy.envs.adapter.ParallelBatch` and its own), or a class of your own
+            ("my_package.my_module:MyEnv").
 
     Raises:
         ConfigError: there is no such environment; the message names the nearest one.
     """
+    if isinstance(name, str) and name not in ENVIRONMENTS and ":" in name:
+        if name.startswith(PETTINGZOO):
+            from functools import partial
+
+            from spnpolicy.envs.adapter import ParallelBatch
+
+            return partial(ParallelBatch, name.removeprefix(PETTINGZOO))
+        from spnpolicy.envs.targets import env_class
+
+        return env_class(name)
+    from spnpolicy.envs.checks import one_of
+
     module, _, attribute = ENVIRONMENTS[one_of("make_env", "environment", name, ENVIRONMENTS)][0].partition(":")
     return getattr(import_module(module), attribute)
 
 
-def make_env(name: str, **options: Any) -> BatchedEnv:
+def make_env(name: str, **options: Any) -> "BatchedEnv":
     """Make a batch of environments by name.
 
     Args:
-        name: one of `ENVIRONMENTS`.
+        name: one of `ENVIRONMENTS`, or what `environment_class` takes besides.
         options: what the class of that environment takes, `num_envs` among them.
 
     Returns:
@@ -50,8 +102,16 @@ def make_env(name: str, **options: Any) -> BatchedEnv:
         >>> env.reset(seed=0).observation.shape
         (8, 2, 12)
     """
+    from spnpolicy.envs.checks import one_of
+
     make = environment_class(name)
-    known = list(inspect.signature(make).parameters)
-    for option in options:
-        one_of(name, "option", option, known)
-    return make(**options)
+    parameters = inspect.signature(make).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        for option in options:
+            one_of(name, "option", option, parameters)
+    env = make(**options)
+    if name not in ENVIRONMENTS:
+        from spnpolicy.envs.targets import check_members
+
+        check_members(name, env)
+    return env

@@ -41,6 +41,9 @@ class Step(NamedTuple):
     final_observation: Float[np.ndarray, "envs agents features"]
     final_state: Float[np.ndarray, "envs state"]
     final_available_actions: Bool[np.ndarray, "envs agents actions"]
+    discarded: Bool[np.ndarray, " envs"] | None = None
+    """Where an environment failed and was started anew: nothing of the step is to be used, and its episode does not
+    count. None where nothing failed."""
 
 
 @runtime_checkable

@@ -10,6 +10,11 @@ CASES = {
     "coverage claim": ("coverage", {"agents": 2, "size": 4, "variant": "claim", "episode_limit": 30}),
     "coverage fixed": ("coverage", {"agents": 3, "goals": 2, "size": 4, "placement": "fixed", "layout_seed": 7}),
     "coverage alone": ("coverage", {"agents": 1, "size": 2, "episode_limit": 5}),
+    "foraging": ("foraging", {"task": "Foraging-5x5-2p-1f-v3"}),
+    "pettingzoo pair": ("pettingzoo:small_games.Pair", {}),
+    "pettingzoo leaving": ("pettingzoo:small_games.Pair", {"length": 9, "first_leaves": 3, "episode_limit": 7}),
+    "pettingzoo stateful": ("pettingzoo:small_games.Stateful", {}),
+    "pettingzoo masked": ("pettingzoo:small_games.Masked", {"where": "observation"}),
     "matrix climbing": ("matrix_game", {"game": "climbing"}),
     "matrix own table": ("matrix_game", {"payoff": np.arange(24.0).reshape(2, 3, 4)}),
 }
@@ -20,6 +25,10 @@ def make_case(case, num_envs):
     return make_env(name, num_envs=num_envs, **options)
 
 
-def random_actions(env, generator):
-    """Draw uniformly from each agent's own actions, shape (num_envs, agents)."""
-    return generator.integers(0, env.spec.cardinalities, (env.num_envs, env.spec.num_agents))
+FORBIDDING = ("foraging", "pettingzoo masked")
+"""Rows whose masks forbid actions that exist."""
+
+
+def random_actions(step, generator):
+    """Draw uniformly from the actions that a step allows, shape (num_envs, agents)."""
+    return np.where(step.available_actions, generator.random(step.available_actions.shape), -1.0).argmax(axis=2)

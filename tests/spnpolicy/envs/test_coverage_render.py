@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spnpolicy.envs.coverage import Coverage
-from spnpolicy.envs.render import AGENT_COLORS, BOARD
+from spnpolicy.envs.sprites import AGENT_COLORS, BOARD
 from spnpolicy.errors import ConfigError, EnvError
 
 CELL = 32
