@@ -1,10 +1,12 @@
 """The command line `spnpolicy`. Nothing heavy is imported before a command runs, so that help is instant."""
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 
 from spnpolicy.cli.commands import COMMANDS, find_command, overview
 from spnpolicy.cli.failures import report
@@ -21,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 ok, 2 usage, 3 failed run, 4 disk, 5 environment, 6 numbers, 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if logging.lastResort is not None:
+        # What nobody has set up a log for goes to stderr; it shall look like our other messages.
+        logging.lastResort.setFormatter(logging.Formatter("spnpolicy: warning: %(message)s"))
     try:
         code = _dispatch(words)
         sys.stdout.flush()
@@ -50,4 +55,7 @@ def _dispatch(words: list[str]) -> int:
         print(parser.format_help().rstrip())
         return 0
     line: CommandLine = read_command_line(parser, words[1:], takes_settings=command.takes_settings)
+    # Environments of the user, "module:Class", may lie here; last, so that nothing else is replaced.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     return import_module(command.module).run(line)

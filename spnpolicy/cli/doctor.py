@@ -1,36 +1,30 @@
 """`spnpolicy doctor`: is the installation sound, and is this machine fit for it?"""
 
 import importlib
-import os
+import json
 import platform
-import shutil
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
 
 import spnpolicy
 from spnpolicy.algorithms import ALGORITHMS, algorithm_class
+from spnpolicy.cli.extras import EXTRAS
+from spnpolicy.cli.machine import Check, machine_checks
 from spnpolicy.cli.options import CommandLine
 from spnpolicy.envs import ENVIRONMENTS, environment_class
 
-LEAST_FREE_BYTES = 2**30
 PROBLEM = 2
-
-
-class Check(NamedTuple):
-    """One line of the diagnosis."""
-
-    what: str
-    is_ok: bool
-    text: str
-    """What was found, and what to do if it is not ok."""
 
 
 def run(line: CommandLine) -> int:
     """Print every check and return 2 if one found a problem."""
     checks = list(all_checks())
+    if line.options.json:
+        is_ok = all(check.is_ok for check in checks)
+        print(json.dumps({"is_ok": is_ok, "checks": [check._asdict() for check in checks]}, indent=1))
+        return 0 if is_ok else PROBLEM
     width = max(len(check.what) for check in checks)
     for check in checks:
         print(f"{'OK' if check.is_ok else 'PROBLEM':7}  {check.what:{width}}  {check.text}")
@@ -45,8 +39,8 @@ def all_checks() -> Iterator[Check]:
     yield _circuits()
     yield _machine_code()
     yield from map(_package, ("torch", "numpy", "scipy", "safetensors", "matplotlib", "pillow"))
-    yield from _torch_on_this_machine()
-    yield _disk(Path.cwd())
+    yield from (_extra(name, extra) for name, extra in EXTRAS.items())
+    yield from machine_checks(Path.cwd())
     yield from _registries()
 
 
@@ -108,25 +102,11 @@ def _package(name: str) -> Check:
         return Check(name, False, f"cannot be imported ({problem}); install spnpolicy again.")
 
 
-def _torch_on_this_machine() -> Iterator[Check]:
+def _extra(name: str, extra: str) -> Check:
     try:
-        import torch
-    except Exception:
-        return  # said already
-    yield Check(
-        "cores", True, f"{os.cpu_count()} here, torch would use {torch.get_num_threads()}; commands use --threads 1"
-    )
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; everything runs on the CPU"
-    yield Check("gpu", True, name)
-
-
-def _disk(folder: Path) -> Check:
-    free = shutil.disk_usage(folder).free
-    if not os.access(folder, os.W_OK):
-        return Check("disk", False, f"{folder} is not writable; change to another folder or use --out.")
-    if free < LEAST_FREE_BYTES:
-        return Check("disk", False, f"only {free / 2**20:.0f} MiB are free in {folder}; runs need about 1 GiB.")
-    return Check("disk", True, f"{free / 2**30:.0f} GiB free in {folder}")
+        return Check(name, True, metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return Check(name, True, f"not installed (optional); pip install 'spnpolicy[{extra}]'")
 
 
 def _registries() -> Iterator[Check]:

@@ -1,33 +1,55 @@
 """`spnpolicy evaluate`: how well a trained policy plays."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 
 from spnpolicy.cli.folders import check_new_file
-from spnpolicy.cli.options import CommandLine
-from spnpolicy.experiments.animation import animate, check_drawable
+from spnpolicy.cli.options import CommandLine, known_name
+from spnpolicy.experiments.animation import Frame, load_to_draw, play, shots_of, write_gif
+from spnpolicy.experiments.video import check_video_support, write_video
 from spnpolicy.training.evaluation import EvaluationResult, evaluate
+from spnpolicy.training.learning import close_env
 from spnpolicy.training.runs import LoadedRun, load_run
 
 ANIMATED_EPISODES = 6
+CHECKPOINTS = ("latest", "best")
 
 
 def run(line: CommandLine) -> int:
     """Load a run, play, and print the means with their standard errors."""
     options = line.options
+    known_name("checkpoint", options.checkpoint, CHECKPOINTS)
     check_new_file("--gif", options.gif, ".gif")
+    check_new_file("--video", options.video, ".mp4")
+    if options.video is not None:
+        check_video_support()
     torch.set_num_threads(options.threads)
-    loaded = load_run(options.run, num_envs=options.episodes)
+    # Before the evaluation, which may take long: whether there is anything to show.
+    pictures = _played(options) if options.gif is not None or options.video is not None else []
+    loaded = load_run(options.run, num_envs=options.episodes, checkpoint=options.checkpoint)
+    try:
+        discount = loaded.config.train.discount
+        _say(loaded, evaluate(loaded.algorithm, loaded.env, options.episodes, discount, options.seed), options.seed)
+    finally:
+        close_env(loaded.env)
     if options.gif is not None:
-        check_drawable(loaded.env)
-    result = evaluate(loaded.algorithm, loaded.env, options.episodes, loaded.config.train.discount, options.seed)
-    _say(loaded, result, options.seed)
-    if options.gif is not None:
-        animate(load_run(options.run, num_envs=ANIMATED_EPISODES), options.gif, seed=options.seed)
+        write_gif(shots_of(pictures), options.gif)
         print(f"animation: {options.gif}")
+    if options.video is not None:
+        write_video(shots_of(pictures), options.video)
+        print(f"video: {options.video}")
     return 0
+
+
+def _played(options: Any) -> list[list[Frame]]:
+    loaded = load_to_draw(options.run, num_envs=ANIMATED_EPISODES, checkpoint=options.checkpoint)
+    try:
+        return play(loaded, seed=options.seed)
+    finally:
+        close_env(loaded.env)
 
 
 def _say(loaded: LoadedRun, result: EvaluationResult, seed: int) -> None:

@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from spnpolicy.cli.command import Command
+from spnpolicy.cli.flags import FILE, add_threads, offer
 from spnpolicy.cli.options import Parser, parse_value, whole_number
 
 STRUCTURES = (
@@ -62,13 +64,12 @@ JSON has no infinities: minus infinity is the string "-inf", which Python's floa
 When no assignment is possible, log Z = -inf is printed, and the exit code is 6; --json prints the same."""
 
 
-def add_infer_arguments(parser: Parser) -> None:
-    """Declare the flags, --threads excepted."""
-    parser.add_argument("model", type=Path, metavar="MODEL.uai", help="file of the model")
-    parser.add_argument("--evidence", type=Path, metavar="FILE", help="what was observed (default: nothing)")
-    parser.add_argument(
-        "--structure", metavar="NAME", help=f"fit a circuit and report its bound; one of {', '.join(STRUCTURES)}"
-    )
+def _add_infer(parser: Parser) -> None:
+    offer(parser.add_argument("model", type=Path, metavar="MODEL.uai", help="file of the model"), FILE)
+    evidence = "what was observed (default: nothing)"
+    offer(parser.add_argument("--evidence", type=Path, metavar="FILE", help=evidence), FILE)
+    structure = f"fit a circuit and report its bound; one of {', '.join(STRUCTURES)}"
+    offer(parser.add_argument("--structure", metavar="NAME", help=structure), STRUCTURES)
     parser.add_argument(
         "--labels",
         type=whole_number(1),
@@ -100,6 +101,7 @@ def add_infer_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--all", action="store_true", help="show all variables, not only the first 20")
     parser.add_argument("--json", action="store_true", help="print JSON instead of words")
+    add_threads(parser)
 
 
 def _seconds(text: str) -> float:
@@ -109,3 +111,6 @@ def _seconds(text: str) -> float:
         rule = f"a number above 0, at most {_MOST_SECONDS:,}"
         raise argparse.ArgumentTypeError(f"is {text[:60]!r}, but must be {rule}")
     return float(value)
+
+
+INFER = Command("infer", SUMMARY, USAGE, DESCRIPTION, EXAMPLES, _add_infer, "spnpolicy.cli.infer")

@@ -3,7 +3,9 @@
 import ast
 import dataclasses
 import inspect
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,17 @@ from typing import Any
 from spnpolicy.algorithms import ALGORITHMS, config_class
 from spnpolicy.cli.docs import field_docs
 from spnpolicy.cli.options import CommandLine, known_name
-from spnpolicy.envs import ENVIRONMENTS, environment_class
+from spnpolicy.envs import ENVIRONMENTS, PETTINGZOO, PREFIXES, environment_class
 from spnpolicy.experiments.presets import COVERAGE
 
 
 def run(line: CommandLine) -> int:
     """Print the lists, or everything about one name."""
     name = line.options.name
-    print(_everything() if name is None else _one(name))
+    if name is not None:
+        print(_one(name))
+    else:
+        print(json.dumps(_sections(), indent=1) if line.options.json else _everything())
     return 0
 
 
@@ -39,29 +44,55 @@ def structures() -> dict[str, str]:
     return found
 
 
-def _everything() -> str:
-    sections = {
+def _sections() -> dict[str, dict[str, str]]:
+    """Return title -> name -> one line about it."""
+    environments = {name: description for name, (_, description) in ENVIRONMENTS.items()}
+    return {
         "algorithms": {name: entry.description for name, entry in ALGORITHMS.items()},
-        "environments": {name: description for name, (_, description) in ENVIRONMENTS.items()},
+        "environments": environments | {f"{prefix}...": description for prefix, description in PREFIXES.items()},
         "circuit structures": structures(),
         "presets of `benchmark coverage`": {name: preset.description for name, preset in COVERAGE.items()},
     }
+
+
+def _everything() -> str:
+    sections = _sections()
     width = max(len(name) for rows in sections.values() for name in rows)
     text = [f"{title}\n" + _rows(rows.items(), width) for title, rows in sections.items()]
     return "\n\n".join([*text, "More about one: spnpolicy list NAME"])
 
 
 def _one(name: str) -> str:
-    known_name("algorithm or environment", name, [*ALGORITHMS, *ENVIRONMENTS])
-    if name in ENVIRONMENTS:
-        kind = environment_class(name)
-        options = inspect.signature(kind).parameters.values()
-        rows = [
-            (f"--env.{option.name}", f"default: {option.default}") for option in options if option.name != "num_envs"
-        ]
-        return f"{inspect.getdoc(kind)}\n\nsettings\n" + _rows(rows)
-    description = f"{name}: {ALGORITHMS[name].description}"
-    return f"{description}\n\nsettings\n" + _rows(_settings(config_class(name), "--algorithm."))
+    if name in ALGORITHMS:
+        description = f"{name}: {ALGORITHMS[name].description}"
+        return f"{description}\n\nsettings\n" + _rows(_settings(config_class(name), "--algorithm."))
+    # Names with a colon, such as pettingzoo:mpe2.simple_v3, say themselves where the environment is.
+    if ":" not in name:
+        known_name("algorithm or environment", name, [*ALGORITHMS, *ENVIRONMENTS])
+    kind = environment_class(name)
+    parameters = inspect.signature(kind).parameters
+    own = {} if not name.startswith(PETTINGZOO) else _own_options(name, parameters)
+    text = inspect.getdoc(kind.func if isinstance(kind, partial) else kind)
+    width = max(len(option) for option in [*parameters, *own]) + len("--env.")
+    sections = [f"{text}\n\nsettings\n{_rows(_defaults(parameters), width)}"]
+    if own:
+        sections.append(f"settings of {name.removeprefix(PETTINGZOO)} itself\n{_rows(_defaults(own), width)}")
+    return "\n\n".join(sections)
+
+
+def _own_options(name: str, parameters: Mapping[str, inspect.Parameter]) -> dict[str, inspect.Parameter]:
+    """Return what a PettingZoo environment takes besides the options of the batch."""
+    from spnpolicy.envs.targets import maker_parameters
+
+    found = maker_parameters(name, name.removeprefix(PETTINGZOO))
+    return {option: parameter for option, parameter in found.items() if option not in parameters}
+
+
+def _defaults(parameters: Mapping[str, inspect.Parameter]) -> Iterator[tuple[str, str]]:
+    for option in parameters.values():
+        if option.name != "num_envs" and option.kind not in (option.VAR_KEYWORD, option.VAR_POSITIONAL):
+            is_needed = option.default is option.empty
+            yield f"--env.{option.name}", "no default" if is_needed else f"default: {option.default}"
 
 
 def _settings(kind: type[Any], prefix: str) -> Iterator[tuple[str, str]]:

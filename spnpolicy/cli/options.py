@@ -36,6 +36,11 @@ class Parser(argparse.ArgumentParser):
         """All flags that it knows."""
         return list(self._option_string_actions)
 
+    @property
+    def declared(self) -> list[argparse.Action]:
+        """All flags and words that it declares."""
+        return list(self._actions)
+
 
 class CommandLine(NamedTuple):
     """A command line, read but not yet checked against what it names."""
@@ -72,7 +77,8 @@ def read_command_line(parser: Parser, words: Sequence[str], *, takes_settings: b
             raise UsageError(f"{flag}: this command takes no --{group} settings; a run keeps those it was made with.")
         else:
             _put(settings[group], flag, path.replace("-", "_"), _value_of(flag, value if equals else next(rest, None)))
-    options, unread = parser.parse_known_args(plain)
+    # Intermixed: otherwise an optional positional would take "nothing" from the gap before the first flag.
+    options, unread = parser.parse_known_intermixed_args(plain)
     for word in unread:
         if word.startswith("-"):
             raise UsageError(unknown_name("flag", word.partition("=")[0], parser.flags))

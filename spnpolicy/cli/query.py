@@ -18,6 +18,7 @@ from spnpolicy.envs.protocol import Step
 from spnpolicy.experiments import words
 from spnpolicy.experiments.inference import Answer, Surprise, ask, joint_policy, spread_of_surprise, surprise
 from spnpolicy.experiments.picture import draw_answer
+from spnpolicy.training.learning import close_env
 from spnpolicy.training.runs import LoadedRun, load_run
 
 MAX_TABLE = 1 << 16
@@ -43,7 +44,14 @@ def run(line: CommandLine) -> int:
     options = line.options
     check_new_file("--picture", options.picture, ".png")
     torch.set_num_threads(options.threads)
-    reply = _reply(load_run(options.run, num_envs=1), options)
+    loaded = load_run(options.run, num_envs=1)
+    try:
+        return _show(_reply(loaded, options), options)
+    finally:
+        close_env(loaded.env)
+
+
+def _show(reply: _Reply, options: Any) -> int:
     if options.picture is not None:
         _draw(reply, options.picture)
     if options.json:

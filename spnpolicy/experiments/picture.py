@@ -1,6 +1,7 @@
 """A picture of an answer: the state beside every agent's marginals, before and after."""
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from spnpolicy.envs.render import AGENT_COLORS
+from spnpolicy.envs.sprites import AGENT_COLORS
 from spnpolicy.training.files import replace_file
 
 INK = "#2d313a"
@@ -72,7 +73,10 @@ def draw_answer(
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG so that a crash leaves no half of it."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", facecolor=figure.get_facecolor())
+    with warnings.catch_warnings():
+        # A name may have letters that the font lacks: boxes in the picture say enough.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(file, format="png", facecolor=figure.get_facecolor())
     replace_file(path, file.getvalue())
 
 

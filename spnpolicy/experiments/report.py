@@ -1,9 +1,18 @@
 """The report of a comparison: a table, what may be concluded from it, and the numbers behind it as CSV."""
 
 import math
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
+from spnpolicy.experiments.reports.tables import (
+    aligned,
+    compared,
+    csv_text,
+    exact_number,
+    few_runs_note,
+    interval_text,
+)
 from spnpolicy.experiments.results import MEASURES, Results, Score
 from spnpolicy.experiments.statistics import Interval
 from spnpolicy.training.files import replace_file
@@ -24,8 +33,7 @@ def write_report(results: Results, text_path: Path, table_path: Path, episodes_p
 def table(results: Results) -> list[str]:
     """Return the lines of the table, references last."""
     rows = [_HEADERS, *map(_row, results.scores), *_reference_rows(results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADERS))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = aligned(rows)
     rule = "-" * max(map(len, lines))
     return [lines[0], rule, *lines[1 : len(results.scores) + 1], rule, *lines[len(results.scores) + 1 :]]
 
@@ -52,13 +60,12 @@ def _notes(results: Results) -> list[str]:
         "optimum is that of",
         "walking freely (bottleneck assignment), which agents that latch onto the first goal they touch may miss.",
     ]
-    if 1 < min(score.runs for score in results.scores) < 5:
-        lines.append("With so few runs an interval is hardly more than their range: more --seeds make it trustworthy.")
-    return lines
+    few = few_runs_note(score.runs for score in results.scores)
+    return [*lines, few] if few else lines
 
 
 def _row(score: Score) -> tuple[str, ...]:
-    cells = (_interval(score.measures[name], digits) for name, digits in zip(MEASURES, _DIGITS, strict=True))
+    cells = (interval_text(score.measures[name], digits) for name, digits in zip(MEASURES, _DIGITS, strict=True))
     return (score.algorithm, str(score.runs), *cells)
 
 
@@ -71,12 +78,6 @@ def _reference_rows(results: Results) -> list[tuple[str, ...]]:
         rows.append(("a fixed goal per agent", "", f"{success:.3f}", f"{steps:.2f}", f"{fraction:.4f}"))
     rows.append(("exact optimum", "", "1.000", f"{references.optimal_steps.mean():.2f}", "1.0000"))
     return rows
-
-
-def _interval(interval: Interval, digits: int) -> str:
-    if math.isnan(interval.low):
-        return f"{interval.estimate:.{digits}f} (one run)"
-    return f"{interval.estimate:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
 
 def _fraction(score: Score) -> Interval:
@@ -106,26 +107,18 @@ def _place(interval: Interval, level: float) -> str:
 
 
 def _compared(better: Score, worse: Score) -> str:
-    first, second = _fraction(better), _fraction(worse)
-    numbers = f"{first.estimate:.4f} against {second.estimate:.4f}"
-    if first.estimate == second.estimate:
-        return f"{better.algorithm} and {worse.algorithm} earned the same ({numbers})."
-    if math.isnan(first.low) or math.isnan(second.low):
-        return f"{better.algorithm} earned more than {worse.algorithm} ({numbers}), but one run shows no variation."
-    if first.low > second.high:
-        return f"{better.algorithm} is better than {worse.algorithm} ({numbers}): the intervals do not overlap."
-    return f"{better.algorithm} earned more than {worse.algorithm} ({numbers}), but the intervals overlap: no verdict."
+    return compared(better.algorithm, _fraction(better), worse.algorithm, _fraction(worse))
 
 
 def _table_csv(results: Results) -> str:
     columns = [f"{name}{part}" for name in MEASURES for part in ("", "_low", "_high")]
-    lines = [",".join(("algorithm", "runs", *columns))]
+    rows: list[Sequence[object]] = [("algorithm", "runs", *columns)]
     for score in results.scores:
-        numbers = [_number(value) for name in MEASURES for value in score.measures[name]]
-        lines.append(",".join((score.algorithm, str(score.runs), *numbers)))
-    for name, _, success, steps, fraction in _reference_rows(results):
-        lines.append(f"{name},,{success},,,{steps},,,{fraction},,")
-    return "\n".join(lines) + "\n"
+        numbers = [exact_number(value) for name in MEASURES for value in score.measures[name]]
+        rows.append((score.algorithm, score.runs, *numbers))
+    for name, _, *means in _reference_rows(results):
+        rows.append((name, "", *(cell for mean in means for cell in (mean, "", ""))))
+    return csv_text(rows)
 
 
 def _episodes_csv(results: Results) -> str:
@@ -144,7 +137,3 @@ def _episodes_csv(results: Results) -> str:
                     f"{references.optimal_steps[layout]},{fixed}"
                 )
     return "\n".join(lines) + "\n"
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.9g}"

@@ -1,17 +1,17 @@
 """What the finished trials of a plan found, beside two references that need no training."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from spnpolicy.envs import make_env
 from spnpolicy.errors import ConfigError
+from spnpolicy.experiments.efficiency import Curve, History, common_curve
 from spnpolicy.experiments.plan import Plan, trial_folder
-from spnpolicy.experiments.statistics import Interval, bootstrap_interval
+from spnpolicy.experiments.statistics import Interval, interval_over_runs
 from spnpolicy.experiments.trials import EVALUATION_FILE, FinalEvaluation, is_finished, read_evaluation
 from spnpolicy.training.metrics import read_metrics
 
@@ -39,13 +39,6 @@ class Score:
     measures: dict[str, Interval]
 
 
-class Curve(NamedTuple):
-    """Fraction of the optimum during training; rows are runs."""
-
-    steps: Int[np.ndarray, " points"]
-    fractions: Float[np.ndarray, "runs points"]
-
-
 @dataclass(frozen=True)
 class Results:
     """Everything that reports are made of."""
@@ -55,6 +48,7 @@ class Results:
     """Algorithm -> seed -> final evaluation; algorithms without a finished trial are left out."""
     scores: list[Score]
     curves: dict[str, Curve]
+    """Fraction of the optimum during training."""
     references: References
 
 
@@ -68,23 +62,15 @@ def load_results(plan: Plan, folder: Path) -> Results:
     if not finished:
         raise ConfigError(f"{folder} has no finished trial to report on.")
     evaluations: dict[str, dict[int, FinalEvaluation]] = {}
-    histories: dict[str, list[list[tuple[int, float]]]] = {}
+    histories: dict[str, list[History]] = {}
     for config in finished:
         own = trial_folder(folder, config)
         evaluations.setdefault(config.algorithm, {})[config.train.seed] = read_evaluation(own / EVALUATION_FILE)
         histories.setdefault(config.algorithm, []).append(_history(own / "metrics.jsonl"))
     ordered = {name: evaluations[name] for name in plan.algorithms if name in evaluations}
     scores = [_score(name, list(runs.values())) for name, runs in ordered.items()]
-    curves = {name: _curve(histories[name]) for name in ordered}
+    curves = {name: common_curve(histories[name]) for name in ordered}
     return Results(plan, ordered, scores, curves, _references(plan))
-
-
-def interval_over_runs(values: Sequence[float] | Float[np.ndarray, " runs"]) -> Interval:
-    """Return the interquartile mean of one number per run, with a bootstrap interval over runs.
-
-    The resampling is seeded: the same numbers always give the same interval.
-    """
-    return bootstrap_interval([np.asarray(values)[:, None]], generator=np.random.default_rng(0))
 
 
 def _score(algorithm: str, runs: list[FinalEvaluation]) -> Score:
@@ -98,14 +84,9 @@ def _score(algorithm: str, runs: list[FinalEvaluation]) -> Score:
     return Score(algorithm, len(runs), {name: interval_over_runs(values) for name, values in columns.items()})
 
 
-def _history(path: Path) -> list[tuple[int, float]]:
-    records = read_metrics(path).records
-    return [(r["step"], r["fraction_of_optimum"]) for r in records if r["kind"] == "evaluation"]
-
-
-def _curve(histories: list[list[tuple[int, float]]]) -> Curve:
-    steps = np.array([step for step, _ in histories[0]])
-    return Curve(steps, np.array([[fraction for _, fraction in history] for history in histories]))
+def _history(path: Path) -> History:
+    records = [record for record in read_metrics(path).records if record["kind"] == "evaluation"]
+    return History(*(np.array([record[name] for record in records]) for name in ("step", "fraction_of_optimum")))
 
 
 def _references(plan: Plan) -> References:

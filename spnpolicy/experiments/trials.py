@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,17 +11,22 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from spnpolicy.errors import SpnPolicyError
-from spnpolicy.experiments.plan import Plan, trial_folder
+from spnpolicy.errors import CheckpointError, ConfigError, DiskError, SpnPolicyError
+from spnpolicy.experiments.plan import Plan, run_config, trial_folder
 from spnpolicy.training.config import RunConfig
+from spnpolicy.training.decoding import decode, encode
 from spnpolicy.training.evaluation import EvaluationResult, evaluate
 from spnpolicy.training.files import replace_file
-from spnpolicy.training.loop import Progress, train
-from spnpolicy.training.runs import load_run, read_run_config
+from spnpolicy.training.loop import Progress, TrainResult, resume, train
+from spnpolicy.training.runs import load_run
+from spnpolicy.training.strict_json import parse_json
 
 EVALUATION_FILE = "evaluation.csv"
 FAILURE_FILE = "failure.txt"
+RESULT_FILE = "result.json"
 _COLUMNS = ("layout", "discounted_return", "length", "success", "fraction_of_optimum")
+
+_log = logging.getLogger(__name__)
 
 
 class FinalEvaluation(NamedTuple):
@@ -38,20 +44,18 @@ def run_trial(
 ) -> bool:
     """Do what is missing of a trial; return False if training was interrupted.
 
-    What an earlier attempt left unfinished is removed: a run is the same from its start, whatever happened before.
+    Training goes on from its checkpoint, bit for bit as if nothing had happened; where there is none that can be read,
+    or it is that of another configuration, what an earlier attempt left is removed.
 
     Args:
-        plan: the plan it belongs to.
+        plan: the plan it belongs to; its trials are not looked at.
         config: the trial.
         folder: folder of the plan.
-        on_progress: called after every iteration of training.
+        on_progress: called after every iteration of training; a KeyboardInterrupt from it is a request to stop.
     """
     own = trial_folder(folder, config)
-    if not (own / "result.json").is_file():
-        if own.exists():
-            shutil.rmtree(own)
-        if not train(config, own, on_progress=on_progress).is_finished:
-            return False
+    if not (own / RESULT_FILE).is_file() and not _train(run_config(config), own, on_progress).is_finished:
+        return False
     loaded = load_run(own, num_envs=plan.evaluation_episodes)
     result = evaluate(
         loaded.algorithm, loaded.env, plan.evaluation_episodes, config.train.discount, plan.evaluation_seed
@@ -68,11 +72,34 @@ def is_finished(config: RunConfig, folder: Path) -> bool:
         SpnPolicyError: a finished trial of another configuration is in its place.
     """
     own = trial_folder(folder, config)
-    if not (own / "result.json").is_file() or not (own / EVALUATION_FILE).is_file():
+    if not (own / EVALUATION_FILE).is_file() or not (own / RESULT_FILE).is_file():
         return False
-    if read_run_config(own) != config:
+    if not _has_config(own, run_config(config)):
         raise SpnPolicyError(f"{own} was trained with other settings than plan.json says: choose another --out.")
     return True
+
+
+def _train(config: RunConfig, own: Path, on_progress: Callable[[Progress], None] | None) -> TrainResult:
+    if (own / "checkpoints").is_dir() and _has_config(own, config):
+        try:
+            return resume(own, on_progress=on_progress)
+        except DiskError:
+            raise
+        except CheckpointError as problem:
+            _log.warning("%s starts again from nothing: %s", own.name, problem)
+    if own.exists():
+        shutil.rmtree(own)
+    return train(config, own, on_progress=on_progress)
+
+
+def _has_config(own: Path, config: RunConfig) -> bool:
+    path = own / "config.json"
+    try:
+        saved = parse_json(path.read_bytes(), source=str(path), error=ConfigError)
+        # Decoded only when that is needed: a plan may have ten thousand trials.
+        return saved == encode(config) or decode(RunConfig, saved, path=str(path)) == config
+    except (ConfigError, OSError):
+        return False
 
 
 def read_evaluation(path: Path) -> FinalEvaluation:
@@ -82,10 +109,11 @@ def read_evaluation(path: Path) -> FinalEvaluation:
         SpnPolicyError: the file is damaged.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        column = {name: np.array([float(row[name]) for row in rows]) for name in _COLUMNS}
-    except (OSError, KeyError, TypeError, ValueError) as problem:
+        header, *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
+        # All numbers at once: a sweep of ten thousand trials reads a million rows.
+        table = np.array(rows, dtype=np.float64).reshape(len(rows), len(header))
+        column = {name: table[:, header.index(name)] for name in _COLUMNS}
+    except (OSError, ValueError) as problem:
         raise SpnPolicyError(f"{path} is damaged ({problem}): remove it and run the benchmark again.") from problem
     return FinalEvaluation(
         column["discounted_return"],

@@ -1,8 +1,11 @@
+import json
 import sys
+from importlib import metadata
 from types import ModuleType
 
 import circuits
-from spnpolicy.cli import doctor, main
+from spnpolicy.cli import doctor, machine, main
+from spnpolicy.cli.extras import EXTRAS
 
 
 def fake_module(file):
@@ -42,7 +45,8 @@ def test_doctor_is_content_here(capsys):
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert all(line.startswith("OK") for line in lines[:-1])
-    for name in ("python", "circuits", "torch", "numpy", "cores", "gpu", "disk", "algorithms", "environments"):
+    names = ("python", "circuits", "torch", "numpy", "cores", "gpu", "disk", "writing", "locking", "workers")
+    for name in (*names, "algorithms", "environments", *EXTRAS):
         assert sum(line.split()[1] == name for line in lines[:-1]) == 1
 
 
@@ -62,6 +66,59 @@ def test_doctor_reports_a_broken_algorithm(monkeypatch, capsys):
 
 
 def test_doctor_reports_a_full_disk(monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "LEAST_FREE_BYTES", 2**80)
+    monkeypatch.setattr(machine, "LEAST_FREE_BYTES", 2**80)
     assert main(["doctor"]) == 2
     assert "PROBLEM  disk" in capsys.readouterr().out
+
+
+def test_doctor_as_json_says_the_same(monkeypatch, capsys):
+    assert main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["is_ok"] is True
+    assert {"python", "disk", "writing", "ray"} <= {check["what"] for check in report["checks"]}
+    monkeypatch.setattr(machine, "LEAST_FREE_BYTES", 2**80)
+    assert main(["doctor", "--json"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert report["is_ok"] is False
+    assert [check["what"] for check in report["checks"] if not check["is_ok"]] == ["disk"]
+
+
+def test_an_extra_that_is_not_installed_is_no_problem(monkeypatch, capsys):
+    real = metadata.version
+
+    def version(name):
+        if name == "ray":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert main(["doctor"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.split()[1] == "ray")
+    assert line.startswith("OK")
+    assert "not installed" in line
+    assert "pip install 'spnpolicy[ray]'" in line
+
+
+def test_doctor_reports_a_disk_that_does_not_sync_and_locks_that_do_not_hold(monkeypatch, tmp_path, capsys):
+    def refuse(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(machine, "replace_file", refuse)
+    monkeypatch.setattr("fcntl.flock", lambda *_: None)
+    assert main(["doctor"]) == 2
+    text = capsys.readouterr().out
+    assert "PROBLEM  writing" in text
+    assert "Input/output error" in text
+    assert "PROBLEM  locking" in text
+    assert "two holders got one lock" in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_doctor_reports_workers_that_do_not_start(monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(machine, "ProcessPoolExecutor", refuse)
+    assert main(["doctor"]) == 2
+    assert "PROBLEM  workers" in capsys.readouterr().out

@@ -1,6 +1,6 @@
+import json
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -11,28 +11,21 @@ from spnpolicy.cli.listing import structures
 from spnpolicy.envs import ENVIRONMENTS
 from spnpolicy.experiments.presets import COVERAGE
 
-LIMIT_SECONDS = 0.5
-LIGHT = [["--help"], ["list"], ["--version"], *([name, "--help"] for name in COMMANDS)]
-HEAVY_MODULES = ("torch", "scipy", "matplotlib", "PIL", "pettingzoo", "rich")
+LIGHT = [["--help"], ["list"], ["list", "--json"], ["--version"], ["completion", "bash"], ["trian"],
+         *([name, "--help"] for name in COMMANDS)]  # fmt: skip
+HEAVY_MODULES = ("torch", "numpy", "scipy", "matplotlib", "PIL", "pettingzoo", "gymnasium", "rich", "ray", "av")
 
 
 @pytest.mark.parametrize("words", LIGHT, ids=" ".join)
-def test_help_is_instant_and_loads_nothing_heavy(words):
+def test_help_loads_nothing_heavy(words):
     program = (
-        "import sys; from spnpolicy.cli import main; code = main(sys.argv[1:]); "
-        f"print([name for name in {HEAVY_MODULES} if name in sys.modules], file=sys.stderr); sys.exit(code)"
+        "import sys; from spnpolicy.cli import main; main(sys.argv[1:]); "
+        f"print([name for name in {HEAVY_MODULES} if name in sys.modules])"
     )
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
-        assert done.stderr.strip() == "[]"
-        assert done.stdout.strip()
-        if seconds[-1] < LIMIT_SECONDS:
-            break
-    # The best of three: a neighbour on the same core must not fail this test.
-    assert min(seconds) < LIMIT_SECONDS
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    *text, loaded = done.stdout.splitlines()
+    assert loaded == "[]"
+    assert text or words == ["trian"]
 
 
 def test_overview_names_all_commands_and_exit_codes(capsys):
@@ -70,6 +63,29 @@ def test_list_names_everything_there_is(capsys):
     text = capsys.readouterr().out
     for name in (*ALGORITHMS, *ENVIRONMENTS, *COVERAGE):
         assert f"  {name} " in text
+
+
+def test_list_as_json_says_the_same(capsys):
+    assert main(["list", "--json"]) == 0
+    lists = json.loads(capsys.readouterr().out)
+    assert list(lists["algorithms"]) == list(ALGORITHMS)
+    assert set(ENVIRONMENTS) < set(lists["environments"])
+    assert lists["circuit structures"] == structures()
+
+
+def test_list_of_an_environment_of_others(capsys):
+    assert main(["list", "pettingzoo:mpe2.simple_spread_v3"]) == 0
+    text = capsys.readouterr().out
+    batch, _, own = text.partition("\nsettings\n")[2].partition("\nsettings of mpe2.simple_spread_v3 itself\n")
+    flags = [
+        {line.split()[0]: line.split("default: ")[1] for line in part.strip().splitlines()} for part in (batch, own)
+    ]
+    assert flags[0]["--env.workers"] == "None"
+    assert flags[1]["--env.N"] == "3"
+    assert flags[1]["--env.max_cycles"] == "25"
+    assert not set(flags[0]) & set(flags[1])
+    assert main(["list", "pettingzoo:mpe2.simple_spred_v3"]) == 2
+    assert "did you mean 'simple_spread_v3'" in capsys.readouterr().err
 
 
 def test_listed_structures_are_the_registered_ones():

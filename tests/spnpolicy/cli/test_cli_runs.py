@@ -1,20 +1,15 @@
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
-from cli_cases import TINY, contents
+from cli_cases import PROGRAM, TINY, contents, endless, wait_for
 from PIL import Image
 
 from spnpolicy.cli import main
 from spnpolicy.cli.progress import duration
 from spnpolicy.training.runs import read_run_config
-
-PROGRAM = [sys.executable, "-c", "import sys; from spnpolicy.cli import main; sys.exit(main())"]
 
 
 def query(trained, capsys, *words):
@@ -90,19 +85,7 @@ def test_query_in_words_and_as_a_picture(trained, tmp_path, capsys):
 
 def test_a_killed_run_can_be_evaluated(tmp_path, capsys):
     folder = tmp_path / "run"
-    tiny = [word for word in TINY if word not in ("--steps", "400")]
-    words = [
-        "train",
-        "vdn",
-        "coverage",
-        *tiny,
-        "--steps",
-        "100000000",
-        "--checkpoint-every",
-        "80",
-        "--out",
-        str(folder),
-    ]
+    words = ["train", "vdn", "coverage", *endless(), "--checkpoint-every", "80", "--out", str(folder)]
     with subprocess.Popen([*PROGRAM, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         wait_for(lambda: len(list(folder.glob("checkpoints/checkpoint-*"))) >= 2, process)
         process.send_signal(signal.SIGKILL)
@@ -111,67 +94,9 @@ def test_a_killed_run_can_be_evaluated(tmp_path, capsys):
     assert "10 greedy episodes" in capsys.readouterr().out
 
 
-def test_ctrl_c_saves_and_ends_with_130(tmp_path):
-    folder = tmp_path / "run"
-    tiny = [word for word in TINY if word not in ("--steps", "400")]
-    words = ["train", "vdn", "coverage", *tiny, "--steps", "100000000", "--out", str(folder)]
-    with subprocess.Popen([*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        wait_for(lambda: (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").stat().st_size, process)
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "interrupted after" in output
-    assert "Traceback" not in errors
-    assert (folder / "checkpoints" / "latest").exists()
-
-
-def test_numbers_that_explode_end_with_6(tmp_path, capsys):
-    words = ["train", "vdn", "coverage", *TINY, "--algorithm.learning_rate", "1e38", "--out", str(tmp_path / "run")]
-    assert main(words) == 6
-    errors = capsys.readouterr().err
-    assert "Try a smaller learning_rate" in errors
-    assert "Traceback" not in errors
-
-
-def test_a_full_disk_ends_with_4(tmp_path):
-    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); " + (
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
-    )
-    program = [PROGRAM[0], "-c", limit + PROGRAM[2]]
-    words = ["train", "vdn", "coverage", *TINY, "--out", str(tmp_path / "run")]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([*program, *words], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 4, done.stderr
-    assert "cannot write a checkpoint" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_an_unforeseen_error_is_one_line_and_keeps_its_traceback(monkeypatch, tmp_path, capsys):
-    def break_down(*_, **__):
-        raise RuntimeError("the cat sat on the keyboard")
-
-    monkeypatch.setattr("spnpolicy.cli.train.train", break_down)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert main(["train", "vdn", "coverage", *TINY]) == 3
-    errors = capsys.readouterr().err
-    assert "unexpected RuntimeError: the cat sat on the keyboard" in errors
-    assert "Traceback" not in errors
-    (saved,) = tmp_path.glob("spnpolicy-traceback-*.txt")
-    assert str(saved) in errors
-    assert "break_down" in saved.read_text()
-
-
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7300, "2 h 1 min"), (1e999, "unknown")],
 )
 def test_durations(seconds, text):
     assert duration(seconds).startswith(text)
-
-
-def wait_for(condition, process, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, "the program ended too early"
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.05)

@@ -64,7 +64,7 @@ def test_everything_is_written_and_listed(benchmark):
         assert str(benchmark["folder"] / name) in listed
     assert (benchmark["folder"] / "report.txt").read_text().strip() in output
     assert (benchmark["folder"] / "answers.txt").read_text().strip() in output
-    assert {path.name for path in benchmark["folder"].iterdir()} == {*FILES, "trials", "plan.json"}
+    assert {path.name for path in benchmark["folder"].iterdir()} == {*FILES, "attempts", "trials", "plan.json"}
 
 
 def test_table_follows_from_the_episodes(benchmark):
@@ -112,7 +112,7 @@ def test_another_plan_leaves_the_folder_alone(benchmark, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     flags = ["30" if word == "50" else word for word in FLAGS]
     assert main([*flags, "--out", str(folder)]) == 2
-    assert "belongs to another benchmark" in capsys.readouterr().err
+    assert "belongs to another sweep or benchmark" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 

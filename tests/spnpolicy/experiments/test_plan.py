@@ -1,8 +1,19 @@
+import json
+
 import pytest
 from benchmark_cases import TINY, tiny_plan
 
 from spnpolicy.errors import ConfigError
-from spnpolicy.experiments.plan import PLAN_FILE, Plan, make_plan, merged, open_folder, trial_name
+from spnpolicy.experiments.plan import (
+    PLAN_FILE,
+    Plan,
+    make_plan,
+    merged,
+    open_folder,
+    read_plan,
+    run_config,
+    trial_name,
+)
 from spnpolicy.experiments.presets import COVERAGE
 from spnpolicy.training.decoding import decode, encode
 
@@ -79,3 +90,28 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
         pass
     with open_folder(tmp_path / "out", tiny_plan()):
         assert (tmp_path / "out" / PLAN_FILE).exists()
+
+
+def test_a_plan_of_an_older_version_is_continued(tmp_path):
+    """Names of trials and settings that came later are filled in."""
+    with open_folder(tmp_path / "out", tiny_plan()):
+        pass
+    path = tmp_path / "out" / PLAN_FILE
+    saved = json.loads(path.read_text())
+    for trial in saved["trials"]:
+        del trial["name"], trial["environment"], trial["train"]["on_env_fault"]
+    path.write_text(json.dumps(saved))
+    assert read_plan(tmp_path / "out") == tiny_plan()
+    with open_folder(tmp_path / "out", tiny_plan()):
+        pass
+
+
+def test_what_a_run_stores_does_not_say_what_its_plan_calls_it():
+    trial = tiny_plan().trials[0]
+    assert (trial.name, trial.environment) == ("vdn-seed0", "coverage")
+    assert {"name", "environment"}.isdisjoint(encode(run_config(trial)))
+
+
+def test_a_folder_without_a_plan_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"not the folder of a sweep or benchmark"):
+        read_plan(tmp_path)

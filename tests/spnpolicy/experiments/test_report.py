@@ -7,7 +7,8 @@ from benchmark_cases import tiny_plan
 from spnpolicy.envs import make_env
 from spnpolicy.experiments.curves import _LABEL_GAP, _TOP, _spread
 from spnpolicy.experiments.report import statements, table, write_report
-from spnpolicy.experiments.results import References, Results, Score, _references, _score, interval_over_runs
+from spnpolicy.experiments.results import References, Results, Score, _references, _score
+from spnpolicy.experiments.statistics import interval_over_runs
 from spnpolicy.experiments.trials import FinalEvaluation
 
 
@@ -107,7 +108,7 @@ def test_a_run_counts_with_its_mean_not_with_its_best_episodes():
     assert _score("vdn", [run] * 7 + [lost]).measures["success"].estimate == pytest.approx(0.8)
 
 
-@pytest.mark.parametrize("levels", [[0.0, 0.0, 0.01], [0.93, 0.96, 0.965, 0.97, 0.98, 1.0], [0.2, 0.5, 0.9]])
+@pytest.mark.parametrize("levels", [[0.0, 0.0, 0.01], [0.93, 0.96, 0.965, 0.97, 0.98, 1.0], [0.2, 0.5, 0.9], [0.5]])
 def test_labels_do_not_overlap_and_stay_inside(levels):
     places = _spread(np.array(levels))
     assert (np.diff(places) >= _LABEL_GAP - 1e-12).all()

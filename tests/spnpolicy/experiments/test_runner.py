@@ -1,10 +1,14 @@
 import json
 import math
+import sys
 
 import pytest
 from benchmark_cases import TINY_TRAIN, tiny_plan
 
-from spnpolicy.errors import SpnPolicyError
+from spnpolicy.errors import ConfigError, SpnPolicyError
+from spnpolicy.experiments.attempts import read_attempts
+from spnpolicy.experiments.engines import make_engine
+from spnpolicy.experiments.local_engine import LocalEngine
 from spnpolicy.experiments.plan import trial_folder
 from spnpolicy.experiments.runner import TrialStatus, run_trials, seconds_left
 from spnpolicy.experiments.trials import EVALUATION_FILE, FAILURE_FILE, is_finished, read_evaluation, run_trial
@@ -13,9 +17,14 @@ from spnpolicy.experiments.trials import EVALUATION_FILE, FAILURE_FILE, is_finis
 def test_a_failed_trial_keeps_its_traceback_and_the_others_go_on(tmp_path):
     plan = tiny_plan(seeds=1, own_options={"vdn": {"learning_rate": 1e38}})
     seen = []
-    statuses = run_trials(plan, tmp_path, workers=1, on_change=lambda now: seen.append([s.state for s in now]))
+    statuses = run_trials(plan, tmp_path, LocalEngine(1), on_change=lambda now: seen.append([s.state for s in now]))
     assert [status.state for status in statuses] == ["failed", "done"]
     assert ["running", "waiting"] in seen
+    # The one that failed waited for the other one before it was tried again.
+    assert ["waiting", "running"] in seen
+    assert [(status.tries, status.failures) for status in statuses] == [(3, 3), (1, 0)]
+    assert [record.get("end") for record in read_attempts(tmp_path, "vdn-seed0")] == [None, "failed"] * 3
+    assert [record.get("end") for record in read_attempts(tmp_path, "iql-seed0")] == [None, "done"]
     assert statuses[0].problem.startswith("NonFiniteError")
     failure = (trial_folder(tmp_path, plan.trials[0]) / FAILURE_FILE).read_text()
     assert "Traceback" in failure
@@ -24,7 +33,7 @@ def test_a_failed_trial_keeps_its_traceback_and_the_others_go_on(tmp_path):
     assert statuses[1].step == TINY_TRAIN.steps
 
 
-def test_what_a_trial_leaves_is_repeatable_and_an_unfinished_one_starts_anew(tmp_path):
+def test_what_a_trial_leaves_is_repeatable_and_without_a_checkpoint_it_starts_anew(tmp_path):
     config = (plan := tiny_plan()).trials[0]
     assert run_trial(plan, config, tmp_path / "a")
     half = trial_folder(tmp_path / "b", config)
@@ -36,6 +45,34 @@ def test_what_a_trial_leaves_is_repeatable_and_an_unfinished_one_starts_anew(tmp
     evaluation = read_evaluation(files[0])
     assert len(evaluation.length) == plan.evaluation_episodes
     assert set(evaluation.length[~evaluation.success]) <= {15}
+
+
+def test_an_interrupted_trial_goes_on_from_its_checkpoint(tmp_path):
+    config = (plan := tiny_plan()).trials[0]
+    assert run_trial(plan, config, tmp_path / "a")
+    assert not run_trial(plan, config, tmp_path / "b", on_progress=stop_at(160))
+    steps = []
+    assert run_trial(plan, config, tmp_path / "b", on_progress=lambda progress: steps.append(progress.step))
+    assert steps[0] == 168
+    for name in (EVALUATION_FILE, "episodes.csv"):
+        whole, broken = (trial_folder(tmp_path / part, config) / name for part in ("a", "b"))
+        assert whole.read_bytes() == broken.read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["checkpoint", "other settings"])
+def test_a_checkpoint_that_is_of_no_use_is_not_used(tmp_path, damage):
+    config = (plan := tiny_plan()).trials[0]
+    assert not run_trial(plan, config, tmp_path, on_progress=stop_at(160))
+    own = trial_folder(tmp_path, config)
+    if damage == "checkpoint":
+        (own / "checkpoints" / "latest").write_text("checkpoint-00009999\n")
+    else:
+        path = own / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"env_options": {"size": 4}}))
+    steps = []
+    assert run_trial(plan, config, tmp_path, on_progress=lambda progress: steps.append(progress.step))
+    assert steps[0] == 8
+    assert is_finished(config, tmp_path)
 
 
 def test_only_the_evaluation_is_repeated_if_only_that_is_missing(tmp_path):
@@ -75,3 +112,29 @@ def test_time_left():
     assert seconds_left([fast, slow, other, last], 1) == pytest.approx(70.0)
     assert seconds_left([fast, slow, other, last], 4) == pytest.approx(40.0)
     assert seconds_left([fast], 2) == 0.0
+
+
+def test_an_engine_is_found_by_name():
+    assert make_engine("local", workers=3).workers == 3
+    assert make_engine("local").workers >= 1
+    assert make_engine("local", threads=10_000).workers == 1
+    with pytest.raises(ConfigError, match="'local' or 'ray'"):
+        make_engine("slurm")
+    with pytest.raises(ConfigError, match="only the engine 'ray' has one"):
+        make_engine("local", address="10.0.0.1:6379")
+
+
+def test_ray_that_is_not_installed_is_named_with_the_way_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "spnpolicy.experiments.ray_engine", raising=False)
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    with pytest.raises(ConfigError, match=r"pip install 'spnpolicy\[ray\]'"):
+        make_engine("ray")
+
+
+def stop_at(step):
+    def stop(progress):
+        if progress.step >= step:
+            raise KeyboardInterrupt
+
+    return stop

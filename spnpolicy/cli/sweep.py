@@ -1,0 +1,136 @@
+"""`spnpolicy sweep`: many runs with one command."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from spnpolicy.algorithms import ALGORITHMS
+from spnpolicy.cli.failures import FAILED
+from spnpolicy.cli.folders import first_free
+from spnpolicy.cli.options import CommandLine, UsageError, known_name
+from spnpolicy.cli.sweep_flags import ENGINES
+from spnpolicy.cli.trial_table import TrialTable
+from spnpolicy.envs import ENVIRONMENTS
+from spnpolicy.experiments.engines import make_engine
+from spnpolicy.experiments.plan import Plan, open_folder, trial_folder
+from spnpolicy.experiments.runner import TrialStatus, run_trials
+from spnpolicy.experiments.summary import summary_lines
+from spnpolicy.experiments.sweep import Sweep, read_sweep, sweep_plan
+from spnpolicy.experiments.trials import FAILURE_FILE, is_finished
+from spnpolicy.training.config import TrainConfig
+
+INTERRUPTED = 130
+_SHOWN_FAILURES = 3
+_FLAGS_INSTEAD_OF_A_FILE = ("algorithms", "envs", "seeds", "steps", "episodes")
+
+
+def run(line: CommandLine) -> int:
+    """Run what is missing of the sweep and show a small table."""
+    options = line.options
+    plan = _plan(line)
+    folder: Path = options.out or first_free(Path("runs") / plan.name)
+    if options.dry_run:
+        _show_trials(plan, folder)
+        return 0
+    return execute(plan, folder, options, lambda: _show_end(plan, folder))
+
+
+def execute(plan: Plan, folder: Path, options: argparse.Namespace, show: Callable[[], None]) -> int:
+    """Run what is missing of a plan, showing progress, and return the exit code.
+
+    Args:
+        plan: what to run.
+        folder: its folder, new or one to continue.
+        options: those of `add_engine`.
+        show: shows the results; called when nothing is left to do, unless no trial succeeded.
+    """
+    known_name("engine", options.engine, ENGINES)
+    workers = None if options.workers is None else min(options.workers, len(plan.trials))
+    engine = make_engine(options.engine, workers=workers, threads=options.threads, address=options.address)
+    with open_folder(folder, plan):
+        _announce(plan, folder, options.engine, engine.workers)
+        with TrialTable(engine) as table:
+            statuses = run_trials(plan, folder, engine, on_change=table)
+        if any(status.state in ("waiting", "stopped") for status in statuses):
+            print(f"interrupted; to continue, give the same command with --out {folder}", file=sys.stderr)
+            return INTERRUPTED
+        failed = [status for status in statuses if status.state == "failed"]
+        if len(failed) < len(statuses):
+            show()
+    _show_failures(failed, folder)
+    return FAILED if failed else 0
+
+
+def _plan(line: CommandLine) -> Plan:
+    options = line.options
+    given = [name for name in _FLAGS_INSTEAD_OF_A_FILE if getattr(options, name)]
+    given += [f"{group}.{name}" for group in ("env", "algorithm") for name in line.settings[group]]
+    if options.plan is not None:
+        if given:
+            raise UsageError(f"--{given[0]} does not go with a file: write it into {options.plan}.")
+        return sweep_plan(read_sweep(options.plan), source=f"{options.plan.name}.")
+    if not options.algorithms or not options.envs:
+        raise UsageError("name a file, or --algorithms and --envs, such as --algorithms spn_ac vdn --envs coverage.")
+    return sweep_plan(_sweep(options, line.settings))
+
+
+def _sweep(options: argparse.Namespace, settings: dict[str, dict[str, Any]]) -> Sweep:
+    for name in options.algorithms:
+        known_name("algorithm", name, list(ALGORITHMS))
+    for name in options.envs:
+        # Others are made by adapters, such as pettingzoo:MODULE.
+        if ":" not in name:
+            known_name("environment", name, list(ENVIRONMENTS))
+    if settings["env"] and len(options.envs) > 1:
+        raise UsageError("--env.KEY needs a single environment; write a file to set options of several.")
+    return Sweep(
+        algorithms={name: dict(settings["algorithm"]) for name in options.algorithms},
+        environments={_label(name): {"env": name, **settings["env"]} for name in options.envs},
+        seeds=options.seeds or 3,
+        train=TrainConfig() if options.steps is None else TrainConfig(steps=options.steps),
+        evaluation_episodes=options.episodes or 100,
+    )
+
+
+def _label(name: str) -> str:
+    return name.replace(":", "-").replace("/", "-")
+
+
+def _announce(plan: Plan, folder: Path, engine: str, workers: int) -> None:
+    steps = plan.trials[0].train.steps
+    where = "" if engine == "local" else f" of {engine}"
+    environments = "" if len(plan.environments) == 1 else f" in {', '.join(plan.environments)}"
+    print(
+        f"{plan.name}: {', '.join(plan.algorithms)}{environments}; {len(plan.trials)} runs of {steps:,} env steps on "
+        f"{workers} worker{'s' if workers > 1 else ''}{where}; everything goes to {folder}",
+        flush=True,
+    )
+
+
+def _show_trials(plan: Plan, folder: Path) -> None:
+    width = max(len(trial.name) for trial in plan.trials)
+    for trial in plan.trials:
+        state = "finished" if is_finished(trial, folder) else "planned"
+        print(f"{trial.name:{width}}  {trial.algorithm} on {trial.env}, {trial.train.steps:,} env steps  {state}")
+    print(f"{len(plan.trials)} runs; nothing was written")
+
+
+def _show_end(plan: Plan, folder: Path) -> None:
+    print()
+    for text in summary_lines(plan, folder):
+        print(text)
+    print(f"runs: {folder / 'trials'}")
+    print(f"next: spnpolicy report {folder}")
+
+
+def _show_failures(failed: Sequence[TrialStatus], folder: Path) -> None:
+    for status in failed[:_SHOWN_FAILURES]:
+        where = trial_folder(folder, status.config) / FAILURE_FILE
+        problem = status.problem.splitlines()[0][:200]
+        print(f"spnpolicy: {status.name} failed: {problem} (more in {where})", file=sys.stderr)
+    if failed:
+        others = len(failed) - _SHOWN_FAILURES
+        more = f"; {others} more failed" if others > 0 else ""
+        print(f"    the same command with --out {folder} tries only these again{more}", file=sys.stderr)

@@ -1,0 +1,136 @@
+"""Animations of environments of others: which runs can be drawn, what is shown, and what becomes of large pictures."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from spnpolicy.envs import make_env
+from spnpolicy.envs.sprites import BORDER, PAPER
+from spnpolicy.errors import ConfigError
+from spnpolicy.experiments import animation
+from spnpolicy.experiments.animation import MOST_PIXELS, MOUNT_PIXELS, check_drawable, load_to_draw, play
+from spnpolicy.training.config import RunConfig, TrainConfig
+from spnpolicy.training.loop import train
+from spnpolicy.training.runs import LoadedRun
+
+FRAME = MOUNT_PIXELS + 1
+
+
+class Still:
+    """A policy that always plays action 0."""
+
+    def act(self, step, *, explore):
+        assert not explore
+        return np.zeros(step.reward.shape, int)
+
+
+def run_of(env):
+    return LoadedRun(RunConfig("vdn", "still"), env, Still(), 0)
+
+
+class Slides:
+    """Two environments whose pictures are of one colour: 50 * env + step. The first one ends after 3 steps."""
+
+    name, num_envs, episode_limit = "slides", 2, 5
+    size = (40, 60)
+
+    def __init__(self, fails_at=None):
+        self.time, self.fails_at = 0, fails_at
+
+    def reset(self, *, seed=None):
+        return self.look()
+
+    def step(self, actions):
+        self.time += 1
+        return self.look()
+
+    def look(self):
+        is_over = np.array([self.time == 3, self.time == 5])
+        discarded = None if self.time != self.fails_at else np.array([False, True])
+        if discarded is not None:
+            is_over |= discarded
+        none = np.zeros(2, bool)
+        return SimpleNamespace(terminated=is_over, truncated=none, discarded=discarded, reward=np.zeros((2, 1)))
+
+    def render(self, index, *, final=False):
+        assert final == (self.time > 0)
+        return np.full((*self.size, 3), 50 * index + self.time, np.uint8)
+
+
+def test_pictures_of_others_lie_on_paper():
+    (first, *_), _ = play(run_of(Slides()), seed=0)
+    assert first.shape == (40 + 2 * FRAME, 60 + 2 * FRAME, 3)
+    assert not first[FRAME:-FRAME, FRAME:-FRAME].any()
+    assert (first[MOUNT_PIXELS, MOUNT_PIXELS:-MOUNT_PIXELS] == BORDER).all()
+    assert (first[:MOUNT_PIXELS] == PAPER).all()
+
+
+def test_every_episode_is_shown_from_its_start_to_its_end():
+    episodes = play(run_of(Slides()), seed=0)
+    assert [[int(picture[20, 20, 0]) for picture in episode] for episode in episodes] == [
+        [0, 1, 2, 3],
+        [50, 51, 52, 53, 54, 55],
+    ]
+
+
+def test_an_episode_that_fails_ends_with_its_last_good_picture():
+    episodes = play(run_of(Slides(fails_at=2)), seed=0)
+    assert [[int(picture[20, 20, 0]) for picture in episode] for episode in episodes] == [[0, 1, 2, 3], [50, 51]]
+
+
+@pytest.mark.parametrize(("size", "shown"), [((700, 1400), (0.5, 1)), ((900, 300), (1, 1 / 3)), ((8, 350), (None, 1))])
+def test_large_pictures_shrink_and_keep_their_shape(size, shown):
+    env = Slides()
+    env.size = size
+    picture = play(run_of(env), seed=0)[1][0]
+    height, width = (length - 2 * FRAME for length in picture.shape[:2])
+    assert [height, width] == [s if f is None else round(f * MOST_PIXELS) for s, f in zip(size, shown, strict=True)]
+    assert (picture[FRAME:-FRAME, FRAME:-FRAME] == 50).all()
+
+
+def test_environments_that_cannot_be_drawn_are_told_what_they_lack():
+    with pytest.raises(ConfigError, match=r"matrix_game draws no pictures.*render\(index, \*, final=False\)"):
+        check_drawable(make_env("matrix_game"))
+    with pytest.raises(ConfigError, match="foraging was made without render_mode='rgb_array'"):
+        check_drawable(make_env("foraging"))
+    half = SimpleNamespace(name="half", render=lambda index: None)
+    with pytest.raises(ConfigError, match="half: render lacks `final`"):
+        check_drawable(half)
+    for env in (make_env("foraging", render_mode="rgb_array"), make_env("coverage"), Slides()):
+        check_drawable(env)
+
+
+@pytest.fixture
+def folder_of(tmp_path):
+    """Return a function that trains for a moment and returns the folder of the run."""
+
+    def trained(env, **options):
+        settings = TrainConfig(steps=40, num_envs=4, warmup_steps=8, batch_size=8, evaluation_episodes=1)
+        train(RunConfig("vdn", env, {"hidden": (4,)}, options, settings), tmp_path / "run")
+        return tmp_path / "run"
+
+    return trained
+
+
+def test_a_run_trained_in_workers_is_drawn_in_this_process(folder_of):
+    run = load_to_draw(folder_of("foraging", workers=1, task="Foraging-5x5-2p-1f-v3"), num_envs=2)
+    assert run.config.env_options["workers"] == 1
+    episodes = play(run, seed=0)
+    assert len(episodes) == 2
+    assert all(len(episode) > 1 for episode in episodes)
+    assert len({picture.tobytes() for episode in episodes for picture in episode}) > 2
+
+
+@pytest.mark.parametrize(("display", "driver", "expected"), [
+    (None, None, "dummy"), ("", None, "dummy"), (":0", None, None), (None, "x11", "x11"),
+])  # fmt: skip
+def test_where_there_is_no_display_none_is_looked_for(display, driver, expected, folder_of, monkeypatch):
+    given = {"DISPLAY": display, "SDL_VIDEODRIVER": driver}
+    environ = {name: value for name, value in given.items() if value is not None}
+    folder = folder_of("coverage", size=3, agents=2)
+    monkeypatch.setattr(animation.os, "environ", environ)
+    monkeypatch.setattr(animation.sys, "platform", "linux")
+    run = load_to_draw(folder, num_envs=1)
+    assert environ.get("SDL_VIDEODRIVER") == expected
+    assert run.env.num_envs == 1
