@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: coverage test test-slow exactness factor-exactness fuzz lint format clean
+.PHONY: coverage test test-slow exactness factor-exactness fuzz faults sweep-faults planted lint format clean
 
 coverage: $(READY)
 	$(BIN)/spnpolicy benchmark coverage --preset quick
@@ -14,6 +14,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 test-slow: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray]"
 	$(BIN)/python -m pytest -q -n 2 -m slow --timeout 3600
 
 # 10,000 random circuits against enumeration, about 15 minutes on one core.
@@ -24,9 +25,27 @@ exactness: $(READY)
 factor-exactness: $(READY)
 	$(BIN)/python -m tests.factor_q.random_graphs --count 5000
 
-# 100,000 texts for the reader of UAI files, about 15 minutes on one core.
+# 100,000 texts for the reader of UAI files, about 15 minutes on one core; 10 minutes of broken documents for the others.
 fuzz: $(READY)
 	$(BIN)/python -m tests.factor_q.fuzz_uai --count 100000
+	$(BIN)/python -m tests.fuzz.readers --minutes 10
+
+# kill -9, damage and hostile files: what is on the disk stays whole. About 15 minutes.
+faults: $(READY)
+	$(BIN)/python -m tests.faults.checkpoints.kill_checkpoints --kills 200
+	$(BIN)/python -m tests.faults.runs.kill_runs --kills 60
+	$(BIN)/python -m tests.faults.checkpoints.corrupt_checkpoints
+	$(BIN)/python -m tests.attacks.refuse_attacks
+
+# A sweep of 60 runs with workers and driver killed, on local processes and on Ray. About half an hour.
+sweep-faults: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray]"
+	$(BIN)/python -m tests.faults.sweeps.kill_sweep --engine local --trials 60 --out "$$(mktemp -d)/local"
+	$(BIN)/python -m tests.faults.sweeps.kill_sweep --engine ray --trials 60 --out "$$(mktemp -d)/ray"
+
+# Does the suite notice mistakes? Each bug of a list is planted in a copy. About 20 minutes.
+planted: $(READY)
+	$(BIN)/python -m tests.planted.plant --jobs 2
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

@@ -52,6 +52,11 @@ class ReplayBuffer:
     def __len__(self) -> int:
         return self._size
 
+    def prepare(self, step: Step) -> None:
+        """Lay the columns out for what the agents see first; from a checkpoint that could no longer be told."""
+        if not self._columns:
+            self._allocate(step)
+
     def add(self, step_before: Step, actions: Int[np.ndarray, "envs agents"], step_after: Step) -> None:
         """Store one transition of every environment, without those that an environment's failure made worthless.
 
@@ -66,8 +71,7 @@ class ReplayBuffer:
         """
         if len(actions) > self.capacity:
             raise ConfigError(f"replay capacity is {self.capacity}, but must be at least {len(actions)}, one per env.")
-        if not self._columns:
-            self._allocate(step_before)
+        self.prepare(step_before)
         rows = self._rows(step_before, actions, step_after)
         if step_after.discarded is not None:
             rows = {name: values[~step_after.discarded] for name, values in rows.items()}

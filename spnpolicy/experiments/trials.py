@@ -17,6 +17,7 @@ from spnpolicy.training.config import RunConfig
 from spnpolicy.training.decoding import decode, encode
 from spnpolicy.training.evaluation import EvaluationResult, evaluate
 from spnpolicy.training.files import replace_file
+from spnpolicy.training.learning import close_env
 from spnpolicy.training.loop import Progress, TrainResult, resume, train
 from spnpolicy.training.runs import load_run
 from spnpolicy.training.strict_json import parse_json
@@ -57,9 +58,11 @@ def run_trial(
     if not (own / RESULT_FILE).is_file() and not _train(run_config(config), own, on_progress).is_finished:
         return False
     loaded = load_run(own, num_envs=plan.evaluation_episodes)
-    result = evaluate(
-        loaded.algorithm, loaded.env, plan.evaluation_episodes, config.train.discount, plan.evaluation_seed
-    )
+    discount = config.train.discount
+    try:
+        result = evaluate(loaded.algorithm, loaded.env, plan.evaluation_episodes, discount, plan.evaluation_seed)
+    finally:
+        close_env(loaded.env)
     _write_evaluation(own / EVALUATION_FILE, result)
     (own / FAILURE_FILE).unlink(missing_ok=True)
     return True

@@ -72,6 +72,7 @@ class Learning:
     def begin(self) -> None:
         """Start the first episodes of a new run."""
         self._step = self.env.reset(seed=self.streams.integer(_own("environment")))
+        self.replay.prepare(self._step)
 
     def close(self) -> None:
         """End the processes that environments may have started."""

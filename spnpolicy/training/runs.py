@@ -20,6 +20,7 @@ from typing import Any, Literal
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.algorithms.protocol import Algorithm
 from spnpolicy.envs import make_env
+from spnpolicy.envs.guard import guarded
 from spnpolicy.envs.protocol import BatchedEnv, EnvSpec
 from spnpolicy.errors import CheckpointError, ConfigError
 from spnpolicy.training.checkpoints import load_checkpoint
@@ -120,7 +121,7 @@ class LoadedRun:
 
     config: RunConfig
     env: BatchedEnv
-    """A new environment of the run's kind, not yet reset."""
+    """A new environment of the run's kind, not yet reset, whose every step is checked."""
     algorithm: Algorithm
     step: int
     """Env steps of training that the checkpoint has seen."""
@@ -149,7 +150,10 @@ def load_run(
     """
     config = read_run_config(folder)
     options = {**config.env_options, **(env_changes or {})}
-    env = make_env(config.env, num_envs=num_envs or config.train.num_envs, **options)
+    env = guarded(
+        make_env(config.env, num_envs=num_envs or config.train.num_envs, **options),
+        on_fault=config.train.on_env_fault,
+    )
     algorithm = build_algorithm(config, env.spec, Streams(config.train.seed))
     state = load_checkpoint(folder / "checkpoints", checkpoint)
     try:

@@ -166,3 +166,18 @@ def test_gradients_with_impossible_rows_hold_no_nan(family: str) -> None:
     (gradient,) = torch.autograd.grad(log_evidence.sum(), logits)
     assert torch.isfinite(gradient).all()
     assert (gradient[1] == 0).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_impossible_rows_of_a_larger_batch_pass_no_gradient_on(family: str) -> None:
+    circuit = strategies.circuit_of(family, 5)
+    logits = torch.randn(2, circuit.num_parameters, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    allowed = torch.ones(3, 2, circuit.num_variables, max(circuit.cardinalities), dtype=torch.bool)
+    allowed[:, :, -1, 0] = False
+    allowed[1, 0, 0] = False
+    log_evidence = CircuitDistribution(circuit, logits).log_evidence(allowed)
+    assert log_evidence[1, 0] == -torch.inf
+    (gradient,) = torch.autograd.grad(log_evidence[1, 0], logits, retain_graph=True)
+    assert (gradient == 0).all()
+    (gradient,) = torch.autograd.grad(log_evidence.sum(), logits)
+    assert torch.isfinite(gradient).all()

@@ -86,6 +86,21 @@ def test_a_table_sees_its_own_agents_in_scope_order():
     assert torch.allclose(mirrored[0], before[1], atol=1e-6)
 
 
+@pytest.mark.parametrize("share_factors", [True, False])
+def test_factors_whose_shapes_take_turns_keep_their_own_tables(share_factors):
+    graph = FactorGraph([2, 3, 2, 3], [(0,), (1,), (2,), (0, 1), (3,), (3, 2)])
+    critic = FactorQ(graph, 3, per_agent=True, share_factors=share_factors)
+    generator = torch.Generator().manual_seed(0)
+    observation = torch.randn(4, 3, generator=generator)
+    before = critic(observation)
+    for agent in range(4):
+        changed = observation.clone()
+        changed[agent] += torch.randn(3, generator=generator)
+        for (scope, table), (_, other) in zip(before, critic(changed), strict=True):
+            # Entry by entry: a table that got a part of another's entries depends on the agents of both.
+            assert ((table != other) == (agent in scope)).all(), f"agent {agent}, scope {scope}"
+
+
 def test_agents_with_equal_observations_differ_only_with_an_identity():
     graph = FactorGraph([4, 4], [(0,), (1,)])
     observation = torch.ones(2, 3)

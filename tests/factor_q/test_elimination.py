@@ -108,6 +108,14 @@ def test_one_impossible_row_leaves_the_others_alone():
     assert ((argmax >= 0) & (argmax < 2)).all()
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_value_that_every_partner_forbids_has_gradient_zero(order):
+    flat = torch.tensor([-torch.inf, -torch.inf, 0.0, 1.0], dtype=torch.float64, requires_grad=True)
+    factors = Factors.from_flat(FactorGraph([2, 2], [(0, 1)]), flat)
+    (gradient,) = torch.autograd.grad(factors.log_partition(order=order), flat)
+    torch.testing.assert_close(gradient, flat.detach().softmax(0))
+
+
 def test_gradient_of_the_temperature_ignores_forbidden_entries():
     f = Factors(FactorGraph([3], [(0,)]), [torch.tensor([1.0, -torch.inf, 2.0], dtype=DOUBLE)])
     temperature = torch.tensor(0.5, dtype=DOUBLE, requires_grad=True)

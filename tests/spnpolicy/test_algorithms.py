@@ -1,6 +1,8 @@
 """Contracts that every registered algorithm keeps, and what IQL and VDN are known to learn."""
 
+import copy
 import difflib
+import math
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -18,6 +20,7 @@ from spnpolicy.errors import ConfigError
 from spnpolicy.replay import ReplayBuffer
 from spnpolicy.training.checkpoints import load_checkpoint, save_checkpoint
 from spnpolicy.training.seeding import Streams
+from spnpolicy.training.state_tree import flatten
 
 INSTALLED = [name for name, entry in ALGORITHMS.items() if find_spec(entry.target.partition(":")[0])]
 
@@ -72,6 +75,26 @@ def test_state_goes_through_a_checkpoint_and_learning_goes_on_bit_for_bit(name, 
         assert original.update(batch, progress=0.2) == other.update(batch, progress=0.2)
         ours, theirs = (a.act(step, explore=True, progress=0.2) for a in (original, other))
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("name", INSTALLED)
+def test_an_update_that_is_not_finite_changes_nothing_and_says_so(name, bad):
+    env = ChainEnv(16, cardinalities=(2, 3))
+    algorithm = make_algorithm(name, env.spec, Streams(0), target={"rate": 0.5})
+    batch = play(algorithm, env, 10).sample(32)
+    # Twice, so that the optimiser has moments and the target differs from the network.
+    for _ in range(2):
+        algorithm.update(batch, progress=0.1)
+    before = copy.deepcopy(algorithm.state_dict())
+    reward = batch.reward.clone()
+    reward[3] = bad
+    numbers = algorithm.update(batch._replace(reward=reward), progress=0.1)
+    assert not all(map(math.isfinite, numbers.values()))
+    ours, theirs = flatten(before), flatten(algorithm.state_dict())
+    assert ours[0] == theirs[0]
+    assert all(torch.equal(ours[1][place], theirs[1][place]) for place in ours[1])
+    assert all(map(math.isfinite, algorithm.update(batch, progress=0.1).values()))
 
 
 @pytest.mark.parametrize("name", INSTALLED)
@@ -184,3 +207,25 @@ def test_the_two_files_share_functions_and_not_lines():
         source = Path(sys.modules[algorithm_class(name).__module__].__file__).read_text()
         lines.append([line.strip() for line in source.splitlines() if line.strip()])
     assert difflib.SequenceMatcher(None, *lines).ratio() < 0.5
+
+
+@pytest.mark.parametrize("name", ["iql", "vdn"])
+def test_double_q_chooses_with_the_online_network_and_values_with_the_target(name):
+    algorithm = make_algorithm(name, EnvSpec((3, 3), 4, 8, True), Streams(0), hidden=(16,))
+    names = ("network", "target") if name == "iql" else ("utilities", "target_utilities")
+    online, target = (getattr(algorithm, attribute) for attribute in names)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # two networks that disagree
+        for parameter in (*online.parameters(), *target.parameters()):
+            parameter.add_(torch.randn(parameter.shape, generator=generator))
+    seen, mask = torch.randn(60, 2, 4, generator=generator), torch.rand(60, 2, 3, generator=generator) < 0.7
+    mask[..., 0] = True
+    zero, state = torch.zeros(60, 2), seen.flatten(1)
+    batch = Batch(seen, state, zero.long(), zero, torch.zeros(60, dtype=torch.bool), mask, seen, state, mask)
+    with torch.no_grad():
+        choice = online(seen).masked_fill(~mask, -torch.inf).argmax(-1, keepdim=True)
+        values = target(seen).gather(-1, choice).squeeze(-1)
+        best_of_target = target(seen).masked_fill(~mask, -torch.inf).amax(-1)
+        found = algorithm._targets(batch) / 0.95 if name == "iql" else algorithm._next_value(batch)
+    assert (values < best_of_target - 0.01).any()
+    torch.testing.assert_close(found, values if name == "iql" else values.sum(-1))

@@ -103,7 +103,7 @@ def test_coverage_knows_its_optimum(tmp_path):
     result = train(config, tmp_path / "run")
     assert 0.0 <= result.evaluation["fraction_of_optimum"] <= 1.0
     loaded = load_run(tmp_path / "run", num_envs=2)
-    assert type(loaded.env) is type(make_env("coverage", agents=2, size=4, num_envs=2))
+    assert type(loaded.env.unguarded) is type(make_env("coverage", agents=2, size=4, num_envs=2))
 
 
 def test_an_existing_folder_is_refused_and_left_alone(tmp_path):

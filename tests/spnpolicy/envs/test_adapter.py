@@ -279,3 +279,9 @@ def test_a_closed_batch_can_be_used_again():
     again = env.reset(seed=1)
     np.testing.assert_array_equal(first.observation, again.observation)
     env.close()
+
+
+def test_the_seeds_of_episodes_differ_and_are_fixed_for_all_time():
+    seeds = {episode_seed(seed, row, episode) for seed in range(3) for row in range(20) for episode in range(20)}
+    assert len(seeds) > 1190  # of 31 bits: two of 1,200 may meet by chance
+    assert [episode_seed(5, 0, 0), episode_seed(5, 1, 0), episode_seed(5, 0, 1)] == [163869049, 1754758417, 1402645496]

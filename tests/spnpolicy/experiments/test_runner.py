@@ -59,7 +59,7 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(tmp_path):
         assert whole.read_bytes() == broken.read_bytes()
 
 
-@pytest.mark.parametrize("damage", ["checkpoint", "other settings"])
+@pytest.mark.parametrize("damage", ["checkpoint", "settings of another size", "settings of the same size"])
 def test_a_checkpoint_that_is_of_no_use_is_not_used(tmp_path, damage):
     config = (plan := tiny_plan()).trials[0]
     assert not run_trial(plan, config, tmp_path, on_progress=stop_at(160))
@@ -68,7 +68,12 @@ def test_a_checkpoint_that_is_of_no_use_is_not_used(tmp_path, damage):
         (own / "checkpoints" / "latest").write_text("checkpoint-00009999\n")
     else:
         path = own / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"env_options": {"size": 4}}))
+        saved = json.loads(path.read_text())
+        if damage == "settings of another size":
+            saved["env_options"] = {"size": 4}
+        else:  # its checkpoint would load without a complaint
+            saved["algorithm_options"]["learning_rate"] = 0.5
+        path.write_text(json.dumps(saved))
     steps = []
     assert run_trial(plan, config, tmp_path, on_progress=lambda progress: steps.append(progress.step))
     assert steps[0] == 8

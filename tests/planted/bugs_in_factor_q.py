@@ -1,0 +1,181 @@
+"""Bugs in `factor_q`: wrong maxima, wrong sums, bounds on the wrong side."""
+
+from tests.planted.bug import Bug
+
+ENUMERATED = "tests/factor_q/test_elimination.py::test_max_argmax_log_partition_and_marginals_equal_enumeration"
+GRAPHS = "tests/factor_q/test_random_graphs.py::test_all_queries_equal_enumeration"
+BOUNDS = "tests/factor_q/test_approximate_upper_bounds.py"
+
+BUGS = (
+    Bug(
+        "factor_q: axes of a joined table in the order of the scope",
+        "factor_q/plan.py",
+        "    axes = tuple(place[variable] for variable in joined if variable in place)\n",
+        "    axes = tuple(range(len(scope)))\n",
+        (ENUMERATED,),
+    ),
+    Bug(
+        "factor_q: choices are read back with the variables reversed",
+        "factor_q/queries/maximum.py",
+        "for variable, size in zip(step.message, step.shape[1:], strict=True):",
+        "for variable, size in zip(step.message[::-1], step.shape[:0:-1], strict=True):",
+        (ENUMERATED,),
+    ),
+    Bug(
+        "factor_q: variables are read back in elimination order",
+        "factor_q/queries/maximum.py",
+        "zip(reversed(plan.steps), reversed(choices), strict=True)",
+        "zip(plan.steps, choices, strict=True)",
+        (ENUMERATED,),
+    ),
+    Bug(
+        "factor_q: log_partition ignores the temperature",
+        "factor_q/queries/log_partition.py",
+        'cooled = tempered(factors, temperature, "log_partition")',
+        'cooled = tempered(factors, 1.0, "log_partition")',
+        (ENUMERATED, "tests/factor_q/test_elimination.py::test_temperature_per_row_equals_one_row_at_a_time"),
+    ),
+    Bug(
+        "factor_q: factors are multiplied by the temperature",
+        "factor_q/queries/temperature.py",
+        "return Factors.from_flat(factors.graph, flat / scale)",
+        "return Factors.from_flat(factors.graph, flat * scale)",
+        (ENUMERATED, "tests/factor_q/test_compile.py"),
+    ),
+    Bug(
+        "factor_q: the temperature's gradient beside a forbidden entry is nan",
+        "factor_q/queries/temperature.py",
+        "    if not scale.requires_grad:\n",
+        "    if True:\n",
+        ("tests/factor_q/test_elimination.py::test_gradient_of_the_temperature_ignores_forbidden_entries",),
+    ),
+    Bug(
+        "factor_q: compile lays its logits out the wrong way round",
+        "factor_q/compile.py",
+        "    sources[place] = torch.arange(len(place))\n",
+        "    sources = place\n",
+        ("tests/factor_q/test_compile.py::test_every_assignment_has_its_boltzmann_probability",),
+    ),
+    Bug(
+        "factor_q: compile takes the tables without their messages",
+        "factor_q/compile.py",
+        "        views = aligned(step.terms, up.tables, up.root.shape[-1], keep=True)\n",
+        "        own = tuple(term for term in step.terms if term.table < len(plan.factor_shapes))\n"
+        "        views = aligned(own, up.tables, up.root.shape[-1], keep=True)\n",
+        ("tests/factor_q/test_compile.py::test_every_assignment_has_its_boltzmann_probability",),
+    ),
+    Bug(
+        "factor_q: the first variable of a UAI table changes fastest",
+        "factor_q/uai.py",
+        "    return torch.tensor(logs, dtype=torch.float64)\n",
+        "    sizes = [cardinalities[variable] for variable in reversed(scope) if cardinalities[variable] > 1]\n"
+        "    table = torch.tensor(logs, dtype=torch.float64).reshape(sizes)\n"
+        "    return table.permute(list(reversed(range(len(sizes))))).flatten()\n",
+        ("tests/factor_q/test_uai.py::test_tables_are_natural_logs_and_the_last_variable_changes_fastest",),
+    ),
+    Bug(
+        "factor_q: a second UAI table replaces the first",
+        "factor_q/uai.py",
+        "            table = total + _reordered(table, scope, first, cardinalities)\n",
+        "            table = _reordered(table, scope, first, cardinalities)\n",
+        ("tests/factor_q/test_uai.py::test_tables_over_the_same_variables_are_added_in_any_order",),
+    ),
+    Bug(
+        "factor_q: the memory guard lets twice as much pass",
+        "factor_q/elimination.py",
+        "    if needed <= max_entries:\n",
+        "    if needed <= 2 * max_entries:\n",
+        ("tests/factor_q/test_elimination.py::test_the_limit_counts_all_batch_rows_exactly",),
+    ),
+    Bug(
+        "factor_q: the memory guard forgets the batch",
+        "factor_q/queries/log_partition.py",
+        "    return peak(graph, order, batch=batch)\n",
+        "    return peak(graph, order, batch=1)\n",
+        ("tests/factor_q/test_elimination.py::test_the_limit_counts_all_batch_rows_exactly",),
+    ),
+    Bug(
+        "factor_q: nothing subtracted from an impossible part is nan",
+        "factor_q/elimination.py",
+        "    return torch.where(possible, whole - part.masked_fill(~possible, 0.0), NEGATIVE_INFINITY)\n",
+        "    return whole - part\n",
+        (GRAPHS,),
+    ),
+    Bug(
+        "factor_q: samples are drawn in elimination order",
+        "factor_q/queries/sample.py",
+        "    for step in reversed(plan.steps):\n",
+        "    for step in plan.steps:\n",
+        (GRAPHS,),
+    ),
+    Bug(
+        "factor_q: a cutset adds up only its best assignment",
+        "factor_q/queries/log_partition.py",
+        "return logsumexp(over_assignments(cooled, fixed, part, held, order=order, max_entries=max_entries), 0)",
+        "return over_assignments(cooled, fixed, part, held, order=order, max_entries=max_entries).amax(0)",
+        ("tests/factor_q/test_cutset.py::test_any_cutset_gives_the_same_answers",),
+    ),
+    Bug(
+        "factor_q: power norms are sums",
+        "factor_q/approximate/mini_bucket.py",
+        "powered = (joint.masked_fill(blocked, 0.0) / weight)",
+        "powered = joint.masked_fill(blocked, 0.0)",
+        (f"{BOUNDS}::test_mini_buckets_bound_from_above",),
+    ),
+    Bug(
+        "factor_q: shifts between mini-buckets do not cancel",
+        "factor_q/approximate/mini_bucket.py",
+        "        moved = shift[mini] - shift.mean(0)\n",
+        "        moved = shift[mini]\n",
+        (BOUNDS,),
+    ),
+    Bug(
+        "factor_q: shares of the forests do not make up the model",
+        "factor_q/approximate/tree_reweighted.py",
+        "    edges = (moved / appearance).masked_fill(blocked, -torch.inf)\n",
+        "    edges = moved.masked_fill(blocked, -torch.inf)\n",
+        (f"{BOUNDS}::test_tree_reweighted_bounds_from_above_at_every_iterate",),
+    ),
+    Bug(
+        "factor_q: what an edge gives is not taken from it",
+        "factor_q/approximate/tree_reweighted.py",
+        "- first.unsqueeze(-1) - second.unsqueeze(-2)",
+        "- first.unsqueeze(-1)",
+        (f"{BOUNDS}::test_tree_reweighted_bounds_from_above_at_every_iterate",),
+    ),
+    Bug(
+        "factor_q: an observed variable stays in the scopes",
+        "factor_q/queries/condition.py",
+        "    chosen = tuple(fixed.nonzero().flatten().tolist())\n",
+        "    chosen = tuple(fixed.nonzero().flatten().tolist())[:-1]\n",
+        ("tests/factor_q/test_condition.py",),
+    ),
+    Bug(
+        "factor_q: what one row observes is cut out of all rows",
+        "factor_q/queries/condition.py",
+        "fixed = (allowed.sum(-1) == 1).all(rows) if rows",
+        "fixed = (allowed.sum(-1) == 1).any(rows) if rows",
+        (GRAPHS, "tests/factor_q/test_condition.py"),
+    ),
+    Bug(
+        "factor_q: all rows are conditioned on the values of the first",
+        "factor_q/queries/condition.py",
+        "        positions = layout.base + _shift(layout, values)\n",
+        "        positions = layout.base + _shift(layout, values.flatten(0, -2)[:1].expand_as(values))\n",
+        ("tests/factor_q/test_condition.py",),
+    ),
+    Bug(
+        "factor_q: a sum of factors replaces tables instead of adding them",
+        "factor_q/factors.py",
+        ".to(dtype).index_add(-1, positions, theirs.to(dtype))",
+        ".to(dtype).index_copy(-1, positions, theirs.to(dtype))",
+        ("tests/factor_q/test_factors.py",),
+    ),
+    Bug(
+        "factor_q: a critic's tables are handed to the wrong factors",
+        "factor_q/critic.py",
+        "torch.tensor(produced, dtype=torch.long).argsort(), persistent=False",
+        "torch.tensor(produced, dtype=torch.long), persistent=False",
+        ("tests/factor_q/test_critic.py",),
+    ),
+)

@@ -1,0 +1,290 @@
+"""Bugs in runs: seeds, resume, checkpoints, statistics, sweeps, settings and exit codes."""
+
+from tests.planted.bug import Bug
+
+RESUME = "tests/spnpolicy/test_resume.py::test_a_resumed_run_equals_the_unbroken_one[vdn-chain with random masks]"
+CHECKPOINTS = "tests/spnpolicy/test_checkpoints.py"
+DAMAGE = f"{CHECKPOINTS}::test_every_changed_or_missing_byte_is_noticed"
+DISK = "tests/faults/checkpoints/test_disk_faults.py::test_each_system_call_of_a_save_may_fail"
+SEEDING = "tests/spnpolicy/test_seeding.py"
+STATISTICS = "tests/spnpolicy/test_statistics.py"
+DECODING = "tests/spnpolicy/test_decoding.py"
+EXIT_CODES = "tests/spnpolicy/cli/test_cli_exit_codes.py"
+
+BUGS = (
+    Bug(
+        "seeding: streams depend on Python's hash",
+        "spnpolicy/training/seeding.py",
+        '    digest = hashlib.sha256(f"spnpolicy:{seed}:{name}".encode()).digest()\n',
+        '    digest = hash(f"spnpolicy:{seed}:{name}").to_bytes(32, "little", signed=True)\n',
+        (SEEDING,),
+    ),
+    Bug(
+        "seeding: a stream depends on those opened before it",
+        "spnpolicy/training/seeding.py",
+        'derive_seed(self.seed, f"numpy:{name}{self._suffix}", bits=128)',
+        'derive_seed(self.seed, f"numpy:{len(self._numpy)}{self._suffix}", bits=128)',
+        (SEEDING,),
+    ),
+    Bug(
+        "resume: generators are not restored",
+        "spnpolicy/training/learning.py",
+        '        self.streams.load_state_dict(state["streams"])\n',
+        "",
+        (RESUME,),
+    ),
+    Bug(
+        "resume: replay begins empty",
+        "spnpolicy/training/learning.py",
+        '        self.replay.load_state_dict(state["replay"])\n',
+        "",
+        (RESUME,),
+    ),
+    Bug(
+        "resume: counters begin at zero",
+        "spnpolicy/training/learning.py",
+        '            setattr(self, name, state["progress"][name])\n',
+        "            setattr(self, name, 0)\n",
+        (RESUME,),
+    ),
+    Bug(
+        "resume: the environment begins new episodes",
+        "spnpolicy/training/learning.py",
+        '        self._step = self.env.load_state_dict(state["environment"]["env"])\n',
+        "        self.begin()\n",
+        (RESUME,),
+    ),
+    Bug(
+        "resume: sums of the episodes under way are lost",
+        "spnpolicy/training/recorder.py",
+        '        self.tracker.load_state_dict(state["tracker"])\n',
+        "",
+        (RESUME,),
+    ),
+    Bug(
+        "resume: metrics are not cut back to the checkpoint",
+        "spnpolicy/training/append.py",
+        "        if kept < len(content):\n",
+        "        if kept > len(content):\n",
+        (RESUME,),
+    ),
+    Bug(
+        "evaluation: explores, and moves the stream of exploration",
+        "spnpolicy/training/evaluation.py",
+        "env.step(algorithm.act(step, explore=False))",
+        "env.step(algorithm.act(step, explore=True))",
+        ("tests/spnpolicy/test_resume.py::test_evaluation_moves_no_random_stream",),
+    ),
+    Bug(
+        "evaluation: short episodes count more than once",
+        "spnpolicy/training/evaluation.py",
+        "        pending[ended.env] = False\n",
+        "        pending[ended.env[:1]] = False\n",
+        ("tests/spnpolicy/test_evaluation.py",),
+    ),
+    Bug(
+        "evaluation: reaching the time limit with a reward is a success",
+        "spnpolicy/training/episodes.py",
+        "success = step.terminated[done] & (reward[done] > 0)",
+        "success = reward[done] > 0",
+        ("tests/spnpolicy/test_evaluation.py",),
+    ),
+    Bug(
+        "evaluation: the discounted return begins with a discount",
+        "spnpolicy/training/episodes.py",
+        "        self._discounted += self._weights * reward\n        self._weights *= self._discount\n",
+        "        self._weights *= self._discount\n        self._discounted += self._weights * reward\n",
+        ("tests/spnpolicy/test_evaluation.py",),
+    ),
+    Bug(
+        "checkpoint: SHA-256 of tensors is not compared",
+        "spnpolicy/training/tensor_files.py",
+        "    if digest.hexdigest() != facts.sha256:\n",
+        "    if not digest.hexdigest():\n",
+        (DAMAGE,),
+    ),
+    Bug(
+        "checkpoint: SHA-256 of the state is not compared",
+        "spnpolicy/training/checkpoints.py",
+        "    if hashlib.sha256(content).hexdigest() != facts.sha256:\n",
+        "    if not facts.sha256:\n",
+        (DAMAGE,),
+    ),
+    Bug(
+        "checkpoint: another one may stand under the name of the latest",
+        "spnpolicy/training/checkpoints.py",
+        "    if digest is not None and hashlib.sha256(content).hexdigest() != digest:\n",
+        "    if digest is not None and not content:\n",
+        (CHECKPOINTS,),
+    ),
+    Bug(
+        "checkpoint: a header of any length is read into memory",
+        "spnpolicy/training/tensor_files.py",
+        "    if length > MAX_HEADER:\n",
+        "    if length > 1 << 60:\n",
+        ("tests/attacks/test_attacks.py",),
+    ),
+    Bug(
+        "checkpoint: latest moves before the folder is complete",
+        "spnpolicy/training/checkpoints.py",
+        "        os.rename(temporary, final)\n"
+        "        sync_folder(root)\n"
+        '        replace_file(root / pointer, f"{final.name} {digest}\\n".encode())\n',
+        '        replace_file(root / pointer, f"{final.name} {digest}\\n".encode())\n'
+        "        os.rename(temporary, final)\n"
+        "        sync_folder(root)\n",
+        (DISK, "tests/faults/checkpoints/test_kill_checkpoints.py"),
+    ),
+    Bug(
+        "checkpoint: old ones are not removed",
+        "spnpolicy/training/checkpoints.py",
+        "        for old in _folders(root, kind)[:-keep]:\n",
+        "        for old in _folders(root, kind)[:0]:\n",
+        (CHECKPOINTS,),
+    ),
+    Bug(
+        "checkpoint: files nobody listed are ignored",
+        "spnpolicy/training/checkpoints.py",
+        '            if name not in manifest and name != "manifest.json" and not name.startswith("."):\n',
+        "            if not name:\n",
+        (CHECKPOINTS, "tests/attacks/test_attacks.py"),
+    ),
+    Bug(
+        "checkpoint: a link is followed",
+        "spnpolicy/training/files.py",
+        "        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode\n"
+        "        if stat.S_ISREG(mode):\n"
+        "            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC\n",
+        "        mode = os.stat(name, dir_fd=folder).st_mode\n"
+        "        if stat.S_ISREG(mode):\n"
+        "            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC\n",
+        (f"{CHECKPOINTS}::test_symbolic_links_are_refused",),
+    ),
+    Bug(
+        "metrics: a torn last line is read",
+        "spnpolicy/training/metrics.py",
+        '    torn = lines.pop() != b""\n',
+        '    torn = lines[-1] != b""\n    lines = [line for line in lines if line]\n',
+        ("tests/spnpolicy/test_metrics.py",),
+    ),
+    Bug(
+        "saver: the failures of long ago still count",
+        "spnpolicy/training/saver.py",
+        "        self._failed_attempts, self._due, self.failures = 0, math.inf, 0\n",
+        "        self._failed_attempts, self._due = 0, math.inf\n",
+        ("tests/faults/checkpoints/test_saver.py",),
+    ),
+    Bug(
+        "statistics: the interquartile mean cuts nothing off",
+        "spnpolicy/experiments/statistics.py",
+        "    cut = values.shape[-1] // 4\n",
+        "    cut = 0\n",
+        (STATISTICS,),
+    ),
+    Bug(
+        "statistics: the bootstrap draws episodes, not runs",
+        "spnpolicy/experiments/statistics.py",
+        "    return task[generator.integers(len(task), size=(resamples, len(task)))]\n",
+        "    return task.reshape(-1)[generator.integers(task.size, size=(resamples, *task.shape))]\n",
+        (f"{STATISTICS}::test_episodes_of_a_run_are_not_independent",),
+    ),
+    Bug(
+        "statistics: the interval has one side only",
+        "spnpolicy/experiments/statistics.py",
+        "    tail = (1.0 - confidence) / 2\n",
+        "    tail = 1.0 - confidence\n",
+        (f"{STATISTICS}::test_bootstrap_equals_a_slow_loop",),
+    ),
+    Bug(
+        "parallel: gradients are added, not averaged",
+        "spnpolicy/training/parallel.py",
+        "    flat /= size\n",
+        "",
+        ("tests/spnpolicy/test_parallel.py::test_numbers_travel",),
+    ),
+    Bug(
+        "parallel: gradients stay at home",
+        "spnpolicy/training/optimization.py",
+        "    average([*gradients, *losses])\n",
+        "    average(losses)\n",
+        ("tests/spnpolicy/test_parallel.py::test_two_halves_of_a_batch_give_the_step_of_the_whole_batch",),
+    ),
+    Bug(
+        "sweeps: finished trials are begun again",
+        "spnpolicy/experiments/runner.py",
+        'TrialStatus(trial, "kept" if is_finished(trial, folder) else "waiting")',
+        "TrialStatus(trial)",
+        ("tests/faults/sweeps/test_sweep_faults.py::test_finished_trials_are_left_alone",),
+    ),
+    Bug(
+        "sweeps: a failure is forgotten",
+        "spnpolicy/experiments/runner.py",
+        'status.state = "failed" if status.failures >= MOST_TRIES else "waiting"',
+        'status.state = "done" if status.failures >= MOST_TRIES else "waiting"',
+        ("tests/spnpolicy/experiments/test_runner.py::test_a_failed_trial_keeps_its_traceback_and_the_others_go_on",),
+    ),
+    Bug(
+        "sweeps: a checkpoint of other settings is gone on with",
+        "spnpolicy/experiments/trials.py",
+        '    if (own / "checkpoints").is_dir() and _has_config(own, config):\n',
+        '    if (own / "checkpoints").is_dir():\n',
+        ("tests/spnpolicy/experiments/test_runner.py::test_a_checkpoint_that_is_of_no_use_is_not_used",),
+    ),
+    Bug(
+        "settings: unknown names are dropped",
+        "spnpolicy/training/decoding.py",
+        "    for key in value:\n        if key not in fields:\n",
+        "    value = {key: item for key, item in value.items() if key in fields}\n"
+        "    for key in value:\n        if key not in fields:\n",
+        (DECODING,),
+    ),
+    Bug(
+        "settings: true passes as one",
+        "spnpolicy/training/decoding.py",
+        "    if type(value) is kind:\n        return value\n",
+        "    if isinstance(value, kind):\n        return value\n",
+        (DECODING,),
+    ),
+    Bug(
+        "settings: numbers may be infinite",
+        "spnpolicy/training/decoding.py",
+        "        if not math.isfinite(number):\n",
+        "        if number is None:\n",
+        (DECODING, "tests/fuzz/test_fuzz_hostile_json.py"),
+    ),
+    Bug(
+        "settings: of two equal keys the last one counts",
+        "spnpolicy/training/strict_json.py",
+        "    if len(result) < len(pairs):\n",
+        "    if len(result) > len(pairs):\n",
+        (DECODING,),
+    ),
+    Bug(
+        "settings: nan is a number",
+        "spnpolicy/training/strict_json.py",
+        '    raise ValueError(f"{name} is not a number that JSON allows")\n',
+        "    return float(name)  # type: ignore[return-value]\n",
+        (DECODING,),
+    ),
+    Bug(
+        "command line: exit code 0 after a failure",
+        "spnpolicy/cli/failures.py",
+        "    return code\n",
+        "    return 0\n",
+        (EXIT_CODES,),
+    ),
+    Bug(
+        "command line: exit code 0 after an interruption",
+        "spnpolicy/cli/train.py",
+        "    _say(folder, config, result)\n    return 0 if result.is_finished else INTERRUPTED\n",
+        "    _say(folder, config, result)\n    return 0\n",
+        (f"{EXIT_CODES}::test_130_on_ctrl_c_with_a_folder_that_can_be_resumed",),
+    ),
+    Bug(
+        "command line: exit code 0 after a sweep with failed runs",
+        "spnpolicy/cli/sweep.py",
+        "    return FAILED if failed else 0\n",
+        "    return 0\n",
+        ("tests/spnpolicy/experiments/test_benchmark.py::test_failed_runs_end_with_3_and_say_where_to_look",),
+    ),
+)
