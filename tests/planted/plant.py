@@ -37,6 +37,8 @@ SECONDS_PER_TEST = 120
 NOT_A_FINDING = ("ImportError", "ModuleNotFoundError", "NameError", "TypeError", "jaxtyping.TypeCheckError")
 """Exceptions that show a bug that was not written properly, rather than tests that work."""
 _FAILED = re.compile(r"^FAILED (.+)$", re.MULTILINE)
+_FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/]+/)+")
+"""Absolute paths of folders, which differ from machine to machine."""
 
 
 class Outcome(NamedTuple):
@@ -155,7 +157,8 @@ def line_of(outcome: Outcome) -> str:
     """Return one line about a bug."""
     test, _, reason = outcome.detail.partition(" - ")
     words = f"by {test} in {outcome.seconds:.0f} s" if outcome.verdict == CAUGHT else f"({outcome.detail})"
-    why = f": {reason[:100]}" if outcome.verdict == CAUGHT and reason else ""
+    reason = _FOLDERS.sub(".../", reason)[:100].rstrip(" :")
+    why = f": {reason}" if outcome.verdict == CAUGHT and reason else ""
     return f"{outcome.bug.name:<52} {outcome.verdict} {words}{why}"
 
 

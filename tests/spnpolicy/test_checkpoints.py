@@ -21,6 +21,7 @@ from spnpolicy.training.checkpoints import (
 )
 from spnpolicy.training.state_tree import flatten, unflatten
 from spnpolicy.training.strict_json import dump_json
+from spnpolicy.training.tensor_files import MAX_HEADER
 from tests.identical import assert_identical
 
 
@@ -321,3 +322,18 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(root, monkeypatch):
         save_checkpoint(root, {"progress": {"step": 2}})
     assert sorted(path.name for path in root.iterdir()) == ["checkpoint-00000001", "latest"]
     assert load_checkpoint(root)["progress"] == {"step": 1}
+
+
+@pytest.mark.parametrize("spaces", [8, MAX_HEADER])
+def test_a_header_beyond_the_limit_is_refused_however_harmless(root, spaces):
+    folder = root / "checkpoint-00000001"
+    header = b'{"w":{"dtype":"F32","shape":[6],"data_offsets":[0,24]}' + b" " * spaces + b"}"
+    content = len(header).to_bytes(8, "little") + header + np.arange(6, dtype=np.float32).tobytes()
+    with_honest_manifest(folder, "algorithm.safetensors", content)
+    if len(header) <= MAX_HEADER:
+        assert load_checkpoint(folder)["algorithm"]["w"].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    else:
+        with pytest.raises(
+            CheckpointError, match=f"algorithm.safetensors has a header of .* more than the {MAX_HEADER}"
+        ):
+            load_checkpoint(folder)

@@ -30,7 +30,8 @@ from spnpolicy.experiments.sweep import read_sweep, sweep_plan
 from spnpolicy.experiments.trials import FAILURE_FILE, run_trial
 from spnpolicy.training.metrics import read_metrics
 
-TRAIN = kill_sweep.TRAIN | {"steps": 1600, "checkpoint_every": 80, "evaluate_every": 800}
+TRAIN = kill_sweep.TRAIN | {"steps": 4800, "checkpoint_every": 240, "evaluate_every": 2400}
+"""Long enough for a try to be seen and killed before it ends."""
 
 
 def write_sweep(folder, algorithms, **train):
@@ -61,7 +62,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(calm, tmp_path):
     def kill_once_it_has_a_checkpoint(statuses):
         for name, pid in workers_at_work(folder).items():
             step = next(status.step for status in statuses if status.name == name)
-            if name not in killed and step >= 80 and kill(pid):
+            if name not in killed and step >= 240 and kill(pid):
                 killed.append(name)
 
     with open_folder(folder, plan):

@@ -35,7 +35,11 @@ def test_3_for_an_unforeseen_error_in_one_line_that_says_where_its_traceback_is(
     assert "break_down" in saved.read_text()
 
 
-@pytest.mark.parametrize("words", [[], ["--video", "x.mp4"]], ids=["train", "evaluate --video"])
+@pytest.mark.parametrize(
+    "words",
+    # Training waits for all retries of its last checkpoint, which takes 21 seconds.
+    [pytest.param([], id="train", marks=pytest.mark.slow), pytest.param(["--video", "x.mp4"], id="evaluate --video")],
+)
 def test_4_when_the_disk_is_full(words, trained, tmp_path):
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); " + (
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
