@@ -34,8 +34,8 @@ CURVE = TrainConfig(
     evaluate_every=3_000, evaluation_episodes=200, checkpoint_every=24_000,
 )  # fmt: skip
 SPEED = TrainConfig(
-    steps=9_600, num_envs=64, batch_size=4_096, replay_capacity=50_000, updates=2, log_every=3_200,
-    evaluate_every=9_600, evaluation_episodes=2, checkpoint_every=9_600, warmup_steps=3_200,
+    steps=3_840, num_envs=64, batch_size=2_048, replay_capacity=50_000, updates=2, log_every=640,
+    evaluate_every=3_840, evaluation_episodes=2, checkpoint_every=3_840, warmup_steps=640,
 )  # fmt: skip
 
 
@@ -121,14 +121,15 @@ def main() -> None:
     speeds: dict[int, list[float]] = {1: [], 2: []}
     steps: list[int] = []
     with tempfile.TemporaryDirectory() as name:
+        for number in range(options.speed_runs):
+            for processes in (1, 2):
+                speeds[processes].append(steps_per_second(run_child(Path(name), "speed", number, processes)))
+                print(f"speed, {processes} process(es): {speeds[processes][-1]:.0f} env steps/s", flush=True)
         for seed in range(options.seeds):
             for processes in (1, 2):
                 steps, values = curve(run_child(Path(name), "curve", seed, processes))
                 curves[processes].append(values)
                 print(f"seed {seed}, {processes} process(es): {values[-1]:.3f}", flush=True)
-        for number in range(options.speed_runs):
-            for processes in (1, 2):
-                speeds[processes].append(steps_per_second(run_child(Path(name), "speed", number, processes)))
     text = report(options.seeds, {n: np.array(values) for n, values in curves.items()}, steps, speeds)
     print(text)
     if options.out:
