@@ -71,8 +71,9 @@ class Learning:
 
     def begin(self) -> None:
         """Start the first episodes of a new run."""
-        self._step = self.env.reset(seed=self.streams.integer(_own("environment")))
-        self.replay.prepare(self._step)
+        step = self.env.reset(seed=self.streams.integer(_own("environment")))
+        self.replay.prepare(step)
+        self._step = step
 
     def close(self) -> None:
         """End the processes that environments may have started."""
