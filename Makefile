@@ -30,14 +30,14 @@ fuzz: $(READY)
 	$(BIN)/python -m tests.factor_q.fuzz_uai --count 100000
 	$(BIN)/python -m tests.fuzz.readers --minutes 10
 
-# kill -9, damage and hostile files: what is on the disk stays whole. About 15 minutes.
+# kill -9, damage and hostile files: what is on the disk stays whole. About 5 minutes.
 faults: $(READY)
 	$(BIN)/python -m tests.faults.checkpoints.kill_checkpoints --kills 200
 	$(BIN)/python -m tests.faults.runs.kill_runs --kills 60
 	$(BIN)/python -m tests.faults.checkpoints.corrupt_checkpoints
 	$(BIN)/python -m tests.attacks.refuse_attacks
 
-# A sweep of 60 runs with workers and driver killed, on local processes and on Ray. About half an hour.
+# A sweep of 60 runs with workers and driver killed, on local processes and on Ray. About a quarter of an hour.
 sweep-faults: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray]"
 	$(BIN)/python -m tests.faults.sweeps.kill_sweep --engine local --trials 60 --out "$$(mktemp -d)/local"

@@ -87,7 +87,12 @@ def test_even_a_warning_that_fails_is_no_reason_to_stop():
     def broken(_):
         raise BrokenPipeError
 
-    SafeSinks([ListSink(fails_at=["write"])], warn=broken).write(RECORD)
+    good = ListSink()
+    several = SafeSinks([ListSink(fails_at=["write"]), good], warn=broken)
+    several.write(RECORD)
+    # The one that failed is left out, and the other one goes on being told.
+    assert len(several) == 1
+    assert good.records == [RECORD]
 
 
 def test_an_interruption_passes():
