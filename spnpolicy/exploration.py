@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import nn
 
+from spnpolicy import categorical
+from spnpolicy.agent_network import AgentNetwork
+from spnpolicy.algorithms.protocol import Memory
 from spnpolicy.envs.protocol import Step
 from spnpolicy.errors import ConfigError, EnvError
 
@@ -61,9 +63,7 @@ def epsilon_greedy(
     Raises:
         EnvError: an agent has no available action; the message names environment and agent.
     """
-    if not available.any(axis=-1).all():
-        env, agent = np.argwhere(~available.any(axis=-1))[0]
-        raise EnvError(f"env {env}: agent {agent} has no available action; the mask must allow at least one.")
+    require_some_action(available)
     greedy = np.where(available, values, -np.inf).argmax(axis=-1)
     if epsilon <= 0.0:
         return greedy
@@ -74,21 +74,46 @@ def epsilon_greedy(
 
 
 def act_epsilon_greedy(
-    network: nn.Module, step: Step, *, epsilon: float, generator: np.random.Generator
+    network: AgentNetwork, step: Step, *, epsilon: float, generator: np.random.Generator, memory: Memory | None = None
 ) -> Int[np.ndarray, "envs agents"]:
     """Value the actions of all agents in one forward pass and choose epsilon-greedily.
 
     Args:
-        network: from observations [envs, agents, features] to action values [envs, agents, actions].
+        network: its outputs are action values.
         step: what the agents see.
         epsilon: probability of a random action.
         generator: source of the randomness.
+        memory: of a recurrent network.
     """
-    # A copy, because torch refuses to share memory with read-only arrays.
-    device = next(network.parameters()).device
-    observation = torch.tensor(step.observation, dtype=torch.float32, device=device)
-    with torch.inference_mode():
-        values = network(observation).cpu().numpy()
+    values = network.look(step, memory).numpy()
     # An action that does not exist has value -inf: it must not be drawn either, whatever the mask says.
     available = step.available_actions & (values != -np.inf)
     return epsilon_greedy(values, available, epsilon=epsilon, generator=generator)
+
+
+def act_by_policy(
+    network: AgentNetwork, step: Step, *, generator: torch.Generator | None, memory: Memory | None = None
+) -> Int[np.ndarray, "envs agents"]:
+    """Draw every agent's action from its own policy, or take the most probable ones.
+
+    Args:
+        network: its outputs are logits.
+        step: what the agents see.
+        generator: source of the randomness; None for the most probable actions.
+        memory: of a recurrent network.
+
+    Raises:
+        EnvError: an agent has no available action; the message names environment and agent.
+    """
+    logits = network.look(step, memory)
+    require_some_action(step.available_actions)
+    log_probs = categorical.masked_log_probs(logits, torch.tensor(step.available_actions))
+    chosen = log_probs.argmax(-1) if generator is None else categorical.sample(log_probs, generator)
+    return chosen.numpy()
+
+
+def require_some_action(available: Bool[np.ndarray, "envs agents actions"]) -> None:
+    """Raise an EnvError that names environment and agent if a mask allows nothing."""
+    if not available.any(axis=-1).all():
+        env, agent = np.argwhere(~available.any(axis=-1))[0]
+        raise EnvError(f"env {env}: agent {agent} has no available action; the mask must allow at least one.")

@@ -4,14 +4,15 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
-from spnpolicy.envs.protocol import EnvSpec
 from spnpolicy.errors import ConfigError
-from spnpolicy.features import FourierFeatures
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def mlp(sizes: Sequence[int], *, output_gain: float = 1.0) -> nn.Sequential:
@@ -47,47 +48,7 @@ def existing_actions(cardinalities: Sequence[int]) -> Bool[Tensor, "agents actio
     return torch.arange(max(cardinalities)) < torch.tensor(cardinalities)[:, None]
 
 
-class AgentNetwork(nn.Module):
-    """Action values of every agent from one set of weights.
-
-    Agents are told apart by a one-hot number appended to their observation. It is never built: multiplied by
-    the first layer it selects one column, so each agent has a first-layer offset of its own. Values start near 0:
-    larger ones would be bootstrapped for thousands of steps before a sparse reward could be seen behind them.
-
-    Args:
-        spec: sizes of the environment.
-        hidden: widths of the hidden layers; at least one.
-        features: what the network sees of an observation.
-    """
-
-    def __init__(self, spec: EnvSpec, hidden: Sequence[int], features: FourierFeatures):
-        super().__init__()
-        if not hidden:
-            raise ConfigError("hidden is empty, but the agents' network needs at least one hidden layer.")
-        self.features = features
-        size = features.size(spec.observation_size)
-        first = nn.Linear(size + spec.num_agents, hidden[0])
-        weight = initialize_orthogonal(first, math.sqrt(2)).weight.detach()
-        # Own contiguous copies: the optimiser must not meet views of one tensor.
-        self.observation_weight = nn.Parameter(torch.empty(hidden[0], size))
-        self.agent_offset = nn.Parameter(torch.empty(spec.num_agents, hidden[0]))
-        self.observation_weight.data.copy_(weight[:, :size])
-        self.agent_offset.data.copy_(weight[:, size:].T)
-        self.head = nn.Sequential(nn.ReLU(), *mlp((*hidden, max(spec.cardinalities)), output_gain=0.01))
-        missing = ~existing_actions(spec.cardinalities)
-        self.missing_actions: Tensor | None
-        self.register_buffer("missing_actions", missing if missing.any() else None, persistent=False)
-
-    def forward(self, observation: Float[Tensor, "*batch agents features"]) -> Float[Tensor, "*batch agents actions"]:
-        """Return the value of every action, -inf where an agent has no such action."""
-        embedded = nn.functional.linear(self.features(observation), self.observation_weight) + self.agent_offset
-        values = self.head(embedded)
-        if self.missing_actions is None:
-            return values
-        return values.masked_fill(self.missing_actions, -math.inf)
-
-
-def frozen_copy(network: nn.Module) -> nn.Module:
+def frozen_copy(network: Network) -> Network:
     """Return a copy that gradients never reach: a target network at its start."""
     return copy.deepcopy(network).requires_grad_(False)
 

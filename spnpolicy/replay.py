@@ -72,7 +72,10 @@ class ReplayBuffer:
         if len(actions) > self.capacity:
             raise ConfigError(f"replay capacity is {self.capacity}, but must be at least {len(actions)}, one per env.")
         self.prepare(step_before)
-        rows = self._rows(step_before, actions, step_after)
+        if self._state_is_observation:
+            _check_state(step_before.state, step_before.observation)
+            _check_state(step_after.final_state, step_after.final_observation)
+        rows = transition_rows(step_before, actions, step_after)
         if step_after.discarded is not None:
             rows = {name: values[~step_after.discarded] for name, values in rows.items()}
         count = len(rows["reward"])
@@ -141,21 +144,26 @@ class ReplayBuffer:
             name: torch.zeros((self.capacity, *shape), dtype=dtype) for name, (shape, dtype) in layout.items()
         }
 
-    def _rows(self, before: Step, actions: np.ndarray, after: Step) -> dict[str, np.ndarray]:
-        if self._state_is_observation:
-            _check_state(before.state, before.observation)
-            _check_state(after.final_state, after.final_observation)
-        return {
-            "observation": before.observation,
-            "state": before.state,
-            "available_actions": before.available_actions,
-            "actions": actions,
-            "reward": after.reward,
-            "terminated": after.terminated,
-            "next_observation": after.final_observation,
-            "next_state": after.final_state,
-            "next_available_actions": after.final_available_actions,
-        }
+
+def transition_rows(before: Step, actions: Int[np.ndarray, "envs agents"], after: Step) -> dict[str, np.ndarray]:
+    """Return one transition of every environment, by the names of `Batch`.
+
+    Args:
+        before: what the agents saw.
+        actions: what they did.
+        after: what came of it; only its `final_*` fields belong to the same episode.
+    """
+    return {
+        "observation": before.observation,
+        "state": before.state,
+        "available_actions": before.available_actions,
+        "actions": actions,
+        "reward": after.reward,
+        "terminated": after.terminated,
+        "next_observation": after.final_observation,
+        "next_state": after.final_state,
+        "next_available_actions": after.final_available_actions,
+    }
 
 
 def _check_state(state: np.ndarray, observation: np.ndarray) -> None:

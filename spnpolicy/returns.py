@@ -30,6 +30,42 @@ def q_target(
     return torch.where(terminated_t, reward_t, reward_t + discount * value_tp1)
 
 
+def lambda_target(
+    reward_t: Float[Tensor, "time *batch"],
+    discount: float,
+    terminated_t: Bool[Tensor, "time *batch"],
+    ended_t: Bool[Tensor, "time *batch"],
+    value_tp1: Float[Tensor, "time *batch"],
+    trace: float = 1.0,
+) -> Float[Tensor, "time *batch"]:
+    """Return the lambda-return of every step of a window, bootstrapped where the window or an episode is cut.
+
+    G_t = r_t + discount * (1 - terminated_t) * B_t, where B_t is v_tp1 if the window or the episode ends here, and
+    (1 - trace) * v_tp1 + trace * G_tp1 otherwise. `trace` 0 gives the one-step target, 1 the return up to the end of
+    the window; minus the value of the state it is generalised advantage estimation.
+
+    Args:
+        reward_t: rewards.
+        discount: worth of a reward one step later, in [0, 1].
+        terminated_t: real ends; there `value_tp1` is ignored, even if it is not finite.
+        ended_t: ends of episodes for whatever reason; a time limit bootstraps from the final observation.
+        value_tp1: value of what each step led to.
+        trace: weight of what really followed, in [0, 1].
+
+    Raises:
+        ValueError: the shapes differ.
+    Source: Sutton and Barto 2018, section 12.1; Schulman et al. 2016.
+    """
+    require_same_shape(reward_t=reward_t, terminated_t=terminated_t, ended_t=ended_t, value_tp1=value_tp1)
+    targets = torch.empty_like(reward_t)
+    following = value_tp1[-1]
+    for t in reversed(range(len(reward_t))):
+        mixed = torch.where(ended_t[t], value_tp1[t], (1.0 - trace) * value_tp1[t] + trace * following)
+        following = torch.where(terminated_t[t], reward_t[t], reward_t[t] + discount * mixed)
+        targets[t] = following
+    return targets
+
+
 def greedy_value(
     value_tp1: Float[Tensor, "*batch actions"],
     available_tp1: Bool[Tensor, "*batch actions"],

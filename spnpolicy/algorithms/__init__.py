@@ -25,15 +25,36 @@ class Entry(NamedTuple):
     """Module and class, as "module:class"."""
     description: str
     """One line for lists."""
+    family: str
+    """What kind of algorithm it is: "value-based", "policy gradient" ..."""
+    execution: str
+    """What must be known where an action is chosen once training is over."""
+    source: str
+    """Where it was published."""
 
+
+_ALONE = "each agent's own observation"
+_STATE = "all observations in one place"
 
 ALGORITHMS: dict[str, Entry] = {
-    "spn_ac": Entry("spnpolicy.algorithms.spn_ac:SPNActorCritic", "joint circuit policy trained on the exact ELBO"),
-    "mean_field": Entry("spnpolicy.algorithms.mean_field:MeanField", "the same with independent agents"),
-    "iql": Entry("spnpolicy.algorithms.iql:IQL", "every agent learns action values of its own"),
-    "vdn": Entry("spnpolicy.algorithms.vdn:VDN", "the joint action value is the sum of the agents' values"),
-}
-"""Name -> where it is and one line about it."""
+    "spn_ac": Entry(
+        "spnpolicy.algorithms.spn_ac:SPNActorCritic", "joint circuit policy trained on the exact ELBO",
+        "maximum-entropy actor-critic", _STATE, "Vora; Shih and Ermon 2020",
+    ),
+    "mean_field": Entry(
+        "spnpolicy.algorithms.mean_field:MeanField", "the same with independent agents",
+        "maximum-entropy actor-critic", _STATE, "Vora; Jordan et al. 1999",
+    ),
+    "iql": Entry(
+        "spnpolicy.algorithms.iql:IQL", "every agent learns action values of its own",
+        "value-based, independent", _ALONE, "Tan 1993; Tampuu et al. 2017",
+    ),
+    "vdn": Entry(
+        "spnpolicy.algorithms.vdn:VDN", "the joint action value is the sum of the agents' values",
+        "value-based, decomposed", _ALONE, "Sunehag et al. 2018",
+    ),
+}  # fmt: skip
+"""Name -> where it is and what it is."""
 
 
 def algorithm_class(name: str) -> type[Any]:

@@ -7,7 +7,14 @@ from typing import Any
 
 
 def field_docs(kind: type[Any]) -> dict[str, str]:
-    """Return the string that follows each field in the source of a dataclass; "" where there is none."""
+    """Return the string that follows each field in the source of a dataclass and its bases; "" where there is none."""
+    docs: dict[str, str] = {}
+    for base in reversed(kind.__mro__[:-1]):
+        docs |= _own_docs(base)
+    return docs
+
+
+def _own_docs(kind: type[Any]) -> dict[str, str]:
     definition = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     assert isinstance(definition, ast.ClassDef), "a dataclass is defined by a class statement"
     docs: dict[str, str] = {}

@@ -18,6 +18,7 @@ from spnpolicy.envs.protocol import Step
 from spnpolicy.experiments import words
 from spnpolicy.experiments.inference import Answer, Surprise, ask, joint_policy, spread_of_surprise, surprise
 from spnpolicy.experiments.picture import draw_answer
+from spnpolicy.player import Player
 from spnpolicy.training.learning import close_env
 from spnpolicy.training.runs import LoadedRun, load_run
 
@@ -76,9 +77,10 @@ def _reply(loaded: LoadedRun, options: Any) -> _Reply:
 
 
 def _state_at(loaded: LoadedRun, seed: int, at_step: int) -> Step:
+    player = Player(loaded.algorithm)
     step = loaded.env.reset(seed=seed)
     for played in range(at_step):
-        step = loaded.env.step(loaded.algorithm.act(step, explore=False))
+        step = loaded.env.step(player.act(step, explore=False))
         if step.terminated[0] or step.truncated[0]:
             raise UsageError(f"--at-step {at_step}: the greedy episode of seed {seed} is over after step {played + 1}.")
     return step

@@ -27,6 +27,7 @@ class Foraging(ParallelBatch):
         task: a name that lbforaging registers: grid, players (p), foods (f), "coop" if all are needed for each.
         num_envs: number of games in the batch.
         workers: processes among which the games are divided, 0 for none, None to choose by the batch.
+        rescale: show every number as -1 .. 1 instead of as a row, column or level; networks learn faster from that.
         timeout: seconds without an answer after which a worker counts as hung.
         render_mode: "rgb_array" if `render` shall return pictures, which needs no display.
 
@@ -41,17 +42,20 @@ class Foraging(ParallelBatch):
         task: str = TASK,
         num_envs: int = 1,
         workers: int | None = None,
+        rescale: bool = True,
         timeout: float = 60.0,
         render_mode: str | None = None,
     ) -> None:
+        if not isinstance(rescale, bool):
+            raise ConfigError(f"foraging: rescale={rescale!r} must be true or false.")
         batch = {"num_envs": num_envs, "workers": workers, "timeout": timeout, "render_mode": render_mode}
-        super().__init__("spnpolicy.envs.foraging", task=task, **batch)
+        super().__init__("spnpolicy.envs.foraging", task=task, rescale=rescale, **batch)
         self.name = "foraging"
 
 
-def parallel_env(*, task: str = TASK, render_mode: str | None = None) -> "ForagingGame":
+def parallel_env(*, task: str = TASK, rescale: bool = True, render_mode: str | None = None) -> "ForagingGame":
     """Return one foraging game as a PettingZoo `ParallelEnv`; `task` is a name that lbforaging registers."""
-    return ForagingGame(task, render_mode)
+    return ForagingGame(task, rescale, render_mode)
 
 
 class ForagingGame(ParallelEnv):
@@ -59,14 +63,19 @@ class ForagingGame(ParallelEnv):
 
     action_names = ACTION_NAMES
 
-    def __init__(self, task: str, render_mode: str | None = None) -> None:
+    def __init__(self, task: str, rescale: bool = True, render_mode: str | None = None) -> None:
         self._env = _make(task)
+        self._rescale = rescale
         self.metadata = {"name": "foraging", "render_modes": [PICTURES], "is_parallelizable": True}
         self.render_mode = render_mode
         self.max_cycles: int = self._env._max_episode_steps
         self.possible_agents = [f"agent_{i}" for i in range(len(self._env.players))]
         self.agents: list[str] = []
-        self._boxes = dict(zip(self.possible_agents, self._env.observation_space, strict=True))
+        raw = tuple(self._env.observation_space)
+        self._low = np.stack([box.low for box in raw])
+        self._width = np.maximum(np.stack([box.high for box in raw]) - self._low, 1.0)
+        boxes = [Box(-1.0, 1.0, box.shape) for box in raw] if rescale else raw
+        self._boxes = dict(zip(self.possible_agents, boxes, strict=True))
         self._choices = {agent: Discrete(len(ACTION_NAMES)) for agent in self.possible_agents}
         # PettingZoo's own wrappers and tests still read these two names
         self.observation_spaces, self.action_spaces = dict(self._boxes), dict(self._choices)
@@ -86,7 +95,7 @@ class ForagingGame(ParallelEnv):
             # or else the package keeps the places of the last episode free, and the seed does not say all
             player.position = None
         observations, _ = self._env.reset(seed=seed)
-        return self._by_agent(observations), self._infos()
+        return self._seen(observations), self._infos()
 
     def step(self, actions: dict[str, int]) -> tuple[dict, dict, dict, dict, dict]:
         """Apply one action of every agent; the time limit truncates as long as there is food."""
@@ -96,7 +105,7 @@ class ForagingGame(ParallelEnv):
         if is_over:
             self.agents = []
         return (
-            self._by_agent(observations),
+            self._seen(observations),
             self._by_agent(rewards),
             dict.fromkeys(agents, is_cleared),
             dict.fromkeys(agents, bool(is_over) and not is_cleared),
@@ -143,6 +152,11 @@ class ForagingGame(ParallelEnv):
     def close(self) -> None:
         """Close the game."""
         self._env.close()
+
+    def _seen(self, observations: Any) -> dict[str, Any]:
+        if self._rescale:
+            observations = (2.0 * (np.asarray(observations) - self._low) / self._width - 1.0).astype(np.float32)
+        return self._by_agent(observations)
 
     def _by_agent(self, values: Any) -> dict[str, Any]:
         return dict(zip(self.possible_agents, values, strict=True))

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from spnpolicy.envs import environment_class
 from spnpolicy.envs.sprites import BORDER, PAPER
 from spnpolicy.errors import ConfigError
+from spnpolicy.player import Player
 from spnpolicy.training.files import replace_file
 from spnpolicy.training.runs import LoadedRun, load_run, read_run_config
 
@@ -126,6 +127,7 @@ def play(run: LoadedRun, *, seed: int) -> list[list[Frame]]:
     # Only our own grids can choose how large they draw a cell.
     chooses_cell = "cell" in inspect.signature(env.render).parameters
     options = {"cell": max(12, BOARD_PIXELS // getattr(env, "size", 5))} if chooses_cell else {}
+    player = Player(run.algorithm)
     step = env.reset(seed=seed)
 
     def picture(index: int, final: bool) -> Frame:
@@ -135,7 +137,7 @@ def play(run: LoadedRun, *, seed: int) -> list[list[Frame]]:
     episodes = [[picture(index, False)] for index in range(env.num_envs)]
     is_playing = np.ones(env.num_envs, dtype=bool)
     for _ in range(min(env.episode_limit, MAX_FRAMES)):
-        step = env.step(run.algorithm.act(step, explore=False))
+        step = env.step(player.act(step, explore=False))
         if step.discarded is not None:
             # An episode that failed has no last picture; the environment shows the next one already.
             is_playing &= ~step.discarded

@@ -9,7 +9,11 @@ from spnpolicy.training.decoding import require
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, on how much data and with which seed to train; an env step is one step of one environment."""
+    """How long, on how much data and with which seed to train; an env step is one step of one environment.
+
+    On-policy algorithms (those with a setting `rollout`) learn from the newest steps only: batch_size,
+    replay_capacity, warmup_steps, train_every and updates do not concern them.
+    """
 
     steps: int = 200_000
     """Env steps in total, summed over the parallel environments."""
@@ -37,6 +41,8 @@ class TrainConfig:
     """Episodes of one evaluation, all started from the same seed every time."""
     checkpoint_every: int = 50_000
     """Env steps between two checkpoints; there is one at the start and one at the end as well."""
+    standardise_rewards: bool = False
+    """Learn from rewards less their mean so far, in units of their standard deviation; reports keep the rewards."""
     on_env_fault: Literal["raise", "drop-episode"] = "raise"
     """What to do when an environment shows nan, a wrong shape or a mask that allows nothing: end the run with a
     message, or drop that episode, count the fault and go on."""

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from spnpolicy.algorithms.protocol import Algorithm
 from spnpolicy.envs.protocol import BatchedEnv
 from spnpolicy.errors import ConfigError, EnvError
+from spnpolicy.player import Player
 from spnpolicy.training.episodes import Episodes, EpisodeTracker
 
 
@@ -73,6 +74,7 @@ def evaluate(
             f"evaluation of {episodes} episodes needs as many environments, but {env.name} has "
             f"{env.num_envs}. Make it with num_envs={episodes}."
         )
+    player = Player(algorithm)
     step = env.reset(seed=seed)
     optimum = _optimal_return(env, discount)
     tracker = EpisodeTracker(episodes, discount)
@@ -82,7 +84,7 @@ def evaluate(
     while steps_left:
         if should_stop():
             raise EvaluationStopped
-        step = env.step(algorithm.act(step, explore=False))
+        step = env.step(player.act(step, explore=False))
         # An episode lost to a failing environment is played again from its start.
         steps_left = env.episode_limit if step.discarded is not None and step.discarded.any() else steps_left - 1
         ended = tracker.add(step)

@@ -14,12 +14,15 @@ from spnpolicy.algorithms.protocol import Batch
 from spnpolicy.envs import Step
 from spnpolicy.envs.guard import Fault, guarded
 from spnpolicy.errors import ConfigError, NonFiniteError
+from spnpolicy.player import Player, needs_of
 from spnpolicy.replay import ReplayBuffer
+from spnpolicy.rewards import RewardScale
 from spnpolicy.training.config import RunConfig
 from spnpolicy.training.evaluation import EvaluationResult, evaluate
 from spnpolicy.training.parallel import mean, own_device, share, world
 from spnpolicy.training.runs import EnvFactory, build_algorithm
 from spnpolicy.training.seeding import Streams
+from spnpolicy.trajectories import Trajectories
 
 MOST_NONFINITE_IN_A_ROW = 3
 MOST_DUMPS = 10
@@ -64,7 +67,10 @@ class Learning:
         except BaseException:
             close_env(self.env)
             raise
-        self.replay = ReplayBuffer(capacity, self.env.spec, self.streams.torch("replay"))
+        self._needs = needs_of(self.algorithm)
+        self._player = Player(self.algorithm)
+        self._reward_scale = RewardScale() if settings.standardise_rewards else None
+        self.replay = self._make_store(capacity)
         self.step_count = self.iterations = self.updates = self.skipped_updates = 0
         self.nonfinite_in_a_row = 0
         self._step: Step | None = None
@@ -88,28 +94,32 @@ class Learning:
     def iterate(self) -> Step:
         """Act once in every environment and remember what came of it."""
         assert self._step is not None, "a run has begun or was loaded"
-        actions = self.algorithm.act(self._step, explore=True, progress=self.progress)
+        actions = self._player.act(self._step, explore=True, progress=self.progress)
         following = self.env.step(actions)
-        self.replay.add(self._step, actions, following)
+        if isinstance(self.replay, Trajectories):
+            self.replay.add(self._step, actions, following, self._player.memory)
+        else:
+            self.replay.add(self._step, actions, following)
+        if self._reward_scale is not None:
+            self._reward_scale.observe(following)
         self._step = following
         self.iterations += 1
         self.step_count += self.config.train.num_envs
         return following
 
     def learn_if_due(self) -> list[dict[str, float]]:
-        """Do the gradient steps that are due and return the numbers of those that were not skipped.
+        """Do the updates that are due and return the numbers of those that were not skipped.
 
         Raises:
             NonFiniteError: a loss or gradient was not finite three times in a row.
         """
-        settings = self.config.train
-        if self.step_count < settings.warmup_steps or self.iterations % settings.train_every or not len(self.replay):
-            return []
         done: list[dict[str, float]] = []
-        for _ in range(settings.updates):
-            batch = self.replay.sample(self._batch_size)
+        for _ in range(self._updates_due()):
+            batch = self._draw()
+            if self._reward_scale is not None:
+                batch = batch._replace(reward=self._reward_scale(batch.reward))
             if self._device.type != "cpu":
-                batch = Batch(*(column.to(self._device) for column in batch))
+                batch = batch._replace(**{name: column.to(self._device) for name, column in _columns(batch)})
             numbers = self.algorithm.update(batch, progress=self.progress)
             numbers = dict(zip(numbers, mean(*numbers.values()), strict=True))
             self.updates += 1
@@ -119,6 +129,29 @@ class Learning:
             else:
                 self._skip(batch, numbers)
         return done
+
+    def _updates_due(self) -> int:
+        settings, rollout = self.config.train, self._needs.rollout
+        if rollout is not None:
+            return int(self.iterations % rollout == 0)
+        if self.step_count < settings.warmup_steps or self.iterations % settings.train_every or not len(self.replay):
+            return 0
+        return settings.updates
+
+    def _draw(self) -> Batch:
+        if isinstance(self.replay, ReplayBuffer):
+            return self.replay.sample(self._batch_size)
+        if self._needs.rollout is not None:
+            return self.replay.latest(self._needs.rollout)
+        length = self._needs.sequence or 1
+        return self.replay.windows(max(1, self._batch_size // length), length)
+
+    def _make_store(self, capacity: int) -> ReplayBuffer | Trajectories:
+        if self._needs.rollout is not None:
+            return Trajectories(self._needs.rollout, self.streams.torch("replay"))
+        if self._needs.sequence is not None:
+            return Trajectories(max(1, capacity // self.env.num_envs), self.streams.torch("replay"))
+        return ReplayBuffer(capacity, self.env.spec, self.streams.torch("replay"))
 
     def evaluate(self, should_stop: Callable[[], bool]) -> EvaluationResult:
         """Play the evaluation episodes; they start from the same seed every time."""
@@ -139,6 +172,8 @@ class Learning:
             "algorithm": self.algorithm.state_dict(),
             "environment": {"env": self.env.state_dict(), "step": step},
             "replay": self.replay.state_dict(),
+            "player": self._player.state_dict(),
+            "rewards": None if self._reward_scale is None else self._reward_scale.state_dict(),
             "streams": self.streams.state_dict(),
             "progress": {name: getattr(self, name) for name in _COUNTERS},
         }
@@ -147,6 +182,9 @@ class Learning:
         """Go on from what `state_dict` returned; return in words what could not be restored."""
         self.algorithm.load_state_dict(state["algorithm"])
         self.replay.load_state_dict(state["replay"])
+        self._player.load_state_dict(state["player"])
+        if self._reward_scale is not None:
+            self._reward_scale.load_state_dict(state["rewards"])
         self.streams.load_state_dict(state["streams"])
         for name in _COUNTERS:
             setattr(self, name, state["progress"][name])
@@ -203,7 +241,7 @@ class Learning:
 
 
 def _columns(batch: Batch) -> Iterable[tuple[str, Tensor]]:
-    return batch._asdict().items()
+    return ((name, column) for name, column in batch._asdict().items() if column is not None)
 
 
 def close_env(env: Any) -> None:

@@ -50,29 +50,29 @@ BUGS = (
     Bug(
         "vdn: double Q chooses with the target network",
         "spnpolicy/algorithms/vdn.py",
-        "selector = self.utilities(batch.next_observation) if self.config.double_q else None",
-        "selector = self.target_utilities(batch.next_observation) if self.config.double_q else None",
+        "selector = online if self.config.double_q else None",
+        "selector = utility_tp1 if self.config.double_q else None",
         (ALGORITHMS,),
     ),
     Bug(
         "iql: double Q chooses with the target network",
         "spnpolicy/algorithms/iql.py",
-        "selector_tp1=self.network(batch.next_observation) if self.config.double_q else None",
-        "selector_tp1=self.target(batch.next_observation) if self.config.double_q else None",
+        "batch.next_available_actions, selector_tp1=selector_tp1)",
+        "batch.next_available_actions, selector_tp1=following)",
         (ALGORITHMS,),
     ),
     Bug(
         "vdn: the online network bootstraps from itself",
         "spnpolicy/algorithms/vdn.py",
-        "utility_tp1 = self.target_utilities(batch.next_observation)",
-        "utility_tp1 = self.utilities(batch.next_observation)",
+        "utility_tp1 = self.target_utilities.following(batch)",
+        "utility_tp1 = self.utilities.following(batch)",
         (ALGORITHMS,),
     ),
     Bug(
         "vdn: agents' rewards are added, not averaged",
         "spnpolicy/algorithms/vdn.py",
-        "batch.reward.mean(-1), self.config.discount",
-        "batch.reward.sum(-1), self.config.discount",
+        "batch.reward.mean(-1), next_value",
+        "batch.reward.sum(-1), next_value",
         (f"{ALGORITHMS}::test_iql_agents_learn_from_their_own_reward_and_vdn_from_the_mean",),
     ),
     Bug(
@@ -92,8 +92,8 @@ BUGS = (
     Bug(
         "replay: a time limit is stored as an end",
         "spnpolicy/replay.py",
-        '            "terminated": after.terminated,\n',
-        '            "terminated": after.terminated | after.truncated,\n',
+        '        "terminated": after.terminated,\n',
+        '        "terminated": after.terminated | after.truncated,\n',
         (REPLAY,),
     ),
     Bug(
@@ -190,15 +190,15 @@ BUGS = (
     Bug(
         "resume: vdn's optimiser is not restored",
         "spnpolicy/algorithms/vdn.py",
-        "        for name in self._parts:\n            getattr(self, name).load_state_dict(state[name])\n",
-        "        for name in self._parts[:2]:\n            getattr(self, name).load_state_dict(state[name])\n",
+        '@saves("utilities", "target_utilities", "optimizer", "num_updates")',
+        '@saves("utilities", "target_utilities", "num_updates")',
         (THROUGH_A_CHECKPOINT,),
     ),
     Bug(
         "resume: iql's target begins as a copy",
         "spnpolicy/algorithms/iql.py",
-        'self.target.load_state_dict(state["target"])',
-        'self.target.load_state_dict(state["network"])',
+        '@saves("network", "target", "optimizer", "updates")',
+        '@saves("network", "optimizer", "updates")',
         (THROUGH_A_CHECKPOINT,),
     ),
     Bug(

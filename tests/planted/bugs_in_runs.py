@@ -71,8 +71,8 @@ BUGS = (
     Bug(
         "evaluation: explores, and moves the stream of exploration",
         "spnpolicy/training/evaluation.py",
-        "env.step(algorithm.act(step, explore=False))",
-        "env.step(algorithm.act(step, explore=True))",
+        "env.step(player.act(step, explore=False))",
+        "env.step(player.act(step, explore=True))",
         ("tests/spnpolicy/test_resume.py::test_evaluation_moves_no_random_stream",),
     ),
     Bug(

@@ -226,6 +226,9 @@ def test_double_q_chooses_with_the_online_network_and_values_with_the_target(nam
         choice = online(seen).masked_fill(~mask, -torch.inf).argmax(-1, keepdim=True)
         values = target(seen).gather(-1, choice).squeeze(-1)
         best_of_target = target(seen).masked_fill(~mask, -torch.inf).amax(-1)
-        found = algorithm._targets(batch) / 0.95 if name == "iql" else algorithm._next_value(batch)
+        following = online(seen)
+        found = (
+            algorithm._targets(batch, following) / 0.95 if name == "iql" else algorithm._next_value(batch, following)
+        )
     assert (values < best_of_target - 0.01).any()
     torch.testing.assert_close(found, values if name == "iql" else values.sum(-1))
