@@ -35,6 +35,7 @@ class Entry(NamedTuple):
 
 _ALONE = "each agent's own observation"
 _STATE = "all observations in one place"
+_GRAPH = "all observations in one place, or messages along the graph"
 
 ALGORITHMS: dict[str, Entry] = {
     "spn_ac": Entry(
@@ -49,9 +50,77 @@ ALGORITHMS: dict[str, Entry] = {
         "spnpolicy.algorithms.iql:IQL", "every agent learns action values of its own",
         "value-based, independent", _ALONE, "Tan 1993; Tampuu et al. 2017",
     ),
+    "reinforce_vi": Entry(
+        "spnpolicy.algorithms.reinforce_vi:ReinforceVI", "the circuit policy of spn_ac, trained on sampled gradients",
+        "maximum-entropy actor-critic", _STATE, "Vora; Kool et al. 2019 (leave-one-out baseline)",
+    ),
     "vdn": Entry(
         "spnpolicy.algorithms.vdn:VDN", "the joint action value is the sum of the agents' values",
         "value-based, decomposed", _ALONE, "Sunehag et al. 2018",
+    ),
+    "qmix": Entry(
+        "spnpolicy.algorithms.qmix:QMIX", "the joint action value is a monotonic mix of the agents' values",
+        "value-based, decomposed", _ALONE, "Rashid et al. 2018",
+    ),
+    "qtran": Entry(
+        "spnpolicy.algorithms.qtran:QTRAN", "agents' values that agree with a free joint value where it is best",
+        "value-based, decomposed", _ALONE, "Son et al. 2019",
+    ),
+    "reinforce": Entry(
+        "spnpolicy.algorithms.reinforce:Reinforce", "every agent raises what was followed by a high return",
+        "policy gradient, independent", _ALONE, "Williams 1992",
+    ),
+    "ia2c": Entry(
+        "spnpolicy.algorithms.ia2c:IA2C", "actor-critic per agent, with a critic of its own observations",
+        "policy gradient, independent", _ALONE, "Mnih et al. 2016; Papoudakis et al. 2021",
+    ),
+    "maa2c": Entry(
+        "spnpolicy.algorithms.maa2c:MAA2C", "actor-critic per agent, with critics that see the state",
+        "policy gradient, centralised critic", _ALONE, "Papoudakis et al. 2021",
+    ),
+    "ippo": Entry(
+        "spnpolicy.algorithms.ippo:IPPO", "clipped policy steps per agent, with a critic of its own observations",
+        "policy gradient, independent", _ALONE, "Schulman et al. 2017; de Witt et al. 2020",
+    ),
+    "mappo": Entry(
+        "spnpolicy.algorithms.mappo:MAPPO", "clipped policy steps per agent, with critics that see the state",
+        "policy gradient, centralised critic", _ALONE, "Yu et al. 2022",
+    ),
+    "coma": Entry(
+        "spnpolicy.algorithms.coma:COMA", "each action is compared with what the agent would do on average",
+        "policy gradient, centralised critic", _ALONE, "Foerster et al. 2018",
+    ),
+    "pareto_ac": Entry(
+        "spnpolicy.algorithms.pareto_ac:ParetoAC", "actor-critic that trusts the others to do their best",
+        "policy gradient, centralised critic", _ALONE, "Christianos et al. 2022",
+    ),
+    "central_q": Entry(
+        "spnpolicy.algorithms.central_q:CentralQ", "one learner of joint action values, up to 100,000 joint actions",
+        "value-based, joint", _STATE, "Mnih et al. 2015; Claus and Boutilier 1998",
+    ),
+    "central_a2c": Entry(
+        "spnpolicy.algorithms.central_a2c:CentralA2C", "one actor-critic over all joint actions, up to 100,000",
+        "policy gradient, joint", _STATE, "Mnih et al. 2016; Claus and Boutilier 1998",
+    ),
+    "coordinated": Entry(
+        "spnpolicy.algorithms.coordinated:Coordinated", "factors on a graph, maximised exactly by elimination",
+        "value-based, coordination graph", _GRAPH, "Guestrin, Lagoudakis and Parr 2002",
+    ),
+    "dcg": Entry(
+        "spnpolicy.algorithms.dcg:DCG", "deep factors on a graph, maximised approximately by max-plus",
+        "value-based, coordination graph", _GRAPH, "Boehmer, Kurin and Whiteson 2020",
+    ),
+    "rbm": Entry(
+        "spnpolicy.algorithms.rbm:RBM", "joint values are free energies of a Boltzmann machine; Gibbs sampling",
+        "value-based, large action sets", _STATE, "Sallans and Hinton 2000",
+    ),
+    "wolpertinger": Entry(
+        "spnpolicy.algorithms.wolpertinger:Wolpertinger", "a proposed point in action space, then the best neighbour",
+        "deterministic policy gradient, large action sets", _STATE, "Dulac-Arnold et al. 2015",
+    ),
+    "aql": Entry(
+        "spnpolicy.algorithms.aql:AQL", "the best of sampled joint actions, from a learned proposal",
+        "value-based, large action sets", _STATE, "Van de Wiele et al. 2020",
     ),
 }  # fmt: skip
 """Name -> where it is and what it is."""

@@ -1,55 +1,63 @@
 """The mean-field relative of the exact-ELBO actor-critic: the same objective, with independent agents."""
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
+from torch import Tensor
 
-from circuits import CircuitDistribution
+from circuits import CircuitDistribution, structures
+from factor_q import Factors, approximate
 from spnpolicy.algorithms import spn_ac
 from spnpolicy.algorithms.protocol import Batch
 from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.features import FourierFeatures
-from spnpolicy.networks import TargetUpdate
-from spnpolicy.temperature import TemperatureConfig
+from spnpolicy.training.decoding import require
 from spnpolicy.training.seeding import Streams
+
+TOLERANCE = 1e-4
+"""Gain of a sweep, in nats, below which the ascent is over; values are single precision."""
+START_SEED = 0
+"""Of the random starts: the same in every solution, so that play from the same values is the same."""
+FORBIDDEN = -1e9
+"""What a forbidden action is worth, in units of the temperature: its probability is 0, and arithmetic stays finite."""
 
 
 @dataclass(frozen=True)
-class Config:
-    """Settings of the mean-field actor-critic; they mean what they mean for spn_ac."""
+class Config(spn_ac.SharedConfig):
+    """Settings of the mean-field actor-critic; those shared with spn_ac mean the same."""
 
-    discount: float = 0.95
-    """Worth of a reward one step later; a training run sets it."""
-    num_pairs: int = 20
-    """Most pair factors of the critic."""
-    learning_rate: float = 1e-3
-    """Step size of Adam on the critic."""
-    policy_learning_rate: float = 1e-3
-    """Step size of Adam on the policy."""
-    hidden: tuple[int, ...] = (128, 128)
-    """Widths of the hidden layers of critic and policy."""
-    features: FourierFeatures = field(default_factory=FourierFeatures)
-    """What the networks see of an observation."""
-    temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
-    """Weight of the entropy."""
-    target: TargetUpdate = field(default_factory=TargetUpdate)
-    """How the target critic follows."""
+    solver: Literal["gradient", "coordinate_ascent"] = "gradient"
+    """Where the policy comes from: a network that follows the gradient, or the critic's tables in every state anew."""
+    sweeps: int = 10
+    """Most times that coordinate ascent improves every agent."""
+    starts: int = 4
+    """Starts of coordinate ascent, the first one uniform and the others random; the best end is taken."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("sweeps", "starts"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
 
 
 class MeanField:
-    """pi(u|s) = product of pi_i(u_i|s), trained on the exact ELBO of the same factor-graph critic as spn_ac.
+    """pi(u|s) = product of pi_i(u_i|s), set on the exact ELBO of the same factor-graph critic as spn_ac.
 
     It is spn_ac on the circuit without sums over joint behaviour: what is lost against spn_ac is what a joint policy
-    is worth. Source: algorithms' comparison policy in Vora, Centralised MARL by leveraging tractable inference.
+    is worth. With coordinate ascent there is no policy to be learned: in every state, agents in turn take
+    pi_i(x) ~ exp(E[Q(s, x, others)] / alpha), and no step lowers the ELBO.
+
+    Source: algorithms' comparison policy in Vora, Centralised MARL by leveraging tractable inference; coordinate ascent
+    is in Jordan et al. 1999.
     """
 
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams) -> None:
         self.config = config
-        shared = {part.name: getattr(config, part.name) for part in fields(config)}
-        self._learner = spn_ac.SPNActorCritic(spn_ac.Config(**shared, structure="mean_field"), spec, streams)
+        shared = {part.name: getattr(config, part.name) for part in fields(spn_ac.SharedConfig)}
+        options = spn_ac.Config(**shared, structure="mean_field")
+        solver = self._solve if config.solver == "coordinate_ascent" else None
+        self._learner = spn_ac.SPNActorCritic(options, spec, streams, solver)
 
     def policy_at(self, step: Step) -> CircuitDistribution:
         """Return the policy of every environment, with forbidden actions ruled out."""
@@ -60,7 +68,7 @@ class MeanField:
         return self._learner.act(step, explore=explore, progress=progress)
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
-        """Do one step of the critic, one of the policy, and one of the temperature."""
+        """Do one step of the critic, one of the policy if it has a network, and one of the temperature."""
         return self._learner.update(batch, progress=progress)
 
     def to(self, device: torch.device) -> None:
@@ -74,3 +82,35 @@ class MeanField:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
         self._learner.load_state_dict(state)
+
+    def _solve(
+        self, q: Factors, available: Bool[Tensor, "batch agents actions"], temperature: float
+    ) -> CircuitDistribution:
+        return coordinate_ascent(q, available, temperature, sweeps=self.config.sweeps, starts=self.config.starts)
+
+
+def coordinate_ascent(
+    q: Factors, available: Bool[Tensor, "batch agents actions"], temperature: float, *, sweeps: int, starts: int
+) -> CircuitDistribution:
+    """Return independent policies of which no agent alone can raise E[Q] + temperature * H; a local optimum.
+
+    Args:
+        q: action values with a factor for every single agent.
+        available: which actions may be chosen, at least one per agent.
+        temperature: weight of the entropy.
+        sweeps: most times that every agent is improved.
+        starts: the first one is uniform over the available actions, the others are random and always the same.
+    """
+    batch = q.batch_shape
+    exists = available.expand(*batch, -1, -1)
+    tables = [
+        table.where(exists[..., scope[0], : table.shape[-1]], FORBIDDEN * temperature) if len(scope) == 1 else table
+        for scope, table in q
+    ]
+    found = approximate.mean_field(
+        Factors(q.graph, tables), temperature, restarts=starts, start=exists.to(q.dtype), steps=sweeps,
+        tolerance=TOLERANCE, generator=torch.Generator(q.device).manual_seed(START_SEED),
+    )  # fmt: skip
+    circuit = structures.mean_field(q.cardinalities)
+    uniform = CircuitDistribution(circuit, torch.zeros(*batch, circuit.num_parameters, dtype=q.dtype, device=q.device))
+    return uniform.condition((found.marginals * exists).log())

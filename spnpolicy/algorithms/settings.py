@@ -111,7 +111,10 @@ def value_target(
     terminated = batch.terminated.reshape(batch.terminated.shape + more).expand_as(reward)
     if config.trace == 0.0 or batch.ended is None:
         return q_target(reward, config.discount, terminated, value_tp1)
-    ended = batch.ended.reshape(batch.ended.shape + more).expand_as(reward)
+    cut = batch.ended.clone()
+    if batch.valid is not None:
+        cut[:-1] |= ~batch.valid[1:]  # what followed is worthless: look no further
+    ended = cut.reshape(cut.shape + more).expand_as(reward)
     return lambda_target(reward, config.discount, terminated, ended, value_tp1, config.trace)
 
 

@@ -1,6 +1,7 @@
 """The exact-ELBO actor-critic: a joint circuit policy trained on a multilinear factor-graph Q, without sampling."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,29 +14,26 @@ from circuits import Circuit, CircuitDistribution, structures
 from factor_q import FactorGraph, FactorQ, Factors, random_pairs
 from spnpolicy.algorithms.protocol import Batch
 from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.errors import ConfigError
+from spnpolicy.exploration import require_some_action
 from spnpolicy.features import FourierFeatures
 from spnpolicy.losses import squared_td_loss
 from spnpolicy.networks import TargetUpdate, existing_actions, frozen_copy
 from spnpolicy.objective import elbo
 from spnpolicy.policy import SPNPolicy
 from spnpolicy.returns import q_target
-from spnpolicy.temperature import Temperature, TemperatureConfig
+from spnpolicy.temperature import Temperature, TemperatureConfig, spread
+from spnpolicy.training.decoding import require
 from spnpolicy.training.optimization import descend, make_optimizer
 from spnpolicy.training.parallel import mean
 from spnpolicy.training.seeding import Streams
 
 
 @dataclass(frozen=True)
-class Config:
-    """Settings of the exact-ELBO actor-critic."""
+class SharedConfig:
+    """Settings of all learners that set a policy over joint actions against a factor-graph critic."""
 
     discount: float = 0.95
     """Worth of a reward one step later; a training run sets it."""
-    structure: Literal["keep_set", "markov_chain", "mean_field"] = "keep_set"
-    """Family of the policy's circuit."""
-    labels: int = 36
-    """Most labels per region of a keep_set circuit: its capacity for joint behaviour."""
     num_pairs: int = 20
     """Most pair factors of the critic: all pairs of agents if they are no more than this, else so many at random."""
     learning_rate: float = 1e-3
@@ -56,9 +54,25 @@ class Config:
     """How the target critic follows."""
 
     def __post_init__(self) -> None:
-        for name in ("labels", "num_pairs"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        require(self.num_pairs >= 1, "num_pairs", self.num_pairs, "at least 1")
+
+
+@dataclass(frozen=True)
+class Config(SharedConfig):
+    """Settings of the exact-ELBO actor-critic."""
+
+    structure: Literal["keep_set", "markov_chain", "mean_field"] = "keep_set"
+    """Family of the policy's circuit."""
+    labels: int = 36
+    """Most labels per region of a keep_set circuit: its capacity for joint behaviour."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.labels >= 1, "labels", self.labels, "at least 1")
+
+
+Solver = Callable[[Factors, Bool[Tensor, "batch agents actions"], float], CircuitDistribution]
+"""Finds the policy for given action values, available actions and temperature, without a network."""
 
 
 class SPNActorCritic:
@@ -69,11 +83,15 @@ class SPNActorCritic:
     samples actions. Exploration is sampling from the policy; greedy play is its exact mode. The common reward is the
     mean over agents.
 
+    Relatives are made of its parts: with a `solver` the policy comes from the critic's tables instead of the policy
+    network, which then is not trained; and `learn` takes another policy loss, `target` another value of what follows.
+
     Source: Vora, Centralised MARL by leveraging tractable inference; Shih and Ermon 2020 for the exact ELBO.
     """
 
-    def __init__(self, config: Config, spec: EnvSpec, streams: Streams) -> None:
+    def __init__(self, config: Config, spec: EnvSpec, streams: Streams, solver: Solver | None = None) -> None:
         self.config = config
+        self._solver = solver
         self._spec = spec
         graph = random_pairs(spec.cardinalities, config.num_pairs, seed=streams.integer("pairs") % 2**31)
         circuit = build_circuit(config, graph)
@@ -100,6 +118,7 @@ class SPNActorCritic:
 
     def policy_at(self, step: Step) -> CircuitDistribution:
         """Return the joint policy of every environment, with forbidden actions ruled out; always on the CPU."""
+        require_some_action(step.available_actions)
         with torch.no_grad():
             observation = torch.tensor(step.observation, dtype=torch.float32, device=self._device)
             available = torch.tensor(step.available_actions, device=self._device)
@@ -114,35 +133,54 @@ class SPNActorCritic:
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one step of the critic, one of the policy, and one of the temperature."""
-        config = self.config
-        features = config.features(batch.observation)
+        features = self.config.features(batch.observation)
         target_t = self._target(batch)
         q_t: Factors = self.critic(features)
-        critic_loss = squared_td_loss(q_t(batch.actions), target_t)
         pi = self._policy(features, batch.available_actions)
         entropy = pi.entropy()
         bound = pi.expectation(q_t.detach()) + self.temperature.value * entropy
-        norms = descend(
-            (critic_loss, self.critic_optimizer),
-            (-bound.mean(), self.policy_optimizer),
-            max_gradient_norm=config.max_gradient_norm,
-        )
+        return self.learn(batch, q_t, target_t, -bound.mean(), bound, entropy, progress)
+
+    def learn(
+        self,
+        batch: Batch,
+        q_t: Factors,
+        target_t: Float[Tensor, " batch"],
+        policy_loss: Float[Tensor, ""],
+        bound: Float[Tensor, " batch"],
+        entropy: Float[Tensor, " batch"],
+        progress: float,
+    ) -> dict[str, float]:
+        """Descend on the critic's and the policy's loss, then move temperature and target; all or nothing."""
+        config = self.config
+        critic_loss = squared_td_loss(q_t(batch.actions), target_t)
+        steps = [(critic_loss, self.critic_optimizer)]
+        if self._solver is None:
+            steps.append((policy_loss, self.policy_optimizer))
+        norms = descend(*steps, max_gradient_norm=config.max_gradient_norm)
         largest = self._largest_entropy(batch.available_actions).mean()
         mean_entropy, mean_largest = mean(float(entropy.detach().mean()), float(largest))
         if all(map(math.isfinite, norms)):
-            self.temperature.update(mean_entropy, mean_largest, progress)
+
+            def spread_of_values() -> float:
+                return mean(float(spread(q_t.detach(), batch.available_actions & self._everything).mean()))[0]
+
+            self.temperature.update(mean_entropy, mean_largest, progress, spread_of_values)
             self.num_updates += 1
             config.target.apply(self.target_critic, self.critic, self.num_updates)
         return {
             "critic_loss": float(critic_loss.detach()),
             "critic_gradient_norm": norms[0],
-            "policy_gradient_norm": norms[1],
+            "policy_gradient_norm": norms[1] if self._solver is None else 0.0,
             "elbo": float(bound.detach().mean()),
             "entropy": mean_entropy,
             "temperature": self.temperature.value,
         }
 
     def _policy(self, features: Tensor, available: Bool[Tensor, "batch agents actions"]) -> CircuitDistribution:
+        if self._solver is not None:
+            with torch.no_grad():
+                return self._solver(self.critic(features), available, self.temperature.value)
         pi: CircuitDistribution = self.policy(features)
         return pi.condition(available) if self._spec.has_action_masks else pi
 
@@ -152,6 +190,10 @@ class SPNActorCritic:
         features = self.config.features(batch.next_observation)
         pi = self._policy(features, batch.next_available_actions)
         value = elbo(pi, self.target_critic(features), self.temperature.value)
+        return self.target(batch, value)
+
+    def target(self, batch: Batch, value: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """Return r + discount (1 - d) * value, the value less the entropy of the uniform policy if that is asked."""
         if self.config.entropy_reference == "uniform":
             value = value - self.temperature.value * self._largest_entropy(batch.next_available_actions)
         return q_target(batch.reward.mean(-1), self.config.discount, batch.terminated, value)

@@ -23,7 +23,7 @@ def run(line: CommandLine) -> int:
     if name is not None:
         print(_one(name))
     else:
-        print(json.dumps(_sections(), indent=1) if line.options.json else _everything())
+        print(json.dumps(_facts(), indent=1) if line.options.json else _everything())
     return 0
 
 
@@ -55,16 +55,40 @@ def _sections() -> dict[str, dict[str, str]]:
     }
 
 
+def _facts() -> dict[str, Any]:
+    """Return the lists for programs: of algorithms also what kind they are, what they need and where they come from."""
+    algorithms = {
+        name: {
+            "description": entry.description,
+            "class": entry.family,
+            "needs at execution": entry.execution,
+            "source": entry.source,
+        }
+        for name, entry in ALGORITHMS.items()
+    }
+    return _sections() | {"algorithms": algorithms}
+
+
 def _everything() -> str:
     sections = _sections()
     width = max(len(name) for rows in sections.values() for name in rows)
-    text = [f"{title}\n" + _rows(rows.items(), width) for title, rows in sections.items()]
+    text = [f"{title}\n" + _rows(rows.items(), width) for title, rows in sections.items() if title != "algorithms"]
+    text.insert(0, "algorithms\n" + _rows(_algorithms(), width))
     return "\n\n".join([*text, "More about one: spnpolicy list NAME"])
+
+
+def _algorithms() -> Iterator[tuple[str, str]]:
+    """Yield two lines per algorithm: what it does, and class, need at execution and source."""
+    for name, entry in ALGORITHMS.items():
+        yield name, entry.description
+        yield "", f"  {entry.family}; needs {entry.execution}; {entry.source}"
 
 
 def _one(name: str) -> str:
     if name in ALGORITHMS:
-        description = f"{name}: {ALGORITHMS[name].description}"
+        entry = ALGORITHMS[name]
+        facts = [("class", entry.family), ("needs", f"at execution: {entry.execution}"), ("source", entry.source)]
+        description = f"{name}: {entry.description}\n" + _rows(facts)
         return f"{description}\n\nsettings\n" + _rows(_settings(config_class(name), "--algorithm."))
     # Names with a colon, such as pettingzoo:mpe2.simple_v3, say themselves where the environment is.
     if ":" not in name:

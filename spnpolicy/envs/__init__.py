@@ -23,6 +23,10 @@ __all__ = [
 ]
 
 ENVIRONMENTS: dict[str, tuple[str, str]] = {
+    "assignment_game": (
+        "spnpolicy.envs.assignment_game:AssignmentGame",
+        "agents divide tasks among themselves, a task pays once; exact optimum, 100 agents and more",
+    ),
     "coverage": (
         "spnpolicy.envs.coverage:Coverage",
         "agents on a grid share one reward when together they have reached all goals",
@@ -31,9 +35,17 @@ ENVIRONMENTS: dict[str, tuple[str, str]] = {
         "spnpolicy.envs.foraging:Foraging",
         "agents collect food that is too heavy for one of them (package lbforaging)",
     ),
+    "foraging_arrays": (
+        "spnpolicy.envs.foraging_arrays:ForagingArrays",
+        "the same rules as array operations, for long training; needs no other package",
+    ),
     "matrix_game": (
         "spnpolicy.envs.matrix_games:MatrixGame",
-        "one joint action, one common payoff from a table (climbing, penalty, ...)",
+        "joint actions paid from a table, once or in rounds (climbing, penalty, stag_hunt, ...)",
+    ),
+    "two_step": (
+        "spnpolicy.envs.two_step:TwoStep",
+        "a first action chooses which of two tables is played; the better one needs coordination",
     ),
 }
 """Name -> (module:class, one-line description). Classes are imported when they are first made."""

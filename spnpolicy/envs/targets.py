@@ -11,6 +11,7 @@ from typing import Any
 from pettingzoo import ParallelEnv
 
 from spnpolicy.envs.checks import one_of
+from spnpolicy.envs.turns import lean
 from spnpolicy.errors import ConfigError, EnvError
 
 ADAPTER_OPTIONS = ("num_envs", "workers", "bins", "episode_limit", "agents_stay", "timeout", "render_mode")
@@ -129,7 +130,7 @@ def parallel_maker(owner: str, target: str, options: Mapping[str, Any]) -> Calla
                 f"{owner}: it makes a {type(env).__name__} without {', '.join(missing)}; "
                 "it must make a PettingZoo ParallelEnv."
             )
-        return env
+        return lean(env)
 
     return made
 

@@ -12,68 +12,105 @@ import numpy as np
 import pytest
 import torch
 from chain_env import ChainEnv
+from learning_cases import CLIMBING, MONOTONIC, draw, full_batch, play, store_for
 
+from circuits import ImpossibleEvidenceError
 from spnpolicy.algorithms import ALGORITHMS, algorithm_class, config_class, make_algorithm
 from spnpolicy.algorithms.protocol import Batch
 from spnpolicy.envs.protocol import EnvSpec
-from spnpolicy.errors import ConfigError
-from spnpolicy.replay import ReplayBuffer
+from spnpolicy.errors import ConfigError, EnvError
+from spnpolicy.player import Player, needs_of
 from spnpolicy.training.checkpoints import load_checkpoint, save_checkpoint
 from spnpolicy.training.seeding import Streams
 from spnpolicy.training.state_tree import flatten
 
 INSTALLED = [name for name, entry in ALGORITHMS.items() if find_spec(entry.target.partition(":")[0])]
+RECURRENT = [name for name in INSTALLED if hasattr(config_class(name), "recurrent")]
+VARIANTS = [(name, {}) for name in INSTALLED]
+VARIANTS += [(name, {"recurrent": True, "share_parameters": False}) for name in RECURRENT]
+OWN = {"rbm": {"sweeps": 3}, "aql": {"num_proposed": 8, "num_uniform": 8}, "reinforce": {"rollout": 8}}
+"""Smaller than the defaults, for the speed of the tests."""
 
-CLIMBING = [[11.0, -30.0, 0.0], [-30.0, 7.0, 0.0], [0.0, 6.0, 5.0]]
-MONOTONIC = [[0.0, 0.0], [0.0, 10.0]]
+
+def small(name):
+    return {"hidden": (8,)} | OWN.get(name, {})
 
 
-def play(algorithm, env, iterations, progress=0.0):
-    replay = ReplayBuffer(10_000, env.spec, torch.Generator().manual_seed(0))
-    step = env.reset(seed=0)
-    for _ in range(iterations):
-        actions = algorithm.act(step, explore=True, progress=progress)
-        assert actions.shape == (env.num_envs, env.spec.num_agents)
-        assert np.take_along_axis(step.available_actions, actions[..., None], axis=-1).all()
-        following = env.step(actions)
-        replay.add(step, actions, following)
-        step = following
-    return replay
+def variant_id(value):
+    return value if isinstance(value, str) else "-".join(value)
+
+
+def learner(name, env, seed=0, **options):
+    """An algorithm with a store that has been filled by playing."""
+    algorithm = make_algorithm(name, env.spec, Streams(seed), **options)
+    store = store_for(algorithm, env.spec)
+    player, step = play(algorithm, env, store, max(10, needs_of(algorithm).rollout or 0))
+    return algorithm, store, player, step
 
 
 @pytest.mark.parametrize("has_action_masks", [False, True])
-@pytest.mark.parametrize("name", INSTALLED)
-def test_only_available_actions_and_finite_numbers(name, has_action_masks):
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=variant_id)
+def test_only_available_actions_and_finite_numbers(name, options, has_action_masks):
     env = ChainEnv(50, cardinalities=(2, 4, 3), has_action_masks=has_action_masks)
-    algorithm = make_algorithm(name, env.spec, Streams(0))
+    algorithm, store, player, step = learner(name, env, **small(name), **options)
     for progress in (0.0, 0.5, 1.0):
-        replay = play(algorithm, env, 20, progress)
-        numbers = algorithm.update(replay.sample(64), progress=progress)
+        player, step = play(algorithm, env, store, 10, progress, player, step)
+        numbers = algorithm.update(draw(algorithm, store), progress=progress)
         assert all(np.isfinite(value) and type(value) is float for value in numbers.values())
     step = env.reset(seed=1)
-    actions = algorithm.act(step, explore=False)
+    actions = Player(algorithm).act(step, explore=False)
     assert np.take_along_axis(step.available_actions, actions[..., None], axis=-1).all()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=variant_id)
+def test_no_forbidden_action_in_a_million_steps(name, options):
+    """Half of them while learning goes on, half greedy; most masks forbid something."""
+    env = ChainEnv(2000, cardinalities=(2, 4, 3), has_action_masks=True)
+    algorithm, store, player, step = learner(name, env, **small(name), **options)
+    for part in range(25):
+        player, step = play(algorithm, env, store, 10, part / 25, player, step)
+        algorithm.update(draw(algorithm, store), progress=part / 25)
+    greedy = Player(algorithm)
+    for _ in range(250):
+        actions = greedy.act(step, explore=False)
+        assert np.take_along_axis(step.available_actions, actions[..., None], axis=-1).all()
+        step = env.step(actions)
+
+
 @pytest.mark.parametrize("name", INSTALLED)
-def test_state_goes_through_a_checkpoint_and_learning_goes_on_bit_for_bit(name, tmp_path):
+def test_a_mask_that_allows_nothing_is_refused(name):
+    env = ChainEnv(3, cardinalities=(2, 3), has_action_masks=True)
+    algorithm = make_algorithm(name, env.spec, Streams(0), **small(name))
+    step = env.reset(seed=0)
+    mask = step.available_actions.copy()
+    mask[1, 0] = False
+    for explore in (True, False):
+        with pytest.raises((EnvError, ImpossibleEvidenceError)):
+            Player(algorithm).act(step._replace(available_actions=mask), explore=explore)
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=variant_id)
+def test_state_goes_through_a_checkpoint_and_learning_goes_on_bit_for_bit(name, options, tmp_path):
     env = ChainEnv(16, cardinalities=(2, 3))
     streams = Streams(0)
-    original = make_algorithm(name, env.spec, streams)
-    replay = play(original, env, 10)
-    batches = [replay.sample(32) for _ in range(12)]
-    for batch in batches[:6]:
+    original = make_algorithm(name, env.spec, streams, **small(name), **options)
+    store = store_for(original, env.spec)
+    player, step = play(original, env, store, max(10, needs_of(original).rollout or 0))
+    batches = [draw(original, store, 32) for _ in range(8)]
+    for batch in batches[:4]:
         original.update(batch, progress=0.1)
-    state = {"algorithm": original.state_dict(), "streams": streams.state_dict()}
+    state = {"algorithm": original.state_dict(), "streams": streams.state_dict(), "player": player.state_dict()}
     loaded = load_checkpoint(save_checkpoint(tmp_path, state))
     other_streams = Streams(0)
-    other = make_algorithm(name, env.spec, other_streams)
+    other = make_algorithm(name, env.spec, other_streams, **small(name), **options)
     other.load_state_dict(loaded["algorithm"])
     other_streams.load_state_dict(loaded["streams"])
-    step = env.reset(seed=0)
-    for batch in batches[6:]:
+    other_player = Player(other)
+    other_player.load_state_dict(loaded["player"])
+    for batch in batches[4:]:
         assert original.update(batch, progress=0.2) == other.update(batch, progress=0.2)
-        ours, theirs = (a.act(step, explore=True, progress=0.2) for a in (original, other))
+        ours, theirs = (each.act(step, explore=True, progress=0.2) for each in (player, other_player))
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -81,14 +118,15 @@ def test_state_goes_through_a_checkpoint_and_learning_goes_on_bit_for_bit(name, 
 @pytest.mark.parametrize("name", INSTALLED)
 def test_an_update_that_is_not_finite_changes_nothing_and_says_so(name, bad):
     env = ChainEnv(16, cardinalities=(2, 3))
-    algorithm = make_algorithm(name, env.spec, Streams(0), target={"rate": 0.5})
-    batch = play(algorithm, env, 10).sample(32)
+    has_target = hasattr(config_class(name)(), "target")
+    algorithm, store, _, _ = learner(name, env, **small(name), **({"target": {"rate": 0.5}} if has_target else {}))
+    batch = draw(algorithm, store, 32)
     # Twice, so that the optimiser has moments and the target differs from the network.
     for _ in range(2):
         algorithm.update(batch, progress=0.1)
     before = copy.deepcopy(algorithm.state_dict())
     reward = batch.reward.clone()
-    reward[3] = bad
+    reward.view(-1)[3] = bad
     numbers = algorithm.update(batch._replace(reward=reward), progress=0.1)
     assert not all(map(math.isfinite, numbers.values()))
     ours, theirs = flatten(before), flatten(algorithm.state_dict())
@@ -105,26 +143,54 @@ def test_construction_depends_on_the_seed_only(name):
         .reset()
         ._replace(
             observation=np.random.default_rng(0).normal(size=(40, 2, 4)).astype(np.float32),
-            state=np.zeros((40, 4), dtype=np.float32),
+            state=np.random.default_rng(1).normal(size=(40, 4)).astype(np.float32),
+            reward=np.zeros((40, 2), dtype=np.float32),
             available_actions=np.ones((40, 2, 3), dtype=bool),
         )
     )
     before = torch.get_rng_state()
-    actions = [make_algorithm(name, spec, Streams(seed)).act(observation, explore=False) for seed in (1, 1, 2)]
+    learners = [make_algorithm(name, spec, Streams(seed)) for seed in (1, 1, 2)]
+    actions = [each.act(observation, explore=False) for each in learners]
     assert torch.equal(torch.get_rng_state(), before)
     np.testing.assert_array_equal(actions[0], actions[1])
-    assert (actions[0] != actions[2]).any()
+    states = [flatten(each.state_dict())[1] for each in learners]
+    assert all(torch.equal(states[0][place], states[1][place]) for place in states[0])
+    assert any(not torch.equal(states[0][place], states[2][place]) for place in states[0])
 
 
-def full_batch(payoff):
-    table = torch.tensor(payoff)
-    rows, columns = (index.reshape(-1) for index in torch.meshgrid(*map(torch.arange, table.shape), indexing="ij"))
-    count = len(rows)
-    reward = table[rows, columns][:, None].expand(count, 2)
-    seen, state = torch.ones(count, 2, 1), torch.ones(count, 1)
-    mask = torch.ones(count, 2, len(payoff), dtype=torch.bool)
-    ended = torch.ones(count, dtype=torch.bool)
-    return Batch(seen, state, torch.stack([rows, columns], -1), reward, ended, mask, seen, state, mask)
+@pytest.mark.parametrize("name", INSTALLED)
+def test_greedy_play_moves_no_stream_and_repeats_itself(name):
+    env = ChainEnv(16, cardinalities=(2, 3), has_action_masks=True)
+    streams = Streams(0)
+    algorithm = make_algorithm(name, env.spec, streams, **small(name))
+    step = env.reset(seed=0)
+    Player(algorithm).act(step, explore=True)
+    before = flatten(streams.state_dict())
+    first, second = (Player(algorithm).act(step, explore=False) for _ in range(2))
+    after = flatten(streams.state_dict())
+    np.testing.assert_array_equal(first, second)
+    assert before[0] == after[0]
+    assert all(torch.equal(before[1][place], after[1][place]) for place in before[1])
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_a_recurrent_policy_needs_its_memory_and_forgets_at_the_end_of_an_episode(name):
+    env = ChainEnv(6, cardinalities=(2, 3))
+    algorithm = make_algorithm(name, env.spec, Streams(0), **small(name), recurrent=True)
+    step = env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"acts through spnpolicy.player.Player"):
+        algorithm.act(step, explore=False)
+    player = Player(algorithm)
+    for _ in range(3):
+        player.act(step, explore=False)
+    remembered = player.state_dict()["hidden"].clone()
+    over = step.terminated.copy()
+    over[2] = True
+    player.act(step._replace(terminated=over), explore=False)
+    assert (player.memory[2] == 0.0).all()
+    keeps = [0, 1, 3, 4, 5]
+    assert torch.equal(player.memory[keeps], remembered[keeps])
+    assert (remembered != 0.0).any()
 
 
 def fit(name, batch, updates=1500, **options):
@@ -175,7 +241,8 @@ def test_time_limits_bootstrap_and_ends_do_not(name, ending, value_b, double_q):
         name, env.spec, Streams(0), discount=0.8, hidden=(32,), learning_rate=5e-3, target={"rate": 0.1},
         double_q=double_q,
     )  # fmt: skip
-    replay = play(algorithm, env, 30)
+    replay = store_for(algorithm, env.spec)
+    play(algorithm, env, replay, 30)
     for _ in range(900):
         algorithm.update(replay.sample(128), progress=0.0)
     observation = torch.eye(2)[:, None].expand(2, 2, 2)
@@ -201,12 +268,20 @@ def test_listing_algorithms_does_not_load_torch():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_the_two_files_share_functions_and_not_lines():
-    lines = []
-    for name in ("iql", "vdn"):
-        source = Path(sys.modules[algorithm_class(name).__module__].__file__).read_text()
-        lines.append([line.strip() for line in source.splitlines() if line.strip()])
-    assert difflib.SequenceMatcher(None, *lines).ratio() < 0.5
+def stripped_lines(name):
+    source = Path(sys.modules[algorithm_class(name).__module__].__file__).read_text()
+    return [line.strip() for line in source.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_algorithm_files_share_functions_and_not_lines(name):
+    """Below 0.35 with the nearest sibling, by the measure with which other libraries reach 0.5 to 0.97."""
+    own = stripped_lines(name)
+    shares = {
+        other: difflib.SequenceMatcher(None, own, stripped_lines(other)).ratio() for other in INSTALLED if other != name
+    }
+    nearest = max(shares, key=shares.get)
+    assert shares[nearest] < 0.35, f"{name} and {nearest}: {shares[nearest]:.2f}"
 
 
 @pytest.mark.parametrize("name", ["iql", "vdn"])

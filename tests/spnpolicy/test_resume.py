@@ -13,7 +13,7 @@ import torch
 from chain_env import ChainEnv, make_chain
 from run_cases import assert_same_run, metrics_without_time
 
-from spnpolicy.algorithms import ALGORITHMS
+from spnpolicy.algorithms import ALGORITHMS, config_class
 from spnpolicy.envs import make_env
 from spnpolicy.errors import CheckpointError, ConfigError, EnvError
 from spnpolicy.training.config import RunConfig, TrainConfig
@@ -33,6 +33,7 @@ SHORT = TrainConfig(
     checkpoint_every=64,
     seed=5,
 )
+RECURRENT = [name for name in ALGORITHMS if hasattr(config_class(name), "recurrent")]
 TASKS = {
     "chain with random masks": ("chain", {"has_action_masks": True}, make_chain),
     "chain cut by the clock": ("chain", {"ending": "truncated"}, make_chain),
@@ -45,9 +46,22 @@ class Crash(Exception):
     """Ends a run without any chance to save."""
 
 
-def config_of(algorithm, task, settings=SHORT):
+OWN = {
+    "reinforce": {"rollout": 4},
+    "rbm": {"sweeps": 3},
+    "aql": {"num_proposed": 8, "num_uniform": 8},
+    "wolpertinger": {"neighbours": 4},
+}
+MEMORY = {"recurrent": True, "share_parameters": False}
+IN_EVERY_TASK = ("spn_ac", "mean_field", "iql", "vdn", "ippo")
+CASES = [(algorithm, task) for algorithm in IN_EVERY_TASK for task in TASKS]
+CASES += [(algorithm, "chain with random masks") for algorithm in ALGORITHMS if algorithm not in IN_EVERY_TASK]
+REST = [(algorithm, task) for algorithm in ALGORITHMS for task in TASKS if (algorithm, task) not in CASES]
+
+
+def config_of(algorithm, task, settings=SHORT, **more):
     env, options, make = TASKS[task]
-    return RunConfig(algorithm, env, {"hidden": [8]}, options, settings), make
+    return RunConfig(algorithm, env, {"hidden": [8]} | OWN.get(algorithm, {}) | more, options, settings), make
 
 
 def ending(step, error):
@@ -71,10 +85,25 @@ def broken_run(folder, config, make, ends):
     return attempts[-1]()
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(("algorithm", "task"), CASES + [pytest.param(*case, marks=pytest.mark.slow) for case in REST])
 def test_a_resumed_run_equals_the_unbroken_one(tmp_path, algorithm, task):
-    config, make = config_of(algorithm, task)
+    check_resumption(tmp_path, *config_of(algorithm, task))
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    ["vdn", "ippo", *(pytest.param(n, marks=pytest.mark.slow) for n in RECURRENT if n not in ("vdn", "ippo"))],
+)
+def test_a_resumed_run_with_a_memory_equals_the_unbroken_one(tmp_path, algorithm):
+    check_resumption(tmp_path, *config_of(algorithm, "chain with random masks", **MEMORY))
+
+
+def test_a_resumed_run_with_standardised_rewards_equals_the_unbroken_one(tmp_path):
+    settings = replace(SHORT, standardise_rewards=True)
+    check_resumption(tmp_path, *config_of("iql", "chain cut by the clock", settings, trace=0.5, sequence_length=4))
+
+
+def check_resumption(tmp_path, config, make):
     unbroken = train(config, tmp_path / "unbroken", make_env=make)
     # Before the warm-up is over, exactly at a checkpoint, between two, after a crash from which work is repeated.
     ends = [(24, KeyboardInterrupt), (64, KeyboardInterrupt), (136, Crash), (136, KeyboardInterrupt), (312, Crash)]

@@ -2,21 +2,35 @@
 
 import itertools
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from learning_cases import CHAIN_VALUE_OF_B, chain, chain_observation, learn
 
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.algorithms.protocol import Batch
 from spnpolicy.envs import make_env
 from spnpolicy.envs.protocol import EnvSpec
-from spnpolicy.errors import ConfigError
+from spnpolicy.errors import ConfigError, EnvError
 from spnpolicy.replay import ReplayBuffer
-from spnpolicy.temperature import Temperature, TemperatureConfig
+from spnpolicy.temperature import Temperature, TemperatureConfig, spread
+from spnpolicy.training.config import RunConfig, TrainConfig
+from spnpolicy.training.learning import Learning
 from spnpolicy.training.seeding import Streams
 
 FIXED = {"automatic": False}
+QTRAN = [[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]]
+GAME_STEPS = 4096
+CHAIN_OPTIONS = {
+    "discount": 0.8,
+    "hidden": (32,),
+    "learning_rate": 1e-2,
+    "target": {"rate": 0.3},
+    "temperature": FIXED | {"initial": 1e-5},
+}
 
 
 def random_batch(spec, size, seed):
@@ -98,12 +112,97 @@ def test_two_equal_optima_a_joint_policy_keeps_both_and_mean_field_keeps_one():
     assert pi.marginal([0, 1])[0].diagonal().max() > 0.95
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 8))])
-def test_climbing_reaches_the_optimum(seed):
-    options = {"temperature": {"initial": 10.0, "start": 1.0, "end": 0.1, "learning_rate": 3e-2}}
-    rates = {"learning_rate": 1e-2, "policy_learning_rate": 1e-2}
-    learner, step = learn_game("spn_ac", {"game": "climbing"}, 600, seed=seed, **options, **rates)
-    assert learner.act(step, explore=False)[0].tolist() == [0, 0]
+def play_a_game(seed, rescue=None, **game):
+    """Train with every setting (but the rescue) at its default, and return what greedy play is paid and what it could be."""
+    options = {} if rescue is None else {"temperature": {"rescue": rescue}}
+    config = RunConfig("spn_ac", "matrix_game", options, game, TrainConfig(steps=GAME_STEPS, seed=seed))
+    learning = Learning(config, make_env, device="cpu", dumps=Path("unused"), on_fault=print)
+    learning.begin()
+    while learning.step_count < GAME_STEPS:
+        step = learning.iterate()
+        learning.learn_if_due()
+    payoff = learning.env.step(learning.algorithm.act(step, explore=False)).reward[0, 0]
+    return payoff, make_env("matrix_game", **game).optimum
+
+
+@pytest.mark.parametrize("game", ["climbing", "penalty"])
+def test_one_step_games_end_at_the_optimum_with_default_settings(game):
+    payoff, optimum = play_a_game(0, game=game)
+    assert payoff == optimum
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("game", ["climbing", "penalty"])
+def test_twenty_of_twenty_seeds_end_at_the_optimum(game, seed):
+    payoff, optimum = play_a_game(seed, game=game)
+    assert payoff == optimum
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(
+    "game",
+    [*({"game": name} for name in ("linear", "monotonic", "bad_basin", "diagonal")), {"payoff": QTRAN}],
+    ids=["linear", "monotonic", "bad_basin", "diagonal", "qtran"],
+)
+def test_ten_of_ten_seeds_end_at_the_optimum_of_easier_games(game, seed):
+    payoff, optimum = play_a_game(seed, **game)
+    assert payoff == optimum
+
+
+def test_without_the_rescue_climbing_ends_elsewhere():
+    """The negative control: the temperature's small steps come too late for rewards of this size."""
+    payoff, optimum = play_a_game(0, rescue=0.0, game="climbing")
+    assert payoff < optimum
+
+
+@pytest.mark.parametrize("has_action_masks", [False, True])
+def test_the_spread_of_values_equals_enumeration(has_action_masks):
+    spec = EnvSpec((3, 2, 4), 5, 15, has_action_masks)
+    learner = make_algorithm("spn_ac", spec, Streams(0), hidden=(16,))
+    with torch.no_grad():
+        for parameter in learner.critic.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        batch = random_batch(spec, 6, 3)
+        q = learner.critic(learner.config.features(batch.observation))
+        found = spread(q, batch.available_actions)
+        for row, allowed in enumerate(batch.available_actions):
+            lists = [[a for a in range(k) if allowed[i, a]] for i, k in enumerate(spec.cardinalities)]
+            values = [q(torch.tensor(u).expand(6, -1))[row].item() for u in itertools.product(*lists)]
+            assert found[row].item() == pytest.approx(np.std(values), abs=1e-5)
+
+
+def test_a_lost_entropy_raises_the_temperature_at_once_and_any_other_by_small_steps():
+    config = TemperatureConfig(initial=0.1, start=0.8, end=0.8, rescue=2.0)
+    temperature = Temperature(config)
+    temperature.update(0.41, 1.0, 0.0, lambda: pytest.fail("the entropy is above half of its target"))
+    assert temperature.value == pytest.approx(0.1, rel=0.01)
+    temperature.update(0.1, 1.0, 0.0, lambda: 10.0)
+    assert temperature.value == pytest.approx(2.0 * 0.75 * 10.0, rel=0.01)
+    temperature.update(0.1, 1.0, 0.0, lambda: 1.0)
+    assert temperature.value == pytest.approx(15.0, rel=0.02), "it is never lowered at once"
+    for still in (replace(config, automatic=False), replace(config, rescue=0.0)):
+        temperature = Temperature(still)
+        temperature.update(0.0, 1.0, 0.0, lambda: 10.0)
+        assert temperature.value == pytest.approx(0.1, rel=0.01)
+
+
+@pytest.mark.parametrize("ending", CHAIN_VALUE_OF_B)
+def test_time_limits_bootstrap_and_ends_do_not(ending):
+    learner = learn("spn_ac", chain(ending), updates=220, batch_size=64, **CHAIN_OPTIONS)
+    q = learner.critic(learner.config.features(chain_observation()[0]))
+    value = CHAIN_VALUE_OF_B[ending]
+    np.testing.assert_allclose(q.max()[0].detach(), [0.8 * value, value], rtol=0.01)
+
+
+def test_a_mask_that_allows_nothing_is_an_error():
+    env = chain("terminated")
+    learner = make_algorithm("spn_ac", env.spec, Streams(0), hidden=(8,))
+    step = env.reset(seed=0)
+    step.available_actions[3, 1] = False
+    with pytest.raises(EnvError, match="env 3: agent 1"):
+        learner.act(step, explore=True)
 
 
 def test_masked_actions_are_never_drawn():
@@ -143,7 +242,9 @@ def test_temperature_finds_the_target_entropy_of_a_fixed_problem():
     assert abs(entropy - 0.5 * largest) < 0.01
 
 
-@pytest.mark.parametrize("options", [{"start": 1.2}, {"end": -0.1}, {"initial": 0.0}, {"learning_rate": 0.0}])
+@pytest.mark.parametrize(
+    "options", [{"start": 1.2}, {"end": -0.1}, {"initial": 0.0}, {"learning_rate": 0.0}, {"rescue": -1.0}]
+)
 def test_targets_beyond_the_largest_entropy_and_other_nonsense_are_refused(options):
     with pytest.raises(ConfigError, match=r"temperature\."):
         TemperatureConfig(**options)

@@ -61,7 +61,7 @@ def complete(place, *words):
         (["evaluate", "runs/first", "--checkpoint", ""], {"latest", "best"}),
         (["infer", "mod"], {"model.uai"}),
         (["infer", "model.uai", "--structure", ""], set(STRUCTURES)),
-        (["list", "ma"], {"matrix_game"}),
+        (["list", "mat"], {"matrix_game"}),
         (["benchmark", "coverage", "--algorithms", "vdn", "iq"], {"iql"}),
         (["benchmark", "coverage", "--preset", "q"], {"quick"}),
         (["completion", "f"], {"fish"}),

@@ -63,12 +63,18 @@ def test_list_names_everything_there_is(capsys):
     text = capsys.readouterr().out
     for name in (*ALGORITHMS, *ENVIRONMENTS, *COVERAGE):
         assert f"  {name} " in text
+    for entry in ALGORITHMS.values():
+        assert f"{entry.family}; needs {entry.execution}; {entry.source}\n" in text
 
 
 def test_list_as_json_says_the_same(capsys):
     assert main(["list", "--json"]) == 0
     lists = json.loads(capsys.readouterr().out)
     assert list(lists["algorithms"]) == list(ALGORITHMS)
+    for name, entry in ALGORITHMS.items():
+        facts = (entry.description, entry.family, entry.execution, entry.source)
+        assert tuple(lists["algorithms"][name].values()) == facts
+        assert all(facts)
     assert set(ENVIRONMENTS) < set(lists["environments"])
     assert lists["circuit structures"] == structures()
 

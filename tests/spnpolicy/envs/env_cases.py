@@ -11,12 +11,23 @@ CASES = {
     "coverage fixed": ("coverage", {"agents": 3, "goals": 2, "size": 4, "placement": "fixed", "layout_seed": 7}),
     "coverage alone": ("coverage", {"agents": 1, "size": 2, "episode_limit": 5}),
     "foraging": ("foraging", {"task": "Foraging-5x5-2p-1f-v3"}),
+    "foraging three": ("foraging", {"task": "Foraging-10x10-3p-3f-v3"}),
+    "foraging together": ("foraging", {"task": "Foraging-8x8-2p-2f-coop-v3"}),
+    "foraging arrays": ("foraging_arrays", {"task": "Foraging-5x5-2p-1f-v3"}),
     "pettingzoo pair": ("pettingzoo:small_games.Pair", {}),
     "pettingzoo leaving": ("pettingzoo:small_games.Pair", {"length": 9, "first_leaves": 3, "episode_limit": 7}),
     "pettingzoo stateful": ("pettingzoo:small_games.Stateful", {}),
     "pettingzoo masked": ("pettingzoo:small_games.Masked", {"where": "observation"}),
     "matrix climbing": ("matrix_game", {"game": "climbing"}),
     "matrix own table": ("matrix_game", {"payoff": np.arange(24.0).reshape(2, 3, 4)}),
+    "matrix stag hunt": ("matrix_game", {"game": "stag_hunt"}),
+    "matrix own payoffs": ("matrix_game", {"payoffs": np.arange(18.0).reshape(3, 3, 2)}),
+    "matrix rounds": ("matrix_game", {"game": "penalty", "rounds": 25}),
+    "matrix memory": ("matrix_game", {"payoff": np.ones((2, 3)), "rounds": 4, "observe": "last_actions"}),
+    "two steps": ("two_step", {}),
+    "assignment": ("assignment_game", {"agents": 4}),
+    "assignment idle": ("assignment_game", {"agents": 5, "tasks": 3, "idle": True}),
+    "assignment fixed": ("assignment_game", {"agents": 2, "tasks": 6, "fixed": True, "table_seed": 3}),
 }
 
 
@@ -25,7 +36,7 @@ def make_case(case, num_envs):
     return make_env(name, num_envs=num_envs, **options)
 
 
-FORBIDDING = ("foraging", "pettingzoo masked")
+FORBIDDING = ("foraging", "foraging three", "foraging together", "foraging arrays", "pettingzoo masked")
 """Rows whose masks forbid actions that exist."""
 
 

@@ -13,7 +13,7 @@ from spnpolicy.errors import ConfigError
 # of type are tried in a plain interpreter: every expression must end in an error of ours with this text.
 MISTAKES = [
     ("make_env('coverge')", "ConfigError", "unknown environment 'coverge'; did you mean 'coverage'?"),
-    ("make_env('zzz')", "ConfigError", "unknown environment 'zzz'; Known: coverage, foraging, matrix_game."),
+    ("make_env('zzz')", "ConfigError", "unknown environment 'zzz'; Known: assignment_game, coverage,"),
     ("make_env(None)", "ConfigError", "unknown environment None"),
     ("make_env('coverage', agent=3)", "ConfigError", "coverage: unknown option 'agent'; did you mean 'agents'?"),
     ("make_env('coverage', agents=0)", "ConfigError", "coverage: agents=0 is too small; it must be 1 or more."),
@@ -50,6 +50,14 @@ MISTAKES = [
     ("coverage.load_state_dict({})", "CheckpointError", "the saved state is damaged: KeyError('options')"),
     ("coverage.load_state_dict(None)", "CheckpointError", "the saved state is damaged"),
     ("make_env('matrix_game', payoff='abc')", "ConfigError", "payoff is not a table of numbers"),
+    ("make_env('matrix_game', payoffs={})", "ConfigError", "payoffs is not a table of numbers"),
+    ("make_env('matrix_game', game=3)", "ConfigError", "unknown game 3"),
+    ("make_env('matrix_game', rounds=2.5)", "ConfigError", "rounds=2.5 is a float"),
+    ("make_env('two_step', num_envs='4')", "ConfigError", "num_envs='4' is a str"),
+    ("make_env('assignment_game', fixed=1)", "ConfigError", "fixed=1 must be true or false"),
+    ("make_env('assignment_game', idle='no')", "ConfigError", "idle='no' must be true or false"),
+    ("make_env('assignment_game', tasks=1.0)", "ConfigError", "tasks=1.0 is a float"),
+    ("make_env('assignment_game', agents=10**5)", "ConfigError", "need tables of 37.3 GiB; use fewer"),
     ("make_env('matrix_game', game='penalty', k='x')", "ConfigError", "k='x' must be a finite number"),
 ]
 PROGRAM = """

@@ -48,7 +48,7 @@ def test_speaker_is_padded_and_has_fewer_actions():
 
 def test_foraging_ends_by_its_rules():
     """A lone piece of food is collected sooner or later, which terminates; the time limit truncates."""
-    env = guarded(make_env("foraging", task="Foraging-5x5-2p-1f-v3", num_envs=8))
+    env = guarded(make_env("foraging", task="Foraging-5x5-2p-1f-v3", num_envs=8, rescale=False))
     step, generator = env.reset(seed=0), np.random.default_rng(0)
     terminated = truncated = 0
     totals = np.zeros(8)
@@ -81,7 +81,7 @@ def test_a_start_of_foraging_is_fixed_by_its_seed_alone():
 
 
 def test_foraging_masks_are_what_the_rules_allow():
-    env = make_env("foraging", num_envs=4)
+    env = make_env("foraging", num_envs=4, rescale=False)
     step, generator = env.reset(seed=2), np.random.default_rng(0)
     assert env.action_names == ("none", "north", "south", "west", "east", "load")
     for _ in range(60):

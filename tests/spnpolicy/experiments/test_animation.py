@@ -20,7 +20,7 @@ FRAME = MOUNT_PIXELS + 1
 class Still:
     """A policy that always plays action 0."""
 
-    def act(self, step, *, explore):
+    def act(self, step, *, explore, progress):
         assert not explore
         return np.zeros(step.reward.shape, int)
 

@@ -1,0 +1,245 @@
+"""Every algorithm on the small games, the assignment game, coverage and foraging: tables, curves, steps per second.
+
+    python benchmarks/baselines.py --out benchmarks/results/baselines            # everything below, in its order
+    python benchmarks/baselines.py --suites games assignment --seeds 10 --scale 4
+
+All algorithms get the same networks (widths, features, step sizes), the same environments and the same number of env
+steps; the replay-based ones do one gradient step per iteration, the on-policy ones one update per rollout. Everything
+else is each algorithm's default. Only what an algorithm must be told to work at all is set apart, in `OWN`. Nobody was
+tuned, so a low number says that an algorithm did not get there in these few steps with its defaults, not that it
+cannot. Runs are kept in runs/baselines; the same command goes on where it stopped. A score is the interquartile mean
+over runs with its 95 % bootstrap interval of the final evaluation: greedy play, return as a share of the best possible
+one where that is known, the team's return otherwise.
+"""
+
+import argparse
+import platform
+import statistics
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spnpolicy.algorithms import ALGORITHMS
+from spnpolicy.experiments.engines import make_engine
+from spnpolicy.experiments.plan import Environment, Plan, cross, open_folder, trial_folder
+from spnpolicy.experiments.reports.csv_files import curves_csv, runs_csv, table_csv
+from spnpolicy.experiments.reports.folder import Report, make_report
+from spnpolicy.experiments.reports.pictures import draw_pictures
+from spnpolicy.experiments.reports.runs import read_run
+from spnpolicy.experiments.reports.tables import interval_text
+from spnpolicy.experiments.runner import run_trials
+from spnpolicy.experiments.statistics import Interval, interval_over_runs
+from spnpolicy.experiments.trials import is_finished
+from spnpolicy.training.config import TrainConfig
+from spnpolicy.training.files import replace_file
+from spnpolicy.training.metrics import read_metrics
+
+SHARED: dict[str, Any] = {"hidden": [64, 64], "learning_rate": 1e-3}
+OWN: dict[str, dict[str, Any]] = {
+    "rbm": {"hidden": [64], "sweeps": 10},
+    "aql": {"num_proposed": 50, "num_uniform": 50},
+}
+"""Settings of single algorithms on top: one hidden layer is all that a Boltzmann machine has, and fewer samples."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tasks that share a budget."""
+
+    title: str
+    environments: dict[str, Environment]
+    train: TrainConfig
+    seeds: int
+    frequencies: int = 4
+    """Waves per number of an observation, see `FourierFeatures`; the same for all."""
+    measure: str = "fraction_of_optimum"
+    """What of the final evaluation is shown: a name of `spnpolicy.experiments.reports.runs.MEASURES`."""
+    unit: str = "return / best possible return"
+    """The same in words."""
+    factor: float = 1.0
+    """What it is multiplied by."""
+    without: tuple[str, ...] = ()
+    """Algorithms that cannot take part: too many joint actions."""
+    episodes: int = 500
+    """Episodes of the final evaluation of each run."""
+
+
+def _game(game: str, **options: Any) -> Environment:
+    return Environment("matrix_game", {"game": game, **options})
+
+
+def _train(steps: int, **options: Any) -> TrainConfig:
+    budget = {
+        "steps": steps, "num_envs": 16, "batch_size": 256, "updates": 1, "replay_capacity": 50_000,
+        "warmup_steps": 500, "log_every": steps // 10, "evaluate_every": steps // 20, "evaluation_episodes": 16,
+        "checkpoint_every": steps,
+    }  # fmt: skip
+    return TrainConfig(**(budget | options))
+
+
+SUITES: dict[str, Suite] = {
+    "games": Suite(
+        "one-step games and the two-step game",
+        {
+            **{name: _game(name) for name in ("climbing", "penalty", "monotonic", "bad_basin", "qtran")},
+            "two_step": Environment("two_step", {}),
+        },
+        _train(30_000),
+        seeds=3,
+        frequencies=0,
+        measure="return",
+        unit="pay-off of the greedy joint action",
+        episodes=16,
+    ),
+    "assignment": Suite(
+        "assignment game, 4 agents and 4 tasks, fresh pay-offs in every episode",
+        {"assignment_4": Environment("assignment_game", {"agents": 4, "tasks": 4})},
+        _train(60_000, num_envs=32, evaluation_episodes=128),
+        seeds=3,
+        frequencies=0,
+    ),
+    "assignment_large": Suite(
+        "assignment game, 30 agents and 30 tasks",
+        {"assignment_30": Environment("assignment_game", {"agents": 30, "tasks": 30})},
+        _train(20_000, num_envs=32, evaluation_episodes=64),
+        seeds=1,
+        frequencies=0,
+        without=("central_q", "central_a2c", "coordinated", "pareto_ac"),
+        episodes=200,
+    ),
+    "coverage_quick": Suite(
+        "coverage, 5x5, 3 agents",
+        {"coverage_quick": Environment("coverage", {"size": 5, "agents": 3, "variant": "latch"})},
+        _train(120_000, num_envs=64, replay_capacity=100_000, evaluation_episodes=64),
+        seeds=2,
+    ),
+    "coverage_standard": Suite(
+        "coverage, 10x10, 4 agents",
+        {"coverage_standard": Environment("coverage", {"size": 10, "agents": 4, "variant": "latch"})},
+        _train(120_000, num_envs=64, replay_capacity=100_000, evaluation_episodes=64),
+        seeds=1,
+        frequencies=8,
+    ),
+    "foraging": Suite(
+        "foraging 8x8-2p-3f-coop",
+        {"foraging": Environment("foraging_arrays", {"task": "Foraging-8x8-2p-3f-coop-v3"})},
+        replace(_train(200_000, num_envs=64, replay_capacity=200_000, evaluation_episodes=64), discount=0.99),
+        seeds=1,
+        measure="return",
+        unit="team return, at most 1",
+        factor=2.0,
+    ),
+}
+
+
+def plan_of(name: str, suite: Suite, algorithms: list[str]) -> Plan:
+    """Spell a suite out for these algorithms."""
+    chosen = [algorithm for algorithm in algorithms if algorithm not in suite.without]
+    shared = SHARED | {"features": {"frequencies": suite.frequencies}}
+    options = {algorithm: shared | OWN.get(algorithm, {}) for algorithm in chosen}
+    return cross(
+        f"baselines-{name}", options, suite.environments, suite.train,
+        seeds=suite.seeds, evaluation_episodes=suite.episodes,
+    )  # fmt: skip
+
+
+def speeds(plan: Plan, folder: Path) -> dict[str, float]:
+    """Return the median over runs of env steps per second of wall time, evaluations included, of each algorithm."""
+    rates: dict[str, list[float]] = {}
+    for trial in plan.trials:
+        if is_finished(trial, folder):
+            last = read_metrics(trial_folder(folder, trial) / "metrics.jsonl").records[-1]
+            rates.setdefault(trial.algorithm, []).append(last["step"] / last["seconds"])
+    return {algorithm: statistics.median(values) for algorithm, values in rates.items()}
+
+
+def write_suite(report: Report, rates: dict[str, float], out: Path) -> None:
+    """Write the table, the runs, the curves and the speeds of a suite."""
+    out.mkdir(parents=True, exist_ok=True)
+    draw_pictures(report.comparison, out)
+    texts = {
+        "report.txt": report.text,
+        "table.csv": table_csv(report.comparison),
+        "curves.csv": curves_csv(report.comparison),
+        "runs.csv": runs_csv(report.tasks),
+        "speed.csv": "algorithm,env_steps_per_second\n"
+        + "".join(f"{name},{rate:.1f}\n" for name, rate in rates.items()),
+    }
+    for name, text in texts.items():
+        replace_file(out / name, text.encode())
+
+
+def scores(plan: Plan, folder: Path, suite: Suite) -> dict[tuple[str, str], Interval]:
+    """Return the score of each algorithm in each task."""
+    values: dict[tuple[str, str], list[float]] = {}
+    for trial in plan.trials:
+        if is_finished(trial, folder):
+            final = read_run(trial_folder(folder, trial)).final
+            values.setdefault((trial.algorithm, trial.environment), []).append(final[suite.measure] * suite.factor)
+    return {key: interval_over_runs(each) for key, each in values.items()}
+
+
+def section(name: str, suite: Suite, plan: Plan, folder: Path, algorithms: list[str]) -> list[str]:
+    """Return a table of algorithms x tasks in Markdown."""
+    found, rates = scores(plan, folder, suite), speeds(plan, folder)
+    seeds = f"{suite.seeds} seeds" if suite.seeds > 1 else "1 seed, so no interval"
+    budget = f"{suite.train.steps:,} env steps in {suite.train.num_envs} environments, {seeds}"
+    tasks = list(suite.environments)
+    lines = [f"## {suite.title}", "", f"{budget}; score: {suite.unit}.", ""]
+    lines += ["| algorithm | " + " | ".join(tasks) + " | env steps/s |", "|---" * (len(tasks) + 2) + "|"]
+    for algorithm in algorithms:
+        if algorithm in rates:
+            keys = [(algorithm, task) for task in tasks]
+            cells = [interval_text(found[key], 3) if key in found else "-" for key in keys]
+            lines.append(f"| {algorithm} | " + " | ".join(cells) + f" | {rates[algorithm]:,.0f} |")
+    if suite.without:
+        lines += ["", f"Not here, because of too many joint actions: {', '.join(suite.without)}."]
+    failed = [trial.name for trial in plan.trials if not is_finished(trial, folder)]
+    if failed:
+        lines += ["", f"Failed: {', '.join(failed)}."]
+    return [*lines, "", f"Curves and runs: [{name}]({name}).", ""]
+
+
+def main() -> None:
+    """Run the suites and write their results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suites", nargs="+", choices=SUITES, default=list(SUITES), metavar="NAME", help="which ones")
+    parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS), metavar="NAME")
+    parser.add_argument("--seeds", type=int, help="runs of each algorithm and task instead of the suite's number")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiply the env steps (default: 1)")
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time (default: 2)")
+    parser.add_argument("--out", type=Path, default=Path("runs/baselines-results"), help="folder for the results")
+    parser.add_argument("--runs", type=Path, default=Path("runs/baselines"), help="folder for the runs")
+    options = parser.parse_args()
+    head = [
+        "# Every algorithm on the same tasks",
+        "",
+        f"`python {' '.join(['benchmarks/baselines.py', *sys.argv[1:]])}`; torch {torch.__version__}, Python "
+        f"{platform.python_version()}, {options.workers} runs at a time, one thread each.",
+        "",
+        __doc__.partition("\n\n")[2].partition("\n\n")[2],
+    ]
+    parts: list[str] = []
+    for name in options.suites:
+        suite = SUITES[name]
+        steps = int(suite.train.steps * options.scale)
+        train = replace(suite.train, steps=steps, evaluate_every=max(1, steps // 20), log_every=max(1, steps // 10))
+        suite = replace(suite, seeds=options.seeds or suite.seeds, train=replace(train, checkpoint_every=steps))
+        plan, folder = plan_of(name, suite, options.algorithms), options.runs / name
+        engine = make_engine("local", workers=options.workers, threads=1)
+        with open_folder(folder, plan):
+            statuses = run_trials(plan, folder, engine)
+        for status in statuses:
+            if status.state == "failed":
+                print(f"{status.name} failed: {status.problem.splitlines()[0]}", flush=True)
+        write_suite(make_report([folder]), speeds(plan, folder), options.out / name)
+        parts += section(name, suite, plan, folder, options.algorithms)
+        replace_file(options.out / "README.md", "\n".join([*head, *parts]).encode())
+        print("\n".join(section(name, suite, plan, folder, options.algorithms)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Environment steps per CPU second of training on simple_spread, as EPyMARL's were measured.
+
+    python benchmarks/spread_throughput.py --out benchmarks/results/spread_throughput
+
+Equal on purpose: mpe2's simple_spread_v3 with 3 agents and episodes of 25 steps, through the PettingZoo adapter; one
+process and one thread; feed-forward networks with two hidden layers of 64, shared by the agents; mixing network with 32
+units and hypernetworks of 64; Adam; one gradient step per episode played (25 env steps), on 800 transitions, which is
+what 32 episodes hold; replay of 5,000 episodes; a target copied every 200 gradient steps; double Q-learning;
+epsilon-greedy actions. What is counted is everything that training does in its process: acting, stepping, storing,
+learning. Evaluations, logs and checkpoints are left out on both sides.
+
+Different: several environments are stepped side by side (--num-envs, 1 as well), with as many gradient steps per 25
+iterations as there are environments, so that the ratio of data to learning stays the same; transitions are drawn one by
+one and not as whole episodes, which makes no difference in work for networks without memory.
+
+The numbers of EPyMARL are from a shared, noisy machine of the same kind (noise about a third): QMIX 755 and VDN 559 env
+steps per CPU second. `--raw` shows what the environment alone allows.
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spnpolicy import make_env
+from spnpolicy.training.config import RunConfig, TrainConfig
+from spnpolicy.training.files import replace_file
+from spnpolicy.training.learning import Learning
+
+EPISODE, TRANSITIONS = 25, 800
+EPYMARL = {"qmix": 755.0, "vdn": 559.0, "iql": 423.0}
+ENV: dict[str, Any] = {"N": 3, "max_cycles": EPISODE, "agents_stay": True, "workers": 0}
+
+
+def config_of(algorithm: str, num_envs: int) -> RunConfig:
+    """Return the run that is timed."""
+    options: dict[str, Any] = {
+        "hidden": [64, 64], "features": {"frequencies": 0}, "target": {"rate": 1.0, "every": 200},
+        "exploration": {"start": 0.1, "end": 0.1},
+    }  # fmt: skip
+    train = TrainConfig(
+        steps=10**7, discount=0.99, num_envs=num_envs, batch_size=TRANSITIONS, replay_capacity=125_000,
+        warmup_steps=TRANSITIONS, train_every=EPISODE, updates=num_envs, evaluation_episodes=1,
+    )  # fmt: skip
+    return RunConfig(algorithm, "pettingzoo:mpe2.simple_spread_v3", options, ENV, train)
+
+
+def training_rate(algorithm: str, num_envs: int, seconds: float) -> tuple[float, float]:
+    """Return env steps per CPU second and per second of wall time, once the replay is warm."""
+    config = config_of(algorithm, num_envs)
+    learning = Learning(config, make_env, device="cpu", dumps=Path("."), on_fault=print)
+    learning.begin()
+    while learning.updates < 2 * num_envs:
+        learning.iterate()
+        learning.learn_if_due()
+    before, cpu, wall = learning.step_count, time.process_time(), time.perf_counter()
+    # Whole learning phases only, so that the ratio of steps to updates is exact.
+    while time.process_time() - cpu < seconds:
+        for _ in range(EPISODE):
+            learning.iterate()
+            learning.learn_if_due()
+    done = learning.step_count - before
+    rates = done / (time.process_time() - cpu), done / (time.perf_counter() - wall)
+    learning.close()
+    return rates
+
+
+def env_rate(num_envs: int, seconds: float) -> float:
+    """Return env steps per CPU second of random play through the adapter."""
+    env: Any = make_env("pettingzoo:mpe2.simple_spread_v3", num_envs=num_envs, **ENV)
+    env.reset(seed=0)
+    generator, steps, start = np.random.default_rng(0), 0, time.process_time()
+    while time.process_time() - start < seconds:
+        env.step(generator.integers(0, 5, (num_envs, 3)))
+        steps += num_envs
+    return steps / (time.process_time() - start)
+
+
+def package_rate(seconds: float) -> float:
+    """Return env steps per CPU second of random play with mpe2's own parallel environment, without our code."""
+    from mpe2 import simple_spread_v3
+
+    env = simple_spread_v3.parallel_env(N=3, max_cycles=EPISODE)
+    generator, steps, start = np.random.default_rng(0), 0, time.process_time()
+    while time.process_time() - start < seconds:
+        if not env.agents:
+            env.reset()
+        env.step(dict(zip(env.agents, generator.integers(0, 5, 3).tolist(), strict=True)))
+        steps += 1
+    return steps / (time.process_time() - start)
+
+
+def main() -> None:
+    """Measure, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algorithms", nargs="+", default=["qmix", "vdn", "iql"], metavar="NAME")
+    parser.add_argument("--num-envs", nargs="+", type=int, default=[1, 8, 32], metavar="N")
+    parser.add_argument("--seconds", type=float, default=10.0, help="CPU time of each measurement (default: 10)")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements, taken in turn (default: 3)")
+    parser.add_argument("--out", type=Path, default=Path("runs/spread-throughput"), help="folder for the results")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cells = [(name, count) for count in options.num_envs for name in options.algorithms]
+    found: dict[tuple[str, int], list[tuple[float, float]]] = {cell: [] for cell in cells}
+    raw, alone = [], []
+    for _ in range(options.repeats):
+        alone.append(package_rate(options.seconds / 3))
+        raw.append(env_rate(8, options.seconds / 3))
+        for cell in cells:
+            found[cell].append(training_rate(*cell, options.seconds))
+    lines = [
+        "# Training on simple_spread: env steps per CPU second",
+        "",
+        f"`python benchmarks/spread_throughput.py`; median of {options.repeats}; torch {torch.__version__}, Python "
+        f"{platform.python_version()}, one thread. Random play with mpe2 alone: {np.median(alone):,.0f}; through the "
+        f"adapter, 8 environments: {np.median(raw):,.0f}.",
+        "",
+        "| algorithm | environments | env steps per CPU s | lowest, highest | per wall s | EPyMARL | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, count in cells:
+        cpu = [rate for rate, _ in found[name, count]]
+        wall = float(np.median([rate for _, rate in found[name, count]]))
+        theirs = EPYMARL.get(name)
+        compared = ("-", "-") if theirs is None else (f"{theirs:,.0f}", f"{np.median(cpu) / theirs:.2f}")
+        lines.append(
+            f"| {name} | {count} | {np.median(cpu):,.0f} | {min(cpu):,.0f}, {max(cpu):,.0f} | {wall:,.0f} | "
+            f"{compared[0]} | {compared[1]} |"
+        )
+    text = "\n".join([*lines, "", (__doc__ or "").partition("\n\n")[2].partition("\n\n")[2]])
+    options.out.mkdir(parents=True, exist_ok=True)
+    replace_file(options.out / "README.md", text.encode())
+    numbers = [{"algorithm": name, "num_envs": count, "rates": rates} for (name, count), rates in found.items()]
+    replace_file(options.out / "rates.json", json.dumps(numbers, indent=1).encode())
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Central Q-learning: the team as one agent, whose actions are the joint actions."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from spnpolicy import joint_actions, losses
+from spnpolicy.algorithms.protocol import Batch, Needs
+from spnpolicy.algorithms.saving import saves
+from spnpolicy.algorithms.settings import LearnerSettings
+from spnpolicy.envs.protocol import EnvSpec, Step
+from spnpolicy.exploration import EpsilonSchedule, epsilon_greedy, require_some_action
+from spnpolicy.networks import TargetUpdate, frozen_copy, mlp
+from spnpolicy.returns import greedy_value
+from spnpolicy.training.decoding import require
+from spnpolicy.training.optimization import descend, make_optimizer
+from spnpolicy.training.seeding import Streams
+
+OUTPUT_GAIN = 0.01
+"""Scale of the last layer's first weights: larger values would be bootstrapped long before a reward is seen."""
+
+
+@dataclass(frozen=True)
+class Config(LearnerSettings):
+    """Settings of central Q-learning."""
+
+    double_q: bool = True
+    """Choose the next joint action with the online network, value it with the target network."""
+    trace: float = 0.0
+    """lambda of the targets: 0 for one-step targets; more looks further ahead in what was stored (Peng's Q(lambda),
+    not corrected for exploration)."""
+    sequence_length: int = 16
+    """Consecutive steps that are learned from at a time with a trace."""
+    target: TargetUpdate = field(default_factory=TargetUpdate)
+    """How the target network follows."""
+    exploration: EpsilonSchedule = field(default_factory=EpsilonSchedule)
+    """Probability of a random joint action."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.sequence_length >= 1, "sequence_length", self.sequence_length, "at least 1")
+        require(0.0 <= self.trace <= 1.0, "trace", self.trace, "between 0 and 1")
+
+
+@saves("network", "target", "optimizer", "num_updates")
+class CentralQ:
+    """DQN over joint actions: one network maps the state to a value of every joint action.
+
+    y = r + discount * max_u Q_target(s', u), where r is the mean of the agents' rewards and u runs over the joint
+    actions of which every part is available. It needs prod_i k_i outputs: the reference wherever these can be listed.
+
+    Raises:
+        ConfigError: there are more than 100,000 joint actions.
+    Source: Claus and Boutilier 1998 (joint action learners); Mnih et al. 2015; van Hasselt, Guez and Silver 2016.
+    """
+
+    def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
+        self.config = config
+        self._cardinalities = spec.cardinalities
+        outputs = joint_actions.count_joint_actions("central_q", spec.cardinalities)
+        with streams.initialization("central_q"):
+            sizes = (config.features.size(spec.state_size), *config.hidden, outputs)
+            self.network = mlp(sizes, output_gain=OUTPUT_GAIN)
+        self.target = frozen_copy(self.network)
+        self.optimizer = make_optimizer(self.network.parameters(), config.learning_rate)
+        self.num_updates = 0
+        self.needs = Needs(sequence=config.sequence_length if config.trace > 0.0 else None)
+        self._exploration = streams.numpy("exploration")
+
+    def joint_values(self, state: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch joint"]:
+        """Return the values of all joint actions, in the order of `joint_actions.joint_index`."""
+        return self.network(self.config.features(state))
+
+    def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
+        """Choose the best joint action, or with the probability of the schedule any available one."""
+        require_some_action(step.available_actions)
+        mask = joint_actions.joint_mask(torch.tensor(step.available_actions), self._cardinalities)
+        with torch.no_grad():
+            device = next(self.network.parameters()).device
+            values = self.network(joint_actions.seen_state(step, self.config.features, device)).cpu()
+        # The team is one agent here.
+        chosen = epsilon_greedy(
+            values.unsqueeze(1).numpy(),
+            mask.unsqueeze(1).numpy(),
+            epsilon=self.config.exploration.at(progress) if explore else 0.0,
+            generator=self._exploration,
+        )
+        return joint_actions.split_index(torch.from_numpy(chosen[:, 0]), self._cardinalities).numpy()
+
+    def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
+        """Do one gradient step on the mean of (y - Q)^2."""
+        index = joint_actions.joint_index(batch.actions, self._cardinalities)
+        chosen_t = losses.chosen_value(self.joint_values(batch.state), index)
+        loss = losses.squared_td_loss(chosen_t, self._targets(batch), batch.valid)
+        norm = descend((loss, self.optimizer), max_gradient_norm=self.config.max_gradient_norm)[0]
+        if math.isfinite(norm):
+            self.num_updates += 1
+            self.config.target.apply(self.target, self.network, self.num_updates)
+        return {
+            "loss": loss.item(),
+            "joint_value": losses.mean_of_valid(chosen_t.detach(), batch.valid).item(),
+            "gradient_norm": norm,
+        }
+
+    @torch.no_grad()
+    def _targets(self, batch: Batch) -> Float[Tensor, "*batch"]:
+        features_tp1 = self.config.features(batch.next_state)
+        selector_tp1 = self.network(features_tp1) if self.config.double_q else None
+        mask_tp1 = joint_actions.joint_mask(batch.next_available_actions, self._cardinalities)
+        value_tp1 = greedy_value(self.target(features_tp1), mask_tp1, selector_tp1=selector_tp1)
+        return joint_actions.team_target(batch, value_tp1, discount=self.config.discount, trace=self.config.trace)

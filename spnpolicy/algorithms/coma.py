@@ -1,0 +1,137 @@
+"""COMA: counterfactual multi-agent policy gradients, a critic that tells each agent what its own action changed."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from spnpolicy import categorical, counterfactual, losses
+from spnpolicy.agent_network import AgentNetwork, agent_network
+from spnpolicy.algorithms import settings
+from spnpolicy.algorithms.protocol import Batch, Memory, Needs
+from spnpolicy.algorithms.saving import saves
+from spnpolicy.envs.protocol import EnvSpec, Step
+from spnpolicy.exploration import EpsilonSchedule, require_some_action
+from spnpolicy.features import FourierFeatures
+from spnpolicy.networks import frozen_copy
+from spnpolicy.training import optimization
+from spnpolicy.training.seeding import Streams
+
+
+@dataclass(frozen=True)
+class Config(settings.CriticSettings):
+    """Settings of COMA."""
+
+    trace: float = 0.8
+    """lambda of the critic's returns: 0 for one-step targets, 1 for the return to the end of the rollout."""
+    entropy: settings.LinearSchedule = field(default_factory=lambda: settings.LinearSchedule(0.001, 0.001))
+    """Weight of the policies' entropy, in units of reward per nat."""
+    exploration: EpsilonSchedule = field(default_factory=lambda: EpsilonSchedule(0.5, 0.01))
+    """Share of the uniform distribution in the policies, which is also learned with."""
+
+
+@saves("actors", "critic", "target_critic", "actor_optimizer", "critic_optimizer", "num_updates")
+class COMA:
+    """Every action is compared with what the agent would have done on average, the others' actions kept as they were.
+
+    The critic sees the state, o_i and the others' actions u_-i, and gives the team's Q_i(., u_-i) for every action of
+    agent i. The actor follows A_i = Q_i(u_i) - sum_a pi_i(a) Q_i(a), with critic values from before the update. The
+    policy pi = (1 - epsilon) softmax + epsilon uniform is what acts and what is learned with. The critic's target is
+
+        G_t = r_t + discount * (1 - d_t) * [(1 - trace) * Q_target(s_t+1, u_t+1) + trace * G_t+1]
+
+    with the joint action taken next. Where none is known, behind a time limit and the end of the rollout, the others'
+    actions are drawn from their policies and the mean over the agent's own is taken: right on average, and exact for
+    the agent itself. Actors may have a memory, the critic has none. The reward is the mean over agents.
+
+    Source: Foerster et al. 2018.
+    """
+
+    def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
+        self.config = config
+        self._spec = spec
+        self._most = max(spec.cardinalities)
+        sizes = config.features.size(spec.observation_size), config.features.size(spec.state_size)
+        seen_by_critic = spec._replace(observation_size=sum(sizes) + spec.num_agents * self._most)
+        with streams.initialization("coma"):
+            self.actors = agent_network(spec, config)
+            self.critic = AgentNetwork(
+                seen_by_critic, config.hidden, FourierFeatures(0), shared=config.share_parameters
+            )
+        self.target_critic = frozen_copy(self.critic)
+        self.actor_optimizer = optimization.make_optimizer(self.actors.parameters(), config.learning_rate)
+        self.critic_optimizer = optimization.make_optimizer(self.critic.parameters(), config.critic_learning_rate)
+        self.needs = Needs(rollout=config.rollout, memory_size=self.actors.memory_size)
+        self._exploration, self._bootstrap = streams.torch("exploration"), streams.torch("bootstrap")
+        self.num_updates = 0
+
+    def act(
+        self, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
+    ) -> Int[np.ndarray, "envs agents"]:
+        """Draw each agent's action from its policy with its uniform share, or take the most probable one."""
+        logits = self.actors.look(step, memory)
+        require_some_action(step.available_actions)
+        log_prob = categorical.masked_log_probs(logits, torch.tensor(step.available_actions))
+        if not explore:
+            return log_prob.argmax(-1).numpy()
+        floored = counterfactual.with_floor(log_prob, self.config.exploration.at(progress))
+        return categorical.sample(floored, self._exploration).numpy()
+
+    def values(
+        self, critic: AgentNetwork, observation: Tensor, state: Tensor, actions: Int[Tensor, "*batch agents"]
+    ) -> Float[Tensor, "*batch agents actions"]:
+        """Return the team's value of every action of each agent, with the others' actions fixed.
+
+        Args:
+            critic: `critic` or `target_critic`.
+            observation: shape (*batch, agents, features).
+            state: shape (*batch, state).
+            actions: joint actions; an agent's own has no influence on its row.
+        """
+        seen = self.config.features(observation)
+        whole = self.config.features(state).unsqueeze(-2).expand(*seen.shape[:-1], -1)
+        return critic(torch.cat([seen, whole, counterfactual.others_actions(actions, self._most)], -1))
+
+    def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
+        """Do one step of the critic and one of the actors on a rollout."""
+        config, epsilon = self.config, self.config.exploration.at(progress)
+        logits_t, logits_tp1 = self.actors.both(batch)
+        log_prob_t = self._log_probs(logits_t, batch.available_actions, epsilon)
+        value_t = self.values(self.critic, batch.observation, batch.state, batch.actions)
+        target_t = self._target(batch, self._log_probs(logits_tp1, batch.next_available_actions, epsilon))
+        critic_loss = losses.squared_td_loss(losses.chosen_value(value_t, batch.actions), target_t, batch.valid)
+        advantage_t = counterfactual.counterfactual_advantage(value_t.detach(), log_prob_t.detach(), batch.actions)
+        taken_t = losses.chosen_value(log_prob_t, batch.actions)
+        entropy = losses.mean_of_valid(categorical.entropy(log_prob_t), batch.valid)
+        bonus = config.entropy.at(progress) * entropy
+        norms = optimization.descend(
+            (critic_loss, self.critic_optimizer),
+            (losses.policy_gradient_loss(taken_t, advantage_t, batch.valid) - bonus, self.actor_optimizer),
+            max_gradient_norm=config.max_gradient_norm,
+        )
+        if all(map(math.isfinite, norms)):
+            self.num_updates += 1
+            config.target.apply(self.target_critic, self.critic, self.num_updates)
+        return {
+            "critic_loss": float(critic_loss.detach()),
+            "entropy": float(entropy.detach()),
+            "critic_gradient_norm": norms[0],
+            "actor_gradient_norm": norms[1],
+        }
+
+    def _log_probs(self, logits: Tensor, available: Tensor, epsilon: float) -> Tensor:
+        allowed = counterfactual.usable(available, self._spec.cardinalities)
+        return counterfactual.with_floor(categorical.masked_log_probs(logits, allowed), epsilon)
+
+    @torch.no_grad()
+    def _target(self, batch: Batch, log_prob_tp1: Tensor) -> Float[Tensor, "time batch agents"]:
+        drawn = categorical.sample(log_prob_tp1, self._bootstrap).to(batch.actions.device)
+        known = counterfactual.goes_on(batch).unsqueeze(-1)
+        action_tp1 = batch.actions.roll(-1, 0).where(known, drawn)
+        value_tp1 = self.values(self.target_critic, batch.next_observation, batch.next_state, action_tp1)
+        bootstrap = counterfactual.following_value(value_tp1, log_prob_tp1, batch)
+        reward = batch.reward.mean(-1, keepdim=True).expand_as(bootstrap)
+        return counterfactual.agents_target(batch, reward, self.config.discount, bootstrap, self.config.trace)

@@ -1,0 +1,152 @@
+"""Coordinated reinforcement learning: Q is a sum of tables on a graph, maximised exactly by variable elimination."""
+
+import math
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from factor_q import FactorGraph, FactorQ, Factors
+from spnpolicy import coordination
+from spnpolicy.algorithms.protocol import Batch
+from spnpolicy.algorithms.saving import saves
+from spnpolicy.algorithms.settings import LearnerSettings
+from spnpolicy.envs.protocol import EnvSpec, Step
+from spnpolicy.exploration import EpsilonSchedule, require_some_action
+from spnpolicy.losses import squared_td_loss
+from spnpolicy.networks import TargetUpdate, existing_actions, frozen_copy
+from spnpolicy.returns import q_target
+from spnpolicy.training.decoding import require
+from spnpolicy.training.optimization import descend, make_optimizer
+from spnpolicy.training.seeding import Streams
+
+
+@dataclass(frozen=True)
+class Config(LearnerSettings, coordination.GraphSettings):
+    """Settings of coordinated reinforcement learning."""
+
+    factors: Literal["neural", "linear"] = "neural"
+    """Tables from a network of the agents' observations, or linear in their features (`hidden` is then not used)."""
+    share_factors: bool = True
+    """With neural factors, one network for all tables of a shape; false gives every table its own."""
+    double_q: bool = False
+    """Choose next joint actions with the online tables, value them with the target's."""
+    max_entries: int = 2**20
+    """Most table entries that elimination may hold for one state; wider graphs are refused at the start."""
+    target: TargetUpdate = field(default_factory=TargetUpdate)
+    """How the target tables follow; rate 1 bootstraps from the online ones, as published."""
+    exploration: EpsilonSchedule = field(default_factory=lambda: EpsilonSchedule(start=0.2, end=0.02))
+    """Probability of a random joint action; all agents of an environment explore at once."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.max_entries >= 1, "max_entries", self.max_entries, "at least 1")
+
+
+@saves("critic", "target_critic", "optimizer", "num_updates")
+class Coordinated:
+    """Q(o, u) = sum_j Q_j(o_E, u_E) over small groups E of agents, learned from one global error.
+
+    The target is y = r + discount * max_u Q(o', u), exact over all joint actions by variable elimination, in
+    time exponential only in the width of the graph. All Q_j share the error y - Q: with linear tables the step is
+    w_j += rate * (y - Q) * phi_j. The common reward is the mean over agents.
+
+    Source: Guestrin, Lagoudakis and Parr 2002.
+    """
+
+    def __init__(self, config: Config, spec: EnvSpec, streams: Streams) -> None:
+        self.config = config
+        self.graph = coordination.coordination_graph(config, spec.cardinalities, streams.integer("pairs"))
+        coordination.require_tractable(self.graph, config.max_entries)
+        size = config.features.size(spec.observation_size)
+        with streams.initialization("coordinated"):
+            if config.factors == "linear":
+                self.critic = LinearFactors(self.graph, size)
+            else:
+                options = {"per_agent": True, "agent_id": True, "share_factors": config.share_factors}
+                self.critic = FactorQ(self.graph, size, hidden=config.hidden, **options)
+        self.target_critic = frozen_copy(self.critic)
+        self.optimizer = make_optimizer(self.critic.parameters(), config.learning_rate)
+        self.num_updates = 0
+        self._has_masks = spec.has_action_masks
+        self._existing = existing_actions(spec.cardinalities).numpy()
+        self._exploration = streams.numpy("exploration")
+
+    def joint_factors(self, observation: Float[Tensor, "batch agents features"]) -> Factors:
+        """Return the tables whose sum is Q, for every query of `factor_q`."""
+        return self.critic(self.config.features(observation))
+
+    @torch.no_grad()
+    def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
+        """Take the exactly best joint action or, if `explore`, now and then a random one."""
+        available = step.available_actions & self._existing
+        require_some_action(available)
+        device = next(self.critic.parameters()).device
+        factors = self.joint_factors(torch.tensor(step.observation, dtype=torch.float32, device=device))
+        greedy = self._best(factors, torch.tensor(available, device=device)).cpu().numpy()
+        epsilon = self.config.exploration.at(progress) if explore else 0.0
+        return coordination.explore_around(
+            greedy, available, epsilon=epsilon, generator=self._exploration, together=True
+        )
+
+    def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
+        """Do one gradient step of all tables on the squared global error."""
+        config = self.config
+        q_t = self.joint_factors(batch.observation)(batch.actions)
+        target_t = q_target(batch.reward.mean(-1), config.discount, batch.terminated, self._next_value(batch))
+        loss = squared_td_loss(q_t, target_t)
+        norm = descend((loss, self.optimizer), max_gradient_norm=config.max_gradient_norm)[0]
+        if math.isfinite(norm):
+            self.num_updates += 1
+            config.target.apply(self.target_critic, self.critic, self.num_updates)
+        return {"loss": loss.item(), "joint_value": q_t.mean().item(), "gradient_norm": norm}
+
+    @torch.no_grad()
+    def _next_value(self, batch: Batch) -> Float[Tensor, " batch"]:
+        available = batch.next_available_actions
+        factors = self.target_critic(self.config.features(batch.next_observation))
+        chooser = self.joint_factors(batch.next_observation) if self.config.double_q else factors
+        return coordination.zero_where_stuck(factors(self._best(chooser, available)), available)
+
+    def _best(self, factors: Factors, available: Bool[Tensor, "batch agents actions"]) -> Int[Tensor, "batch agents"]:
+        return coordination.eliminate(coordination.allow(factors, available) if self._has_masks else factors)
+
+
+class LinearFactors(nn.Module):
+    """Tables linear in the features of their agents: Q_j(o, u_E) = w_j[u_E] . phi_j(o), phi_j = (1, x_i for i in E).
+
+    Args:
+        graph: the scopes.
+        size: features per agent.
+    """
+
+    def __init__(self, graph: FactorGraph, size: int) -> None:
+        super().__init__()
+        self.graph = graph
+        runs = groupby(range(graph.num_factors), key=graph.table_shapes.__getitem__)
+        self.runs = nn.ModuleList(_LinearRun([graph.scopes[j] for j in run], size, shape) for shape, run in runs)
+
+    def forward(self, features: Float[Tensor, "*batch agents features"]) -> Factors:
+        """Return the tables of each state; at the start all are 0."""
+        return Factors.from_flat(self.graph, torch.cat([run(features) for run in self.runs], -1))
+
+
+class _LinearRun(nn.Module):
+    """The entries of tables of one shape that follow each other, in one multiplication."""
+
+    agents: Tensor
+
+    def __init__(self, scopes: list[tuple[int, ...]], size: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        count, arity = len(scopes), len(shape)
+        self.register_buffer("agents", torch.tensor(scopes, dtype=torch.long).reshape(count, arity), persistent=False)
+        self.bias = nn.Parameter(torch.zeros(count, math.prod(shape)))
+        self.weight = nn.Parameter(torch.zeros(count, arity * size, math.prod(shape)))
+
+    def forward(self, features: Float[Tensor, "*batch agents features"]) -> Float[Tensor, "*batch entries"]:
+        seen = features[..., self.agents, :].flatten(-2)
+        return (torch.einsum("...fp,fpe->...fe", seen, self.weight) + self.bias).flatten(-2)

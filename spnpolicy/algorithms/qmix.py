@@ -1,0 +1,120 @@
+"""QMIX: the team's value rises with every agent's utility, by weights that depend on the state."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from spnpolicy.agent_network import agent_network
+from spnpolicy.algorithms import settings
+from spnpolicy.algorithms.protocol import Batch, Memory
+from spnpolicy.algorithms.saving import saves
+from spnpolicy.envs.protocol import EnvSpec, Step
+from spnpolicy.exploration import act_epsilon_greedy
+from spnpolicy.losses import chosen_value, squared_td_loss
+from spnpolicy.mixers import QMixer, WeightTransform
+from spnpolicy.networks import frozen_copy
+from spnpolicy.returns import greedy_value
+from spnpolicy.training.decoding import require
+from spnpolicy.training.optimization import descend, make_optimizer
+from spnpolicy.training.seeding import Streams
+
+
+@dataclass(frozen=True)
+class Config(settings.ValueSettings):
+    """Settings of QMIX."""
+
+    embedding: int = 32
+    """Hidden units of the mixing network."""
+    mixer_hidden: int = 64
+    """Hidden units of the networks that give the mixing weights from the state."""
+    mixing_weights: WeightTransform = "absolute"
+    """How mixing weights are made positive; "softplus" keeps them above 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("embedding", "mixer_hidden"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+
+
+class MixedValue(nn.Module):
+    """The agents' utilities and the mixer on top of them: one network with one target."""
+
+    def __init__(self, spec: EnvSpec, config: Config):
+        super().__init__()
+        self.utilities = agent_network(spec, config)
+        self.mixer = QMixer(
+            spec.num_agents,
+            spec.state_size,
+            embedding=config.embedding,
+            hidden=config.mixer_hidden,
+            weights=config.mixing_weights,
+            features=config.features,
+        )
+
+    def of(self, utility_t: Float[Tensor, "*batch agents actions"], batch: Batch) -> Float[Tensor, "*batch"]:
+        """Return Q_tot of what was done, from the utilities of all actions."""
+        return self.mixer(chosen_value(utility_t, batch.actions), batch.state)
+
+    @torch.no_grad()
+    def best_following(
+        self, batch: Batch, selector_tp1: Float[Tensor, "*batch agents actions"] | None
+    ) -> Float[Tensor, "*batch"]:
+        """Return Q_tot of the agents' best actions after each step, without gradient."""
+        utility_tp1 = self.utilities.following(batch)
+        best_tp1 = greedy_value(utility_tp1, batch.next_available_actions, selector_tp1=selector_tp1)
+        return self.mixer(best_tp1, batch.next_state)
+
+
+@saves("value", "target", "optimizer", "num_updates")
+class QMIX:
+    """Monotonic value decomposition: Q_tot(s, u) = f(Q_1(o_1, u_1), ..., Q_n(o_n, u_n); s), f rising in each Q_i.
+
+    Learned from the team's reward, the mean over agents, with y = r + discount * f(max_a Q_1(o_1', a), ...; s'). The
+    weights of f are functions of the state, which is needed in training only. What is not monotonic in any order
+    of the agents' actions can only be approximated: on the climbing game no fit has a mean squared error below 110.82.
+
+    Source: Rashid et al. 2018.
+    """
+
+    def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
+        self.config = config
+        with streams.initialization("qmix"):
+            self.value = MixedValue(spec, config)
+        self.target = frozen_copy(self.value)
+        self.optimizer = make_optimizer(self.value.parameters(), config.learning_rate)
+        self.num_updates = 0
+        self.needs = settings.value_needs(config, self.value.utilities)
+        self._random = streams.numpy("exploration")
+
+    def joint_value(
+        self,
+        observation: Float[Tensor, "*batch agents features"],
+        state: Float[Tensor, "*batch state"],
+        actions: Int[Tensor, "*batch agents"],
+    ) -> Float[Tensor, "*batch"]:
+        """Return Q_tot of joint actions; for networks without memory."""
+        return self.value.mixer(chosen_value(self.value.utilities(observation), actions), state)
+
+    def act(
+        self, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
+    ) -> Int[np.ndarray, "envs agents"]:
+        """Choose epsilon-greedily by utility; the state is not looked at."""
+        chance = self.config.exploration.at(progress) if explore else 0.0
+        return act_epsilon_greedy(self.value.utilities, step, epsilon=chance, generator=self._random, memory=memory)
+
+    def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
+        """Do one gradient step on (y - Q_tot)^2 for utilities and mixer together."""
+        utility_t, utility_tp1 = self.value.utilities.both(batch)
+        q_t = self.value.of(utility_t, batch)
+        q_tp1 = self.target.best_following(batch, utility_tp1 if self.config.double_q else None)
+        target_t = settings.value_target(self.config, batch, batch.reward.mean(-1), q_tp1)
+        loss = squared_td_loss(q_t, target_t, batch.valid)
+        norm = descend((loss, self.optimizer), max_gradient_norm=self.config.max_gradient_norm)[0]
+        if math.isfinite(norm):
+            self.num_updates += 1
+            self.config.target.apply(self.target, self.value, self.num_updates)
+        return {"loss": loss.item(), "joint_value": q_t.mean().item(), "gradient_norm": norm}

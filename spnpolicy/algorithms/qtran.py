@@ -1,0 +1,158 @@
+"""QTRAN: a free joint value, and utilities that are made to agree with it where it matters."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from spnpolicy import exploration, losses, mixers, networks
+from spnpolicy.agent_network import agent_network
+from spnpolicy.algorithms import settings
+from spnpolicy.algorithms.protocol import Batch, Memory
+from spnpolicy.algorithms.saving import saves
+from spnpolicy.envs.protocol import EnvSpec, Step
+from spnpolicy.training import optimization
+from spnpolicy.training.decoding import require
+from spnpolicy.training.seeding import Streams
+
+
+@dataclass(frozen=True)
+class Config(settings.ValueSettings):
+    """Settings of QTRAN."""
+
+    variant: Literal["base", "alt"] = "base"
+    """What is asked of joint actions that are not the agents' best: "base" only that their value is not exceeded,
+    "alt" that for each agent some action reaches it."""
+    lambda_opt: float = 1.0
+    """Weight of agreeing with the joint value at the agents' best actions."""
+    lambda_nopt: float = 0.1
+    """Weight of what is asked elsewhere."""
+    embedding: int = 64
+    """Length of the code of an agent's observation and action, and hidden units of the networks behind it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.embedding >= 1, "embedding", self.embedding, "at least 1")
+        for name in ("lambda_opt", "lambda_nopt"):
+            require(getattr(self, name) >= 0.0, name, getattr(self, name), "at least 0")
+
+
+class Factorization(nn.Module):
+    """All that learns: the agents' utilities, the joint value, and the offset V_jt(s) between them."""
+
+    def __init__(self, spec: EnvSpec, config: Config):
+        super().__init__()
+        self.utilities = agent_network(spec, config)
+        self.critic = mixers.JointCritic(spec, config, config.embedding)
+        size = config.features.size(spec.state_size)
+        self.offset = networks.mlp((size, config.embedding, config.embedding, 1), output_gain=0.01)
+
+
+class Terms(NamedTuple):
+    """The three parts of the loss, and what they are about."""
+
+    td: Float[Tensor, ""]
+    """How far the joint value is from its target; moves the joint value only."""
+    opt: Float[Tensor, ""]
+    """How far the transformed value is from it at the agents' best actions; moves utilities and offset only."""
+    nopt: Float[Tensor, ""]
+    """How far it breaks the condition of the variant elsewhere; moves utilities and offset only."""
+    joint_value: Float[Tensor, "*batch"]
+    """Q_jt of what was done."""
+
+
+@saves("networks", "targets", "optimizer", "num_updates")
+class QTRAN:
+    """Value factorization by transformation: sum_i q_i(o_i, u_i) + V_jt(s) stands for a joint value Q_jt(s, u).
+
+    Q_jt learns from the team's reward, the mean over agents, with y = r + discount * Q_jt(s', best actions by q). The
+    transformed value must equal Q_jt at the agents' best actions and be an upper bound of it elsewhere; then these
+    actions are best for Q_jt. No gradient of these two conditions reaches Q_jt, and no target network is used in them.
+
+    Source: Son et al. 2019.
+    """
+
+    def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
+        self.config = config
+        with streams.initialization("qtran"):
+            self.networks = Factorization(spec, config)
+        self.targets = networks.frozen_copy(self.networks)
+        self.optimizer = optimization.make_optimizer(self.networks.parameters(), config.learning_rate)
+        self.num_updates = 0
+        self.needs = settings.value_needs(config, self.networks.utilities)
+        self._draws = streams.numpy("exploration")
+
+    def act(
+        self, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
+    ) -> Int[np.ndarray, "envs agents"]:
+        """Choose epsilon-greedily by utility; the joint value is not looked at."""
+        utilities, epsilon = self.networks.utilities, self.config.exploration.at(progress) if explore else 0.0
+        return exploration.act_epsilon_greedy(utilities, step, epsilon=epsilon, generator=self._draws, memory=memory)
+
+    def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
+        """Do one gradient step on the sum of the three terms."""
+        terms = self.terms(batch)
+        loss = terms.td + self.config.lambda_opt * terms.opt + self.config.lambda_nopt * terms.nopt
+        norms = optimization.descend((loss, self.optimizer), max_gradient_norm=self.config.max_gradient_norm)
+        if np.isfinite(norms).all():
+            self.num_updates += 1
+            self.config.target.apply(self.targets, self.networks, self.num_updates)
+        return {name: float(value.detach().mean()) for name, value in terms._asdict().items()} | {
+            "gradient_norm": norms[0]
+        }
+
+    def terms(self, batch: Batch) -> Terms:
+        """Return the parts of the loss on a batch."""
+        utility_t, utility_tp1 = self.networks.utilities.both(batch)
+        codes = self.networks.critic.codes(batch)
+        value_t = self.networks.critic(codes, batch.actions, batch.state)
+        target_t = self._target(batch, utility_tp1)
+        best = greedy_actions(utility_t.detach(), batch.available_actions)
+        offset = self.networks.offset(self.config.features(batch.state)).squeeze(-1)
+        with torch.no_grad():
+            best_value = self.networks.critic(codes, best, batch.state)
+        gap_at_best = losses.chosen_value(utility_t, best).sum(-1) + offset - best_value
+        if self.config.variant == "base":
+            chosen = losses.chosen_value(utility_t, batch.actions).sum(-1)
+            violation = (chosen + offset - value_t.detach()).clamp_max(0.0).square()
+        else:
+            with torch.no_grad():
+                others = self.networks.critic.deviations(codes, batch.actions, batch.state)
+            gaps = mixers.deviation_sums(utility_t, batch.actions) + offset[..., None, None] - others
+            violation = smallest_gap(gaps, batch.actions, batch.available_actions).square().sum(-1)
+        return Terms(
+            losses.squared_td_loss(value_t, target_t, batch.valid),
+            losses.mean_of_valid(gap_at_best.square(), batch.valid),
+            losses.mean_of_valid(violation, batch.valid),
+            value_t,
+        )
+
+    @torch.no_grad()
+    def _target(self, batch: Batch, online: Float[Tensor, "*batch agents actions"]) -> Float[Tensor, "*batch"]:
+        chooser = online if self.config.double_q else self.targets.utilities.following(batch)
+        best = greedy_actions(chooser, batch.next_available_actions)
+        value_tp1 = self.targets.critic(self.targets.critic.following_codes(batch), best, batch.next_state)
+        # Where an agent has no action there is no joint action either.
+        impossible = ~batch.next_available_actions.any(-1).all(-1)
+        value_tp1 = value_tp1.masked_fill(impossible, 0.0)
+        return settings.value_target(self.config, batch, batch.reward.mean(-1), value_tp1)
+
+
+def greedy_actions(
+    utilities: Float[Tensor, "*batch actions"], available: Bool[Tensor, "*batch actions"]
+) -> Int[Tensor, "*batch"]:
+    """Return the best available action of each row; the first one where none is available."""
+    return utilities.masked_fill(~available, -torch.inf).argmax(-1)
+
+
+def smallest_gap(
+    gaps: Float[Tensor, "*batch agents actions"],
+    actions: Int[Tensor, "*batch agents"],
+    available: Bool[Tensor, "*batch agents actions"],
+) -> Float[Tensor, "*batch agents"]:
+    """Return each agent's smallest gap over its available actions; the one taken is always among them."""
+    allowed = available.scatter(-1, actions.unsqueeze(-1), True)
+    return gaps.masked_fill(~allowed, torch.inf).amin(-1)

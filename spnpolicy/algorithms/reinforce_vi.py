@@ -1,0 +1,120 @@
+"""The sampling relative of the exact-ELBO actor-critic: the same objective, its gradient from the score function."""
+
+from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits import CircuitDistribution
+from factor_q import Factors
+from spnpolicy.algorithms import spn_ac
+from spnpolicy.algorithms.protocol import Batch
+from spnpolicy.algorithms.saving import saves
+from spnpolicy.envs.protocol import EnvSpec, Step
+from spnpolicy.losses import policy_gradient_loss
+from spnpolicy.training.decoding import require
+from spnpolicy.training.seeding import Streams
+
+
+@dataclass(frozen=True)
+class Config(spn_ac.Config):
+    """Settings of the sampling actor-critic; those of spn_ac mean the same."""
+
+    samples: int = 16
+    """Joint actions drawn per state, for the policy's gradient and for the value of what follows."""
+    baseline: Literal["leave_one_out", "none"] = "leave_one_out"
+    """What a sample is compared with: the mean of the other samples of its state, or nothing."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = 1 if self.baseline == "none" else 2
+        require(self.samples >= least, "samples", self.samples, f"at least {least} with baseline {self.baseline!r}")
+
+
+class Drawn(NamedTuple):
+    """Samples of a policy, the sample axis first."""
+
+    log_prob: Float[Tensor, "samples batch"]
+    """With gradient."""
+    soft_return: Float[Tensor, "samples batch"]
+    """R = Q(u) - temperature * log pi(u), without gradient; its mean estimates the ELBO."""
+
+
+@saves("learner")
+class ReinforceVI:
+    """Maximum-entropy actor-critic that replaces every expectation under its policy by a mean over samples.
+
+    Networks, circuit, critic and temperature are those of spn_ac. The policy's gradient is the mean of
+    grad log pi(u) * (R(u) - b) over samples u, and the critic's target the mean of R in the next state: unbiased both,
+    but noisy. What is lost against spn_ac is what exact expectations are worth.
+
+    Source: Vora, Centralised MARL by leveraging tractable inference; Kool, van Hoof and Welling 2019.
+    """
+
+    def __init__(self, config: Config, spec: EnvSpec, streams: Streams) -> None:
+        self.config = config
+        exact = {part.name: getattr(config, part.name) for part in fields(spn_ac.Config)}
+        self.learner = spn_ac.SPNActorCritic(spn_ac.Config(**exact), spec, streams)
+        self._samples = streams.torch("samples")
+        self._has_masks = spec.has_action_masks
+
+    def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
+        """Sample joint actions, or take the exact mode."""
+        return self.learner.act(step, explore=explore, progress=progress)
+
+    def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
+        """Do one step of the critic, one of the policy, and one of the temperature."""
+        with torch.no_grad():
+            following = self._draw(self.learner.target_critic, batch.next_observation, batch.next_available_actions)
+            target_t = self.learner.target(batch, following[1].soft_return.mean(0))
+        q_t, drawn = self._draw(self.learner.critic, batch.observation, batch.available_actions)
+        loss = score_function_loss(drawn, self.config.baseline)
+        elbo, entropy = drawn.soft_return.mean(0), -drawn.log_prob.detach().mean(0)
+        return self.learner.learn(batch, q_t, target_t, loss, elbo, entropy, progress)
+
+    def to(self, device: torch.device) -> None:
+        """Move all networks to a device; actions are still drawn on the CPU."""
+        self.learner.to(device)
+
+    def _draw(self, critic: torch.nn.Module, observation: Tensor, available: Tensor) -> tuple[Factors, Drawn]:
+        features = self.config.features(observation)
+        q: Factors = critic(features)
+        pi: CircuitDistribution = self.learner.policy(features)
+        pi = pi.condition(available) if self._has_masks else pi
+        return q, draw(pi, q, self.learner.temperature.value, self.config.samples, self._samples)
+
+
+def draw(pi: CircuitDistribution, q: Factors, temperature: float, count: int, generator: torch.Generator) -> Drawn:
+    """Draw joint actions and say how probable and how good they are.
+
+    Args:
+        pi: the policy, batch shape (batch,).
+        q: action values, batch shape (batch,).
+        temperature: weight of the entropy.
+        count: samples per batch row.
+        generator: source of the randomness, on the CPU.
+    """
+    on_cpu = pi if pi.logits.device.type == "cpu" else CircuitDistribution(pi.circuit, pi.logits.detach().cpu())
+    actions = on_cpu.sample((count,), generator=generator).to(pi.logits.device)
+    log_prob = pi.log_prob(actions)
+    with torch.no_grad():
+        return Drawn(log_prob, q.detach()(actions) - temperature * log_prob)
+
+
+def score_function_loss(drawn: Drawn, baseline: str) -> Float[Tensor, ""]:
+    """Return a number whose gradient is minus an unbiased estimate of that of the mean ELBO.
+
+    With "leave_one_out" each sample is compared with the mean of the others; a mean that holds the sample itself would
+    shrink the gradient by (samples - 1) / samples. The derivative of -log pi inside R is 0 on average and left out.
+
+    Args:
+        drawn: samples, at least two per row with "leave_one_out".
+        baseline: "leave_one_out" or "none".
+    """
+    value, count = drawn.soft_return, len(drawn.soft_return)
+    if baseline == "leave_one_out":
+        value = (value - value.mean(0)) * (count / (count - 1))
+    return policy_gradient_loss(drawn.log_prob, value)

@@ -1,0 +1,157 @@
+"""Wolpertinger: an actor proposes a point in the space of joint actions, a critic chooses among the nearest ones."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from spnpolicy.algorithms.protocol import Batch
+from spnpolicy.algorithms.saving import saves
+from spnpolicy.algorithms.settings import LearnerSettings, LinearSchedule
+from spnpolicy.envs.protocol import EnvSpec, Step
+from spnpolicy.exploration import EpsilonSchedule, require_some_action
+from spnpolicy.losses import mean_of_valid, squared_td_loss
+from spnpolicy.nearest import EmbeddingKind, JointCritic, best_of, nearest_joint_actions, playable
+from spnpolicy.networks import TargetUpdate, frozen_copy, mlp
+from spnpolicy.proposals import sometimes_uniform
+from spnpolicy.returns import q_target
+from spnpolicy.training.decoding import require
+from spnpolicy.training.optimization import descend, make_optimizer
+from spnpolicy.training.seeding import Streams
+
+
+@dataclass(frozen=True)
+class Config(LearnerSettings):
+    """Settings of Wolpertinger."""
+
+    learning_rate: float = 1e-3
+    """Step size of Adam on the critic."""
+    policy_learning_rate: float = 1e-4
+    """Step size of Adam on the actor."""
+    neighbours: int = 32
+    """Joint actions that the critic chooses from; all of them if there are no more. The authors take 5 to 10 % of all,
+    and find that 1 often fails."""
+    embedding: EmbeddingKind = "one_hot"
+    """Where joint actions lie: "one_hot" at corners, "code" on a line per agent, for actions that have an order."""
+    noise: LinearSchedule = field(default_factory=lambda: LinearSchedule(start=0.5, end=0.1, share=0.5))
+    """Standard deviation of the noise on the proposed point; one-hot coordinates span 1, codes 2."""
+    exploration: EpsilonSchedule = field(default_factory=EpsilonSchedule)
+    """Probability of a random joint action besides: noise changes nothing where all joint actions are neighbours."""
+    target: TargetUpdate = field(default_factory=lambda: TargetUpdate(rate=1e-3))
+    """How the target actor and critic follow."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.neighbours >= 1, "neighbours", self.neighbours, "at least 1")
+        require(self.policy_learning_rate > 0.0, "policy_learning_rate", self.policy_learning_rate, "above 0")
+        require(min(self.noise.start, self.noise.end) >= 0.0, "noise", self.noise, "0 or more")
+
+
+class Actor(nn.Module):
+    """The proposed point f(s): a network of the state, bounded to the box that holds all joint actions."""
+
+    def __init__(self, config: Config, state_size: int, size: int, bounds: tuple[float, float]):
+        super().__init__()
+        self._features = config.features
+        self._bounds = bounds
+        self.network = mlp((config.features.size(state_size), *config.hidden, size), output_gain=0.01)
+
+    def forward(self, state: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch size"]:
+        """Return the point of each state."""
+        low, high = self._bounds
+        return low + (high - low) * self.network(self._features(state)).sigmoid()
+
+
+@saves("actor", "target_actor", "actor_optimizer", "critic", "target_critic", "critic_optimizer", "num_updates")
+class Wolpertinger:
+    """Deterministic policy gradient in a space of points, and the best of the joint actions near the point.
+
+    pi(s) = argmax of Q(s, u) over the k joint actions u nearest to f(s); they are found exactly, without enumeration.
+    The critic learns y = r + discount * (1 - d) * Q_target(s', pi_target(s')), with the whole policy, from what was
+    executed. The actor climbs grad_a Q(s, a) at the proposed point a = f(s) itself. Both move at once, from the values
+    before the step. The common reward is the mean over agents.
+
+    Source: Dulac-Arnold et al. 2015.
+    """
+
+    def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
+        self.config = config
+        with streams.initialization("wolpertinger"):
+            self.critic = JointCritic(spec, config.hidden, config.features, config.embedding)
+            embedding = self.critic.embedding
+            self.actor = Actor(config, spec.state_size, embedding.size, embedding.bounds)
+        self.target_actor, self.target_critic = frozen_copy(self.actor), frozen_copy(self.critic)
+        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.policy_learning_rate)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.learning_rate)
+        self.num_updates = 0
+        self._generator = streams.torch("exploration")
+
+    @torch.no_grad()
+    def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
+        """Choose the best neighbour of the proposed point; with `explore`, of a point with noise on it.
+
+        Raises:
+            EnvError: an agent has no available action; the message names environment and agent.
+        """
+        exists = self.critic.embedding.exists
+        require_some_action(step.available_actions & exists.cpu().numpy())
+        available = torch.tensor(step.available_actions, device=exists.device) & exists
+        state = torch.tensor(step.state, dtype=torch.float32, device=exists.device)
+        point = self.actor(state)
+        if explore:
+            noise = torch.randn(point.shape, generator=self._generator).to(point.device)
+            point = point + self.config.noise.at(progress) * noise
+        actions, _ = self._best_neighbour(self.critic, state, point, available)
+        if explore:
+            epsilon = self.config.exploration.at(progress)
+            actions = sometimes_uniform(actions, available, epsilon=epsilon, generator=self._generator)
+        return actions.cpu().numpy()
+
+    def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
+        """Do one step of the critic, one of the actor, and one of their targets."""
+        value_t = self.critic(batch.state, batch.actions.unsqueeze(-2)).squeeze(-1)
+        critic_loss = squared_td_loss(value_t, self._target(batch), batch.valid)
+        actor_loss, proposed_value = self._actor_loss(batch)
+        steps = (critic_loss, self.critic_optimizer), (actor_loss, self.actor_optimizer)
+        critic_norm, actor_norm = descend(*steps, max_gradient_norm=self.config.max_gradient_norm)
+        if math.isfinite(critic_norm) and math.isfinite(actor_norm):
+            self.num_updates += 1
+            for slow, fast in ((self.target_critic, self.critic), (self.target_actor, self.actor)):
+                self.config.target.apply(slow, fast, self.num_updates)
+        return {
+            "critic_loss": critic_loss.item(),
+            "value": value_t.detach().mean().item(),
+            "proposed_value": proposed_value.item(),
+            "critic_gradient_norm": critic_norm,
+            "actor_gradient_norm": actor_norm,
+        }
+
+    def _actor_loss(self, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Return a loss with the gradient -grad_a Q(s, a) grad f(s), and the mean of Q(s, f(s)).
+
+        The slope of Q is taken out first, so that no gradient of this loss reaches the critic's parameters.
+        """
+        point = self.actor(batch.state)
+        place = point.detach().requires_grad_()
+        value = self.critic.at(batch.state, place.unsqueeze(-2)).squeeze(-1)
+        (slope,) = torch.autograd.grad(value.sum(), place)
+        return -mean_of_valid((slope * point).sum(-1), batch.valid), mean_of_valid(value.detach(), batch.valid)
+
+    @torch.no_grad()
+    def _target(self, batch: Batch) -> Float[Tensor, "*batch"]:
+        exists = self.critic.embedding.exists
+        available, some = playable(batch.next_available_actions, exists)
+        point = self.target_actor(batch.next_state)
+        _, value_tp1 = self._best_neighbour(self.target_critic, batch.next_state, point, available)
+        value_tp1 = value_tp1.masked_fill(~some, 0.0)
+        return q_target(batch.reward.mean(-1), self.config.discount, batch.terminated, value_tp1)
+
+    def _best_neighbour(
+        self, critic: JointCritic, state: Tensor, point: Tensor, available: Bool[Tensor, "*batch agents actions"]
+    ) -> tuple[Int[Tensor, "*batch agents"], Float[Tensor, "*batch"]]:
+        distance = critic.embedding.distances(point).masked_fill(~available, math.inf)
+        neighbours, _ = nearest_joint_actions(distance, self.config.neighbours)
+        return best_of(critic, state, neighbours)

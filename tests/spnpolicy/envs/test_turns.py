@@ -1,0 +1,42 @@
+"""Games written turn by turn: the lean conversion shows what PettingZoo's own shows."""
+
+import numpy as np
+import pytest
+from mpe2 import simple_adversary_v3, simple_speaker_listener_v4, simple_spread_v3, simple_tag_v3
+from pettingzoo.utils.conversions import aec_to_parallel_wrapper
+
+from spnpolicy.envs.turns import lean
+
+GAMES = (simple_spread_v3, simple_speaker_listener_v4, simple_tag_v3, simple_adversary_v3)
+
+
+def same(first, second):
+    assert first.keys() == second.keys()
+    for agent, value in first.items():
+        np.testing.assert_array_equal(value, second[agent])
+
+
+@pytest.mark.parametrize("game", GAMES, ids=lambda game: game.__name__.rpartition(".")[2])
+def test_shows_what_the_usual_conversion_shows(game):
+    usual, ours = game.parallel_env(max_cycles=7), lean(game.parallel_env(max_cycles=7))
+    assert type(usual) is aec_to_parallel_wrapper
+    assert type(ours) is not type(usual)
+    rng = np.random.default_rng(0)
+    for episode in range(3):
+        starts = [env.reset(seed=episode) for env in (usual, ours)]
+        same(starts[0][0], starts[1][0])
+        for _ in range(7):
+            actions = {agent: int(rng.integers(usual.action_space(agent).n)) for agent in usual.agents}
+            theirs, mine = usual.step(actions), ours.step(actions)
+            for a, b in zip(theirs[:4], mine[:4], strict=True):
+                same(dict(a), b)
+            assert usual.agents == ours.agents
+        assert not ours.agents
+
+
+def test_other_games_stay_as_they_are():
+    class Own:
+        pass
+
+    env = Own()
+    assert lean(env) is env
