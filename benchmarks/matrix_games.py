@@ -129,7 +129,15 @@ def draw(results: dict[str, dict[str, list[dict[str, Any]]]], path: Path) -> Non
             for place in np.ndindex(table.shape):
                 is_dark = abs(table[place]) > 0.6 * np.abs(payoff).max()
                 color = "white" if is_dark else "black"
-                axes.text(place[1], place[0], f"{round(float(table[place]), 2) + 0.0:g}", ha="center", va="center", fontsize=7, color=color)
+                axes.text(
+                    place[1],
+                    place[0],
+                    f"{round(float(table[place]), 2) + 0.0:g}",
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color=color,
+                )
             if column:
                 best = found[name][0]["action"]
                 frame = plt.Rectangle((best[1] - 0.5, best[0] - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=2)

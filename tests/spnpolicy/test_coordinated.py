@@ -154,7 +154,7 @@ def linear_case():
 
 def test_linear_factors_move_along_their_features_by_one_global_error():
     algorithm, batch = linear_case()
-    values = algorithm.joint_factors(batch.observation).tables
+    values = algorithm.joint_factors(batch.observation).detach().tables
     joint = list(itertools.product(range(2), range(3), range(2), range(3)))
     best = max(float(algorithm.target_critic(batch.next_observation)(torch.tensor([u]))) for u in joint)
     scopes, actions = algorithm.graph.scopes, batch.actions[0].tolist()
@@ -261,9 +261,9 @@ def largest_regret(name, updates, batch_size=None, **options):
 
 def test_the_greedy_policy_on_a_ring_of_machines_is_that_of_value_iteration():
     linear = {"factors": "linear", "learning_rate": 0.05}
-    assert largest_regret("coordinated", 200, **linear) == 0.0
+    assert largest_regret("coordinated", 120, **linear) == 0.0
     # Tables of single agents cannot tell that neighbours should not reboot together.
-    assert largest_regret("coordinated", 200, graph="scopes", **linear) > 0.2
+    assert largest_regret("coordinated", 120, graph="scopes", **linear) > 0.2
 
 
 @pytest.mark.slow
@@ -273,11 +273,11 @@ def test_networks_learn_the_policy_of_value_iteration_too(name):
     assert regret == 0.0
 
 
-@pytest.mark.parametrize("options", [{"factors": "linear"}, {"double_q": True}, {"share_factors": False}])
+@pytest.mark.parametrize("options", [{"factors": "linear"}, {"double_q": True, "share_factors": False}])
 @pytest.mark.parametrize("ending", CHAIN_VALUE_OF_B)
 def test_time_limits_bootstrap_and_ends_do_not(ending, options):
     options = {"discount": 0.8, "hidden": (32,), "learning_rate": 5e-3, "target": {"rate": 0.1}} | options
-    algorithm = learn("coordinated", chain(ending), updates=400, batch_size=64, **options)
+    algorithm = learn("coordinated", chain(ending), updates=300, batch_size=64, **options)
     values = algorithm.joint_factors(chain_observation()[0]).max()[0].detach()
     of_b = CHAIN_VALUE_OF_B[ending]
     np.testing.assert_allclose(values, [0.8 * of_b, of_b], rtol=0.01)

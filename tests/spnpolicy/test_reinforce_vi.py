@@ -111,7 +111,7 @@ def test_it_learns_a_bandit(baseline):
 @pytest.mark.parametrize("ending", CHAIN_VALUE_OF_B)
 def test_time_limits_bootstrap_and_ends_do_not(ending):
     algorithm = learn(
-        "reinforce_vi", chain(ending), updates=220, discount=0.8, hidden=(32,), learning_rate=1e-2,
+        "reinforce_vi", chain(ending), updates=220, discount=0.8, hidden=(32,), learning_rate=5e-3,
         target={"rate": 0.3}, batch_size=64, temperature={"automatic": False, "initial": 1e-5},
     )  # fmt: skip
     q = algorithm.learner.critic(algorithm.config.features(chain_observation()[0]))
