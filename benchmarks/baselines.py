@@ -40,7 +40,7 @@ from spnpolicy.training.metrics import read_metrics
 SHARED: dict[str, Any] = {"hidden": [64, 64], "learning_rate": 1e-3}
 OWN: dict[str, dict[str, Any]] = {
     "rbm": {"hidden": [64], "sweeps": 10},
-    "aql": {"num_proposed": 50, "num_uniform": 50},
+    "aql": {"num_proposed": 16, "num_uniform": 16},
 }
 """Settings of single algorithms on top: one hidden layer is all that a Boltzmann machine has, and fewer samples."""
 

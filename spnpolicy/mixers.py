@@ -29,7 +29,8 @@ class QMixer(nn.Module):
 
     Q_tot = w2(s) . ELU(W1(s) q + b1(s)) + v(s), where W1 and w2 are made positive and the offsets are free. The best
     joint action is then made of the agents' best actions. With "absolute" a weight may be 0: other joint actions can
-    be equally good. The weights start with random offsets, so that they can learn where the state is always 0.
+    be equally good. Q_tot is convex in the utilities, as ELU is: monotonic values that level off are only approximated.
+    The weights start with random offsets, so that they can learn where the state is always 0.
 
     Args:
         num_agents: number of utilities.

@@ -375,7 +375,7 @@ def test_a_trained_proposal_beats_many_more_uniform_draws(kind, seed):
     uniform = learner.values(state, proposals.uniform_joint_actions(mask, 500, generator)).amax(-1).mean()
     largest = learner.values.largest(state).mean()
     print(f"{kind}, seed {seed}: closes {(drawn - uniform) / (largest - uniform):.3f} of the gap")
-    # 0.89 or more in a pilot of three seeds.
+    # 0.81 or more in a pilot of three seeds.
     assert drawn - uniform > 0.7 * (largest - uniform)
 
 

