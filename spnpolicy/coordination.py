@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 import factor_q
-from factor_q import FactorGraph, Factors
+from factor_q import FactorGraph, Factors, NotTractableError
 from factor_q.approximate.conditionals import ascend_coordinates, conditional_plan
 from factor_q.elimination import DEFAULT_MAX_ENTRIES, check_memory
 from factor_q.plan import peak, sizes
@@ -83,9 +83,15 @@ def require_tractable(graph: FactorGraph, max_entries: int) -> None:
     """Raise unless elimination for one state holds at most so many table entries.
 
     Raises:
-        NotTractableError: the graph is too wide; the message says by how much.
+        ConfigError: the graph is too wide; the message says by how much.
     """
-    check_memory(Factors.from_flat(graph, torch.zeros(graph.num_entries)), None, _held(graph), max_entries)
+    try:
+        check_memory(Factors.from_flat(graph, torch.zeros(graph.num_entries)), None, _held(graph), max_entries)
+    except NotTractableError as problem:
+        raise ConfigError(
+            f"{str(problem).splitlines()[0]} Take another graph (such as 'ring', or 'random' with few num_pairs), a "
+            "larger max_entries, or dcg, which maximises approximately."
+        ) from problem
 
 
 @torch.no_grad()

@@ -46,13 +46,13 @@ ALGORITHMS: dict[str, Entry] = {
         "spnpolicy.algorithms.mean_field:MeanField", "the same with independent agents",
         "maximum-entropy actor-critic", _STATE, "Vora; Jordan et al. 1999",
     ),
+    "reinforce_vi": Entry(
+        "spnpolicy.algorithms.reinforce_vi:ReinforceVI", "the circuit policy of spn_ac, trained on sampled gradients",
+        "maximum-entropy actor-critic", _STATE, "Vora; Williams 1992; Kool et al. 2019",
+    ),
     "iql": Entry(
         "spnpolicy.algorithms.iql:IQL", "every agent learns action values of its own",
         "value-based, independent", _ALONE, "Tan 1993; Tampuu et al. 2017",
-    ),
-    "reinforce_vi": Entry(
-        "spnpolicy.algorithms.reinforce_vi:ReinforceVI", "the circuit policy of spn_ac, trained on sampled gradients",
-        "maximum-entropy actor-critic", _STATE, "Vora; Kool et al. 2019 (leave-one-out baseline)",
     ),
     "vdn": Entry(
         "spnpolicy.algorithms.vdn:VDN", "the joint action value is the sum of the agents' values",

@@ -56,7 +56,7 @@ def joint_policy(run: LoadedRun, step: Step, env: int = 0) -> CircuitDistributio
         env: which environment of the batch.
 
     Raises:
-        ConfigError: the algorithm learns action values only.
+        ConfigError: the algorithm has no joint distribution over actions.
     """
     policies = all_policies(run, step)
     return CircuitDistribution(policies.circuit, policies.logits[env].double(), validate_args=False)
@@ -66,13 +66,12 @@ def all_policies(run: LoadedRun, step: Step) -> CircuitDistribution:
     """Return the joint policy in every state of a step, shape (envs,).
 
     Raises:
-        ConfigError: the algorithm learns action values only.
+        ConfigError: the algorithm has no joint distribution over actions.
     """
     policy_at: Any = getattr(run.algorithm, "policy_at", None)
     if policy_at is None:
         raise ConfigError(
-            f"{run.config.algorithm} learns action values and has no joint distribution to ask. "
-            "Train spn_ac or mean_field instead."
+            f"{run.config.algorithm} has no joint distribution over actions to ask. Train spn_ac or mean_field instead."
         )
     with torch.no_grad():
         return policy_at(step)

@@ -58,7 +58,7 @@ CASES = {
     "corrupt checkpoint": (["evaluate", "corrupt"], "does not match its SHA-256"),
     "checkpoint without a manifest": (["evaluate", "torn"], "manifest.json"),
     "config of another kind": (["evaluate", "misconfigured"], "not valid JSON"),
-    "query of action values": (["query", "vdn"], "vdn learns action values"),
+    "query of action values": (["query", "vdn"], "vdn has no joint distribution"),
     "agent out of range": ([*QUERY, "--given", "2=stay"], "there is no agent '2'; agents are 0 to 1"),
     "negative agent": ([*QUERY, "--given=-1=stay"], "there is no agent '-1'"),
     "action out of range": ([*QUERY, "--given", "0=6"], "unknown action of agent 0 '6'"),
