@@ -1,0 +1,163 @@
+"""Bugs in the baselines: windows, memories, mixers, counterfactuals, clipped steps and the games they play."""
+
+from tests.planted.bug import Bug
+
+T = "tests/spnpolicy/test_"
+A = "spnpolicy/algorithms/"
+
+BUGS = (
+    Bug(
+        "windows: the memory of an episode outlives it",
+        "spnpolicy/agent_network.py",
+        "hidden = hidden.masked_fill(ended_t[:, None, None], 0.0)",
+        "hidden = hidden.masked_fill(ended_t[:, None, None], 1.0)",
+        (f"{T}agent_network.py",),
+    ),
+    Bug(
+        "player: what was remembered is never forgotten",
+        "spnpolicy/player.py",
+        "is_over = step.terminated | step.truncated",
+        "is_over = step.terminated & step.truncated",
+        (f"{T}algorithms.py::test_a_recurrent_policy_needs_its_memory_and_forgets_at_the_end_of_an_episode",),
+    ),
+    Bug(
+        "player: the memory is not in the checkpoint",
+        "spnpolicy/training/learning.py",
+        '        self._player.load_state_dict(state["player"])\n',
+        "",
+        (f"{T}resume.py::test_a_resumed_run_with_a_memory_equals_the_unbroken_one",),
+    ),
+    Bug(
+        "trajectories: a failed step counts",
+        "spnpolicy/trajectories.py",
+        'rows["valid"] = ~failed',
+        'rows["valid"] = failed | True',
+        (f"{T}trajectories.py",),
+    ),
+    Bug(
+        "trajectories: windows are drawn from one environment",
+        "spnpolicy/trajectories.py",
+        "torch.randint(envs, (count,), generator=self._generator)",
+        "torch.randint(1, (count,), generator=self._generator)",
+        (f"{T}trajectories.py",),
+    ),
+    Bug(
+        "lambda-returns: a time limit is looked through",
+        "spnpolicy/returns.py",
+        "mixed = torch.where(ended_t[t], value_tp1[t],",
+        "mixed = torch.where(terminated_t[t], value_tp1[t],",
+        (f"{T}actor_critic.py",),
+    ),
+    Bug(
+        "rewards: standardised by the variance",
+        "spnpolicy/rewards.py",
+        "(self.squares / self.count) ** 0.5",
+        "(self.squares / self.count)",
+        (f"{T}trajectories.py",),
+    ),
+    Bug(
+        "policies: the entropy is punished",
+        "spnpolicy/actor_critic.py",
+        "return loss - entropy_weight * entropy, entropy.detach()",
+        "return loss + entropy_weight * entropy, entropy.detach()",
+        (f"{T}actor_critic.py",),
+    ),
+    Bug(
+        "ppo: the larger surrogate is taken",
+        "spnpolicy/losses.py",
+        "(ratio * advantage_t).minimum(",
+        "(ratio * advantage_t).maximum(",
+        (f"{T}actor_critic.py",),
+    ),
+    Bug(
+        "qmix: mixing weights of any sign",
+        "spnpolicy/mixers.py",
+        '{"absolute": torch.abs,',
+        '{"absolute": torch.clone,',
+        (f"{T}qmix.py",),
+    ),
+    Bug(
+        "qmix: the target mixes with the state of before",
+        f"{A}qmix.py",
+        "return self.mixer(best_tp1, batch.next_state)",
+        "return self.mixer(best_tp1, batch.state)",
+        (f"{T}qmix.py",),
+    ),
+    Bug(
+        "qtran: the bound is a lower one",
+        f"{A}qtran.py",
+        "value_t.detach()).clamp_max(0.0).square()",
+        "value_t.detach()).clamp_min(0.0).square()",
+        (f"{T}qtran.py",),
+    ),
+    Bug(
+        "coma: no baseline",
+        "spnpolicy/counterfactual.py",
+        "return chosen_value(value_t, action_t) - expected(log_prob_t, value_t)",
+        "return chosen_value(value_t, action_t)",
+        (f"{T}coma.py",),
+    ),
+    Bug(
+        "pareto_ac: forgets that its critic is optimistic",
+        f"{A}pareto_ac.py",
+        "advantage = chosen_value(best, batch.actions) - value.detach()",
+        "advantage = q.detach()(batch.actions.unsqueeze(-2)) - value.detach()",
+        (f"{T}pareto_ac.py",),
+    ),
+    Bug(
+        "central_q: the target is the online network",
+        f"{A}central_q.py",
+        "greedy_value(self.target(features_tp1), mask_tp1",
+        "greedy_value(self.network(features_tp1), mask_tp1",
+        (f"{T}central.py",),
+    ),
+    Bug(
+        "rbm: the next action is that of before",
+        f"{A}rbm.py",
+        "actions_tp1 = batch.actions.roll(-1, 0)",
+        "actions_tp1 = batch.actions.clone()",
+        (f"{T}rbm.py",),
+    ),
+    Bug(
+        "reinforce_vi: a sample is in its own baseline",
+        f"{A}reinforce_vi.py",
+        "(value - value.mean(0)) * (count / (count - 1))",
+        "(value - value.mean(0))",
+        (f"{T}reinforce_vi.py",),
+    ),
+    Bug(
+        "wolpertinger: noise in greedy play",
+        f"{A}wolpertinger.py",
+        "        if explore:\n            noise = ",
+        "        if not explore:\n            noise = ",
+        (f"{T}wolpertinger.py", f"{T}algorithms.py"),
+    ),
+    Bug(
+        "coordinated: the best action is the worst",
+        "spnpolicy/coordination.py",
+        ".max(max_entries=limit)[1] for part in parts]",
+        ".max(max_entries=limit)[1] * 0 for part in parts]",
+        (f"{T}coordinated.py",),
+    ),
+    Bug(
+        "foraging: agents that aim at one cell all move",
+        "spnpolicy/envs/foraging_arrays.py",
+        ".sum(-1) == 1",
+        ".sum(-1) >= 1",
+        ("tests/spnpolicy/envs/test_foraging_arrays.py",),
+    ),
+    Bug(
+        "foraging: everyone who loads takes part",
+        "spnpolicy/envs/foraging_arrays.py",
+        "takes_part = loads[mine] & (distance == 1)",
+        "takes_part = loads[mine]",
+        ("tests/spnpolicy/envs/test_foraging_arrays.py",),
+    ),
+    Bug(
+        "assignment: a task pays everyone who chose it",
+        "spnpolicy/envs/assignment_game.py",
+        "np.maximum.at(best,",
+        "np.add.at(best,",
+        ("tests/spnpolicy/envs/test_assignment_game.py",),
+    ),
+)
