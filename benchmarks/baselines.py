@@ -13,9 +13,11 @@ one where that is known, the team's return otherwise.
 """
 
 import argparse
+import multiprocessing
 import platform
 import statistics
 import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,16 +25,14 @@ from typing import Any
 import torch
 
 from spnpolicy.algorithms import ALGORITHMS
-from spnpolicy.experiments.engines import make_engine
 from spnpolicy.experiments.plan import Environment, Plan, cross, open_folder, trial_folder
 from spnpolicy.experiments.reports.csv_files import curves_csv, runs_csv, table_csv
 from spnpolicy.experiments.reports.folder import Report, make_report
 from spnpolicy.experiments.reports.pictures import draw_pictures
 from spnpolicy.experiments.reports.runs import read_run
 from spnpolicy.experiments.reports.tables import interval_text
-from spnpolicy.experiments.runner import run_trials
 from spnpolicy.experiments.statistics import Interval, interval_over_runs
-from spnpolicy.experiments.trials import is_finished
+from spnpolicy.experiments.trials import is_finished, run_trial
 from spnpolicy.training.config import TrainConfig
 from spnpolicy.training.files import replace_file
 from spnpolicy.training.metrics import read_metrics
@@ -146,6 +146,19 @@ def plan_of(name: str, suite: Suite, algorithms: list[str]) -> Plan:
     )  # fmt: skip
 
 
+def run_all(plan: Plan, folder: Path, workers: int) -> None:
+    """Run what is missing of a plan in processes that take one trial after the other; a trial that fails is named."""
+    context = multiprocessing.get_context("spawn")
+    with open_folder(folder, plan), ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+        alone = replace(plan, trials=())
+        missing = [trial for trial in plan.trials if not is_finished(trial, folder)]
+        runs = {pool.submit(run_trial, alone, trial, folder): trial for trial in missing}
+        for done, run in enumerate(as_completed(runs), 1):
+            problem = run.exception()
+            outcome = "done" if problem is None else f"failed: {problem}"
+            print(f"{plan.name}: {done} of {len(runs)}, {runs[run].name} {outcome}", file=sys.stderr, flush=True)
+
+
 def speeds(plan: Plan, folder: Path) -> dict[str, float]:
     """Return the median over runs of env steps per second of wall time, evaluations included, of each algorithm."""
     rates: dict[str, list[float]] = {}
@@ -177,8 +190,10 @@ def scores(plan: Plan, folder: Path, suite: Suite) -> dict[tuple[str, str], Inte
     values: dict[tuple[str, str], list[float]] = {}
     for trial in plan.trials:
         if is_finished(trial, folder):
-            final = read_run(trial_folder(folder, trial)).final
-            values.setdefault((trial.algorithm, trial.environment), []).append(final[suite.measure] * suite.factor)
+            run = read_run(trial_folder(folder, trial))
+            # The undiscounted return is known of the evaluations during training, the last of which is at the end.
+            score = run.final.get(suite.measure, run.histories[suite.measure].values[-1]) * suite.factor
+            values.setdefault((trial.algorithm, trial.environment), []).append(float(score))
     return {key: interval_over_runs(each) for key, each in values.items()}
 
 
@@ -229,12 +244,7 @@ def main() -> None:
         train = replace(suite.train, steps=steps, evaluate_every=max(1, steps // 20), log_every=max(1, steps // 10))
         suite = replace(suite, seeds=options.seeds or suite.seeds, train=replace(train, checkpoint_every=steps))
         plan, folder = plan_of(name, suite, options.algorithms), options.runs / name
-        engine = make_engine("local", workers=options.workers, threads=1)
-        with open_folder(folder, plan):
-            statuses = run_trials(plan, folder, engine)
-        for status in statuses:
-            if status.state == "failed":
-                print(f"{status.name} failed: {status.problem.splitlines()[0]}", flush=True)
+        run_all(plan, folder, options.workers)
         write_suite(make_report([folder]), speeds(plan, folder), options.out / name)
         parts += section(name, suite, plan, folder, options.algorithms)
         replace_file(options.out / "README.md", "\n".join([*head, *parts]).encode())
