@@ -107,7 +107,7 @@ SUITES: dict[str, Suite] = {
         _train(20_000, num_envs=32, evaluation_episodes=64),
         seeds=1,
         frequencies=0,
-        without=("central_q", "central_a2c", "coordinated", "pareto_ac"),
+        without=("central_q", "central_a2c", "pareto_ac"),
         episodes=200,
     ),
     "coverage_quick": Suite(
