@@ -1,6 +1,7 @@
 """Shared by the tests of algorithms: data of any kind they need, one-step games, and the two-state chain."""
 
 import numpy as np
+import pytest
 import torch
 from chain_env import ChainEnv
 
@@ -109,5 +110,7 @@ def chain_observation(agents=2):
     return torch.eye(2)[:, None].expand(2, agents, 2), torch.eye(2)
 
 
+ENDINGS = ("truncated", pytest.param("terminated", marks=pytest.mark.slow))
+"""Of the chain, where learning it takes seconds: one in every run of the tests, the other in the long ones."""
 CHAIN_VALUE_OF_B = {"terminated": 1.0, "truncated": 5.0}
 """At discount 0.8, by the way the chain ends; A is worth 0.8 times that."""

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from learning_cases import CHAIN_VALUE_OF_B, CLIMBING, chain, full_batch, game_spec, learn
+from learning_cases import CHAIN_VALUE_OF_B, CLIMBING, ENDINGS, chain, full_batch, game_spec, learn
 from scipy import stats
 from torch import nn
 
@@ -297,7 +297,7 @@ FEW = {"num_proposed": 5, "num_uniform": 20, "entropy_draws": 2}
 
 
 @pytest.mark.parametrize("kind", ["autoregressive", pytest.param("circuit", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("ending", CHAIN_VALUE_OF_B)
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending, kind):
     options = {"discount": 0.8, "hidden": (32,), "learning_rate": 1e-2, "target": {"rate": 0.2}, "proposal": kind}
     learner = learn("aql", chain(ending), updates=150, batch_size=64, **options, **FEW)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from learning_cases import CHAIN_VALUE_OF_B, chain, chain_observation, full_batch, learn, play, store_for
+from learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, full_batch, learn, play, store_for
 
 import factor_q
 from factor_q import FactorGraph, Factors
@@ -277,10 +277,10 @@ def test_networks_learn_the_policy_of_value_iteration_too(name):
     "options",
     [
         {"factors": "linear", "features": {"frequencies": 0}, "learning_rate": 2e-2},
-        {"double_q": True, "share_factors": False},
+        pytest.param({"double_q": True, "share_factors": False}, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("ending", CHAIN_VALUE_OF_B)
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending, options):
     options = {"discount": 0.8, "hidden": (32,), "learning_rate": 2e-3, "target": {"rate": 0.2}} | options
     algorithm = learn("coordinated", chain(ending), updates=250, batch_size=64, **options)

@@ -164,7 +164,11 @@ def test_pair_payoffs_represent_two_player_games(payoff, best, options, most):
 
 @pytest.mark.parametrize(
     ("ending", "options"),
-    [("terminated", {}), ("truncated", {}), ("truncated", {"state_value": True, "double_q": False})],
+    [
+        pytest.param("terminated", {}, marks=pytest.mark.slow),
+        ("truncated", {}),
+        pytest.param("truncated", {"state_value": True, "double_q": False}, marks=pytest.mark.slow),
+    ],
 )
 def test_time_limits_bootstrap_and_ends_do_not(ending, options):
     algorithm = learn(
@@ -175,6 +179,7 @@ def test_time_limits_bootstrap_and_ends_do_not(ending, options):
     np.testing.assert_allclose(values_of(algorithm, *chain_observation()), [0.8 * of_b, of_b], rtol=0.01)
 
 
+@pytest.mark.slow
 def test_agents_with_memories_and_weights_of_their_own_learn_the_chain():
     algorithm = learn(
         "dcg", chain("terminated"), updates=250, batch_size=32, discount=0.8, hidden=(16,), embedding=16,

@@ -24,7 +24,8 @@ settings = TrainConfig(steps=248, num_envs=8, batch_size=16, warmup_steps=40, up
                        evaluate_every=160, evaluation_episodes=4, checkpoint_every=120, seed=7)
 OWN = {"reinforce": {"rollout": 9}, "rbm": {"sweeps": 3}, "aql": {"num_proposed": 8, "num_uniform": 8}}
 for name in ALGORITHMS:
-    config = RunConfig(name, "coverage", {"hidden": [8]} | OWN.get(name, {}), {"agents": 2, "size": 3, "episode_limit": 9}, settings)
+    options = {"hidden": [8]} | OWN.get(name, {})
+    config = RunConfig(name, "coverage", options, {"agents": 2, "size": 3, "episode_limit": 9}, settings)
     train(config, Path(sys.argv[1]) / name)
 """
 

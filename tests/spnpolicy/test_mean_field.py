@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from learning_cases import CHAIN_VALUE_OF_B, chain, chain_observation, game_spec, learn
+from learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, game_spec, learn
 
 from circuits import CircuitDistribution, structures
 from factor_q import FactorGraph, Factors
@@ -110,7 +110,7 @@ def test_forbidden_actions_have_probability_zero_and_no_influence():
 
 
 @pytest.mark.parametrize("solver", [pytest.param("gradient", marks=pytest.mark.slow), "coordinate_ascent"])
-@pytest.mark.parametrize("ending", CHAIN_VALUE_OF_B)
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending, solver):
     algorithm = learn(
         "mean_field", chain(ending), updates=220, discount=0.8, hidden=(32,), learning_rate=5e-3,

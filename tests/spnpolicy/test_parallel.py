@@ -46,7 +46,7 @@ def test_two_halves_of_a_batch_give_the_step_of_the_whole_batch(together, name):
 def test_a_smaller_batch_gives_another_step():
     # The test above can fail: with half of the data the parameters are elsewhere.
     whole = updated(global_batch(32), "vdn", updates=3)
-    half = updated(type(global_batch(32))(*(column[:16] for column in global_batch(32))), "vdn", updates=3)
+    half = updated(type(global_batch(32))(*(column[:16] for column in global_batch(32)[:9])), "vdn", updates=3)
     assert max(float((a - b).abs().max()) for a, b in zip(whole, half, strict=True)) > 1e-4
 
 

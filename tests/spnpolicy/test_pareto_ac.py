@@ -8,7 +8,17 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from learning_cases import CHAIN_VALUE_OF_B, CLIMBING, as_window, chain, chain_observation, full_batch, game_spec, learn
+from learning_cases import (
+    CHAIN_VALUE_OF_B,
+    CLIMBING,
+    ENDINGS,
+    as_window,
+    chain,
+    chain_observation,
+    full_batch,
+    game_spec,
+    learn,
+)
 from window_cases import backward_targets, disturb, random_window
 
 from factor_q import FactorGraph, Factors
@@ -160,7 +170,7 @@ def test_one_of_two_optima_is_chosen_together_if_it_is_better_or_if_ties_are_bro
 
 
 @pytest.mark.parametrize("critic", ["table", "factors"])
-@pytest.mark.parametrize("ending", CHAIN_VALUE_OF_B)
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending, critic):
     learner = learn(
         "pareto_ac", chain(ending), updates=150, rollout=3, discount=0.8, hidden=(32,), learning_rate=1e-3,

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from learning_cases import CHAIN_VALUE_OF_B, chain, chain_observation, game_spec, learn
+from learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, game_spec, learn
 
 from circuits import CircuitDistribution, structures
 from factor_q import FactorGraph, Factors
@@ -96,7 +96,7 @@ def test_the_mean_return_is_the_elbo():
     assert error < STANDARD_ERRORS * found.std() / len(found) ** 0.5
 
 
-@pytest.mark.parametrize("baseline", ["leave_one_out", "none"])
+@pytest.mark.parametrize("baseline", ["leave_one_out", pytest.param("none", marks=pytest.mark.slow)])
 def test_it_learns_a_bandit(baseline):
     env = make_env("matrix_game", payoff=[[0.0, 1.0], [0.2, 0.0]], num_envs=32)
     algorithm = learn(
@@ -108,7 +108,7 @@ def test_it_learns_a_bandit(baseline):
     assert (algorithm.act(step, explore=True) == [0, 1]).all(-1).mean() > 0.8
 
 
-@pytest.mark.parametrize("ending", CHAIN_VALUE_OF_B)
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending):
     algorithm = learn(
         "reinforce_vi", chain(ending), updates=220, discount=0.8, hidden=(32,), learning_rate=5e-3,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from learning_cases import CHAIN_VALUE_OF_B, chain, chain_observation, learn
+from learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, learn
 
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.algorithms.protocol import Batch
@@ -97,6 +97,7 @@ def learn_game(name, game, steps, seed=0, **options):
     return learner, step
 
 
+@pytest.mark.slow
 def test_two_equal_optima_a_joint_policy_keeps_both_and_mean_field_keeps_one():
     """10 on the diagonal of a 2x2 table: the smallest reason to want a joint policy."""
     options = {"temperature": FIXED | {"initial": 1.0}, "learning_rate": 1e-2, "policy_learning_rate": 1e-2}
@@ -192,7 +193,7 @@ def test_a_lost_entropy_raises_the_temperature_at_once_and_any_other_by_small_st
         assert temperature.value == pytest.approx(0.1, rel=0.01)
 
 
-@pytest.mark.parametrize("ending", CHAIN_VALUE_OF_B)
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending):
     learner = learn("spn_ac", chain(ending), updates=220, batch_size=64, **CHAIN_OPTIONS)
     q = learner.critic(learner.config.features(chain_observation()[0]))

@@ -194,7 +194,7 @@ def cells_with(picture, color, size, cell):
 
 
 def test_foraging_shows_food_and_agents_where_they_are():
-    env = make_env("foraging", task="Foraging-5x5-2p-1f-v3", num_envs=4, render_mode="rgb_array")
+    env = make_env("foraging", task="Foraging-5x5-2p-1f-v3", num_envs=4, rescale=False, render_mode="rgb_array")
     step, generator = env.reset(seed=0), np.random.default_rng(0)
     ends = {True: 0, False: 0}
     for _ in range(120):
