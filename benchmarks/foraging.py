@@ -10,6 +10,7 @@ where it stopped.
 
 import argparse
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +113,11 @@ def main() -> None:
     plan = plan_of(options.algorithms, options.seeds)
     with open_folder(options.runs, plan):
         run_trials(plan, options.runs, make_engine("local", workers=options.workers, threads=1))
+    command = " ".join(["python benchmarks/foraging.py", *sys.argv[1:]])
     lines = [
         f"# {TASK}",
         "",
-        f"`python benchmarks/foraging.py`; torch {torch.__version__}, Python {platform.python_version()}, "
+        f"`{command}`; torch {torch.__version__}, Python {platform.python_version()}, "
         f"{options.workers} runs at a time, one thread each; final games: {options.episodes} of lbforaging.",
         "",
         "| algorithm | runs | env steps | mean team return at the end | first evaluation of "

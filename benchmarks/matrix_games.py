@@ -10,6 +10,7 @@ additive projection for VDN, and the least mean squared error that any monotonic
 
 import argparse
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,8 @@ def main() -> None:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
-    text = [f"{options.updates} gradient steps, {options.seeds} seeds, uniform data; {versions}"]
+    command = " ".join(["python benchmarks/matrix_games.py", *sys.argv[1:]])
+    text = [command, f"{options.updates} gradient steps, {options.seeds} seeds, uniform data; {versions}"]
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for game in options.games:
         results[game] = {}
