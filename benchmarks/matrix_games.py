@@ -120,7 +120,8 @@ def words(name: str, game: str, runs: list[dict[str, Any]]) -> list[str]:
 def draw(results: dict[str, dict[str, list[dict[str, Any]]]], path: Path) -> None:
     """Draw the tables of pay-offs and of what was learned side by side, the greedy joint action framed."""
     names = ["pay-offs", *TABLES]
-    figure, grid = plt.subplots(len(results), len(names), figsize=(1.75 * len(names), 1.8 * len(results)))
+    size = (1.75 * len(names), 1.8 * len(results))
+    figure, grid = plt.subplots(len(results), len(names), figsize=size, squeeze=False)
     for row, (game, found) in enumerate(results.items()):
         payoff = np.asarray(_payoff(game), float)
         for column, name in enumerate(names):
