@@ -116,10 +116,11 @@ def main() -> None:
         raw.append(env_rate(8, options.seconds / 3))
         for cell in cells:
             found[cell].append(training_rate(*cell, options.seconds))
+    command = " ".join(["python benchmarks/spread_throughput.py", *sys.argv[1:]])
     lines = [
         "# Training on simple_spread: env steps per CPU second",
         "",
-        f"`{' '.join(['python benchmarks/spread_throughput.py', *sys.argv[1:]])}`; median of {options.repeats}; torch {torch.__version__}, Python "
+        f"`{command}`; median of {options.repeats}; torch {torch.__version__}, Python "
         f"{platform.python_version()}, one thread. Random play with mpe2 alone: {np.median(alone):,.0f}; through the "
         f"adapter, 8 environments: {np.median(raw):,.0f}.",
         "",

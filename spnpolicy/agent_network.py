@@ -69,7 +69,7 @@ class AgentNetwork(nn.Module):
             self.cell = GatedCell(hidden[0], agents)
         widths = (*hidden, max(spec.cardinalities) if outputs is None else outputs)
         # What a cell remembers is bounded already, and its sign means something.
-        bend = [] if recurrent else [nn.ReLU()]
+        bend = [] if recurrent else [nn.ReLU(inplace=True)]
         self.head = nn.Sequential(*bend, *_layers(widths, agents, output_gain))
         missing = ~existing_actions(spec.cardinalities)
         self.missing_actions: Tensor | None
@@ -141,7 +141,7 @@ class AgentNetwork(nn.Module):
             observation = torch.cat([observation, state], -1)
         seen = self.features(observation)
         if self._is_shared:
-            return nn.functional.linear(seen, self.observation_weight) + self.agent_offset
+            return nn.functional.linear(seen, self.observation_weight).add_(self.agent_offset)
         return self.first(seen)
 
     def _outputs(self, embedded: Tensor) -> Tensor:
@@ -234,5 +234,5 @@ def _layers(sizes: Sequence[int], agents: int | None, output_gain: float) -> lis
         is_last = index == len(sizes) - 2
         layers.append(AgentLinear(agents, inputs, outputs, output_gain if is_last else math.sqrt(2)))
         if not is_last:
-            layers.append(nn.ReLU())
+            layers.append(nn.ReLU(inplace=True))
     return layers

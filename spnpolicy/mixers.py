@@ -68,11 +68,17 @@ class QMixer(nn.Module):
     ) -> Float[Tensor, "*batch"]:
         """Return Q_tot of these utilities in these states."""
         seen = self.features(state)
-        first_weight = self._positive(self.first_weight(seen)).unflatten(-1, self._shape)
-        mixed = (utilities.unsqueeze(-2) @ first_weight).squeeze(-2)
-        units = functional.elu(mixed + self.first_offset(seen))
-        last_weight = self._positive(self.last_weight(seen))
-        return (last_weight * units).sum(-1) + self.last_offset(seen).squeeze(-1)
+        # All that looks at the state does so in one product: four small ones take longer.
+        readers = (self.first_weight[0], self.last_weight[0], self.last_offset[0], self.first_offset)
+        weight, bias = (torch.cat([getattr(reader, name) for reader in readers]) for name in ("weight", "bias"))
+        sizes = [reader.out_features for reader in readers]
+        first, last, offset, shift = functional.linear(seen, weight, bias).split(sizes, -1)
+        first_weight = self._positive(self.first_weight[-1](first.relu())).unflatten(-1, self._shape)
+        # Not a matrix product: with a row of few agents per state it is slower than multiplying and adding.
+        mixed = (utilities.unsqueeze(-1) * first_weight).sum(-2)
+        units = functional.elu(mixed + shift)
+        last_weight = self._positive(self.last_weight[-1](last.relu()))
+        return (last_weight * units).sum(-1) + self.last_offset[-1](offset.relu()).squeeze(-1)
 
 
 class JointCritic(nn.Module):
