@@ -232,7 +232,7 @@ def test_iql_agents_learn_from_their_own_reward_and_vdn_from_the_mean():
     np.testing.assert_allclose(joint, np.full(4, 2.0), atol=0.02)
 
 
-@pytest.mark.parametrize("double_q", [True, False])
+@pytest.mark.parametrize("double_q", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("ending", "value_b"), [("terminated", 1.0), ("truncated", 5.0)])
 @pytest.mark.parametrize("name", ["iql", "vdn"])
 def test_time_limits_bootstrap_and_ends_do_not(name, ending, value_b, double_q):

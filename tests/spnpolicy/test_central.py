@@ -146,7 +146,9 @@ def test_central_q_bootstraps_at_time_limits_and_not_at_ends(ending, options):
     np.testing.assert_allclose(values, [0.8 * best, best], rtol=0.01)
 
 
-@pytest.mark.parametrize(("ending", "trace"), [("terminated", 0.0), ("truncated", 1.0)])
+@pytest.mark.parametrize(
+    ("ending", "trace"), [pytest.param("terminated", 0.0, marks=pytest.mark.slow), ("truncated", 1.0)]
+)
 def test_central_a2c_bootstraps_at_time_limits_and_not_at_ends(ending, trace):
     env = chain(ending, num_envs=8)
     options = FAST | {"target": {"rate": 0.5}, "critic_learning_rate": 0.01, "rollout": 4, "trace": trace}

@@ -287,6 +287,7 @@ def test_what_stands_in_a_failed_row_has_no_influence():
     assert ours == second.update(batch._replace(reward=spoilt), progress=0.1)
 
 
+@pytest.mark.slow
 def test_in_a_one_step_game_the_critic_learns_the_payoff():
     batch = as_window(full_batch(CLIMBING))
     learner = make_algorithm(

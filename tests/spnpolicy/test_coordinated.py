@@ -259,6 +259,7 @@ def largest_regret(name, updates, batch_size=None, **options):
     return float((q.max(-1) - q[np.arange(16), greedy]).max())
 
 
+@pytest.mark.slow
 def test_the_greedy_policy_on_a_ring_of_machines_is_that_of_value_iteration():
     linear = {"factors": "linear", "learning_rate": 0.05}
     assert largest_regret("coordinated", 120, **linear) == 0.0

@@ -122,6 +122,7 @@ def test_time_limits_bootstrap_and_ends_do_not(ending, solver):
     np.testing.assert_allclose(q.max()[0].detach(), [0.8 * value, value], rtol=0.01)
 
 
+@pytest.mark.slow
 def test_coordinate_ascent_needs_no_policy_network_and_plays_a_game():
     env = make_env("matrix_game", payoff=[[1.0, 5.0], [5.0, 9.0]], num_envs=32)
     algorithm = learn(
