@@ -15,7 +15,7 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray]"
-	$(BIN)/python -m pytest -q -n 2 -m slow --timeout 3600
+	TEST_EXAMPLES=100 $(BIN)/python -m pytest -q -n 2 -m slow --timeout 3600
 
 # 10,000 random circuits against enumeration, about 15 minutes on one core.
 exactness: $(READY)

@@ -20,11 +20,16 @@ hypothesis.settings.register_profile(
     "project",
     derandomize=True,
     deadline=None,
-    max_examples=100,
+    max_examples=int(os.environ.get("TEST_EXAMPLES", "50")),
     print_blob=True,
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
 )
 hypothesis.settings.load_profile("project")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest in one piece: at the end it would keep one process busy and the others idle."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
 
 
 @pytest.fixture
