@@ -1,7 +1,7 @@
 """Central Q-learning: the team as one agent, whose actions are the joint actions."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,12 +11,11 @@ from torch import Tensor
 from spnpolicy import joint_actions, losses
 from spnpolicy.algorithms.protocol import Batch, Needs
 from spnpolicy.algorithms.saving import saves
-from spnpolicy.algorithms.settings import LearnerSettings
+from spnpolicy.algorithms.settings import ReplaySettings
 from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.exploration import EpsilonSchedule, epsilon_greedy, require_some_action
-from spnpolicy.networks import TargetUpdate, frozen_copy, mlp
+from spnpolicy.exploration import epsilon_greedy, require_some_action
+from spnpolicy.networks import frozen_copy, mlp
 from spnpolicy.returns import greedy_value
-from spnpolicy.training.decoding import require
 from spnpolicy.training.optimization import descend, make_optimizer
 from spnpolicy.training.seeding import Streams
 
@@ -25,25 +24,8 @@ OUTPUT_GAIN = 0.01
 
 
 @dataclass(frozen=True)
-class Config(LearnerSettings):
-    """Settings of central Q-learning."""
-
-    double_q: bool = True
-    """Choose the next joint action with the online network, value it with the target network."""
-    trace: float = 0.0
-    """lambda of the targets: 0 for one-step targets; more looks further ahead in what was stored (Peng's Q(lambda),
-    not corrected for exploration)."""
-    sequence_length: int = 16
-    """Consecutive steps that are learned from at a time with a trace."""
-    target: TargetUpdate = field(default_factory=TargetUpdate)
-    """How the target network follows."""
-    exploration: EpsilonSchedule = field(default_factory=EpsilonSchedule)
-    """Probability of a random joint action."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.sequence_length >= 1, "sequence_length", self.sequence_length, "at least 1")
-        require(0.0 <= self.trace <= 1.0, "trace", self.trace, "between 0 and 1")
+class Config(ReplaySettings):
+    """Settings of central Q-learning; a random action is a random joint action."""
 
 
 @saves("network", "target", "optimizer", "num_updates")

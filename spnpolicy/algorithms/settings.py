@@ -56,18 +56,8 @@ class LearnerSettings:
 
 
 @dataclass(frozen=True)
-class AgentSettings(LearnerSettings):
-    """What learners with one network per agent have."""
-
-    share_parameters: bool = True
-    """One set of weights for all agents, which are told apart by their number; false gives each its own."""
-    recurrent: bool = False
-    """Let agents remember their observations in a GRU as wide as the first hidden layer."""
-
-
-@dataclass(frozen=True)
-class ValueSettings(AgentSettings):
-    """What learners of action values from replay have."""
+class ReplaySettings(LearnerSettings):
+    """What learners of action values from replay have, whatever their networks are."""
 
     double_q: bool = True
     """Choose next actions with the online network, value them with the target network."""
@@ -85,6 +75,21 @@ class ValueSettings(AgentSettings):
         super().__post_init__()
         require(self.sequence_length >= 1, "sequence_length", self.sequence_length, "at least 1")
         require(0.0 <= self.trace <= 1.0, "trace", self.trace, "between 0 and 1")
+
+
+@dataclass(frozen=True)
+class AgentSettings(LearnerSettings):
+    """What learners with one network per agent have."""
+
+    share_parameters: bool = True
+    """One set of weights for all agents, which are told apart by their number; false gives each its own."""
+    recurrent: bool = False
+    """Let agents remember their observations in a GRU as wide as the first hidden layer."""
+
+
+@dataclass(frozen=True)
+class ValueSettings(AgentSettings, ReplaySettings):
+    """What learners of each agent's action values from replay have."""
 
 
 def value_needs(config: ValueSettings, network: AgentNetwork) -> Needs:
