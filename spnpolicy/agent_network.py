@@ -68,9 +68,8 @@ class AgentNetwork(nn.Module):
         if recurrent:
             self.cell = GatedCell(hidden[0], agents)
         widths = (*hidden, max(spec.cardinalities) if outputs is None else outputs)
-        # What a cell remembers is bounded already, and its sign means something.
-        bend = [] if recurrent else [nn.ReLU(inplace=True)]
-        self.head = nn.Sequential(*bend, *_layers(widths, agents, output_gain))
+        # No ReLU behind a cell: what it remembers is bounded already, and its sign means something.
+        self.head = _layers(widths, agents, output_gain)
         missing = ~existing_actions(spec.cardinalities)
         self.missing_actions: Tensor | None
         has_missing = outputs is None and bool(missing.any())
@@ -89,7 +88,7 @@ class AgentNetwork(nn.Module):
         state: Float[Tensor, "*batch state"] | None = None,
     ) -> tuple[Float[Tensor, "*batch agents outputs"], Float[Tensor, "*batch agents memory"]]:
         """Return the outputs of a recurrent network for one more step, and what it then remembers."""
-        hidden = self.cell(self.cell.inputs(self._embed(observation, state).relu()), hidden)
+        hidden = self.cell(self.cell.inputs(self._embed(observation, state)), hidden)
         return self._outputs(hidden), hidden
 
     def look(self, step: Step, memory: Memory | None = None) -> Float[Tensor, "envs agents outputs"]:
@@ -120,7 +119,8 @@ class AgentNetwork(nn.Module):
     def both(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the outputs at the observations of a batch and, without gradient, at the next ones."""
         if not self.is_recurrent:
-            return self(batch.observation, batch.state), self.following(batch)
+            outputs = self(batch.observation, batch.state)
+            return outputs, self.following(batch) if batch.ended is None else self._shifted(outputs.detach(), batch)
         hidden = self._unroll(batch)
         with torch.no_grad():
             following, _ = self.advance(batch.next_observation, hidden, batch.next_state)
@@ -133,6 +133,16 @@ class AgentNetwork(nn.Module):
             return self.both(batch)[1]
         return self(batch.next_observation, batch.next_state)
 
+    @torch.no_grad()
+    def _shifted(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return the outputs at the next observations of a window, computing only those that are not its next rows."""
+        assert batch.ended is not None, "windows say where episodes end"
+        is_cut = batch.ended.clone()
+        is_cut[-1] = True
+        following = outputs.roll(-1, 0)
+        following[is_cut] = self(batch.next_observation[is_cut], batch.next_state[is_cut])
+        return following
+
     def _embed(self, observation: Tensor, state: Tensor | None) -> Tensor:
         if self._sees_state:
             if state is None:
@@ -141,8 +151,8 @@ class AgentNetwork(nn.Module):
             observation = torch.cat([observation, state], -1)
         seen = self.features(observation)
         if self._is_shared:
-            return nn.functional.linear(seen, self.observation_weight).add_(self.agent_offset)
-        return self.first(seen)
+            return nn.functional.linear(seen, self.observation_weight).add_(self.agent_offset).relu_()
+        return self.first(seen).relu()
 
     def _outputs(self, embedded: Tensor) -> Tensor:
         values = self.head(embedded)
@@ -154,7 +164,7 @@ class AgentNetwork(nn.Module):
         """Return what is remembered after each step of a window; the end of an episode wipes it out."""
         if batch.ended is None or batch.memory is None:
             raise ValueError("a recurrent network learns from windows of steps, not from single transitions.")
-        inputs = self.cell.inputs(self._embed(batch.observation, batch.state).relu())
+        inputs = self.cell.inputs(self._embed(batch.observation, batch.state))
         hidden, history = batch.memory, []
         if not hidden.shape[-1]:  # a network that did not act, such as a critic, begins without a memory
             hidden = hidden.new_zeros(*hidden.shape[:-1], self.memory_size)
@@ -226,13 +236,13 @@ def _linear(inputs: int, outputs: int, agents: int | None, gain: float) -> nn.Mo
     return AgentLinear(agents, inputs, outputs, gain)
 
 
-def _layers(sizes: Sequence[int], agents: int | None, output_gain: float) -> list[nn.Module]:
+def _layers(sizes: Sequence[int], agents: int | None, output_gain: float) -> nn.Sequential:
     if agents is None:
-        return list(mlp(sizes, output_gain=output_gain))
+        return mlp(sizes, output_gain=output_gain)
     layers: list[nn.Module] = []
     for index, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
         is_last = index == len(sizes) - 2
         layers.append(AgentLinear(agents, inputs, outputs, output_gain if is_last else math.sqrt(2)))
         if not is_last:
             layers.append(nn.ReLU(inplace=True))
-    return layers
+    return nn.Sequential(*layers)

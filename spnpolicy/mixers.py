@@ -13,7 +13,7 @@ from spnpolicy.algorithms.protocol import Batch
 from spnpolicy.envs.protocol import EnvSpec
 from spnpolicy.features import FourierFeatures
 from spnpolicy.losses import chosen_value
-from spnpolicy.networks import mlp
+from spnpolicy.networks import initialize_orthogonal, mlp
 
 WeightTransform = Literal["absolute", "softplus"]
 
@@ -36,7 +36,7 @@ class QMixer(nn.Module):
         num_agents: number of utilities.
         state_size: length of the state vector.
         embedding: hidden units of the mixing network.
-        hidden: hidden units of the networks that give W1, w2 and v.
+        hidden: hidden units of the networks that give W1 and w2; that of v has as many as the mixing network.
         weights: how W1 and w2 are made positive.
         features: what is seen of the state; None for the state as it is.
 
@@ -57,28 +57,24 @@ class QMixer(nn.Module):
         self.features = features or FourierFeatures(0)
         self._positive = WEIGHT_TRANSFORMS[weights]
         self._shape = (num_agents, embedding)
-        size = self.features.size(state_size)
-        self.first_weight = _hypernetwork(size, hidden, num_agents * embedding)
-        self.first_offset = nn.Linear(size, embedding)
-        self.last_weight = _hypernetwork(size, hidden, embedding)
-        self.last_offset = mlp((size, hidden, 1), output_gain=_OUTPUT_GAIN)
+        # All that looks at the state does so in one product: four small ones take longer.
+        self._parts = (hidden, hidden, embedding, embedding)
+        self.reader = nn.Linear(self.features.size(state_size), sum(self._parts))
+        self.first_weight = nn.Linear(hidden, num_agents * embedding)
+        self.last_weight = nn.Linear(hidden, embedding)
+        self.last_offset = initialize_orthogonal(nn.Linear(embedding, 1), _OUTPUT_GAIN)
 
     def forward(
         self, utilities: Float[Tensor, "*batch agents"], state: Float[Tensor, "*batch state"]
     ) -> Float[Tensor, "*batch"]:
         """Return Q_tot of these utilities in these states."""
-        seen = self.features(state)
-        # All that looks at the state does so in one product: four small ones take longer.
-        readers = (self.first_weight[0], self.last_weight[0], self.last_offset[0], self.first_offset)
-        weight, bias = (torch.cat([getattr(reader, name) for reader in readers]) for name in ("weight", "bias"))
-        sizes = [reader.out_features for reader in readers]
-        first, last, offset, shift = functional.linear(seen, weight, bias).split(sizes, -1)
-        first_weight = self._positive(self.first_weight[-1](first.relu())).unflatten(-1, self._shape)
+        first, last, offset, shift = self.reader(self.features(state)).split(self._parts, -1)
+        first_weight = self._positive(self.first_weight(first.relu())).unflatten(-1, self._shape)
         # Not a matrix product: with a row of few agents per state it is slower than multiplying and adding.
         mixed = (utilities.unsqueeze(-1) * first_weight).sum(-2)
         units = functional.elu(mixed + shift)
-        last_weight = self._positive(self.last_weight[-1](last.relu()))
-        return (last_weight * units).sum(-1) + self.last_offset[-1](offset.relu()).squeeze(-1)
+        last_weight = self._positive(self.last_weight(last.relu()))
+        return (last_weight * units).sum(-1) + self.last_offset(offset.relu()).squeeze(-1)
 
 
 class JointCritic(nn.Module):
@@ -145,11 +141,6 @@ def deviation_sums(
     """Return the sum of utilities of what a joint action becomes when one agent does something else."""
     chosen = chosen_value(utilities, actions)
     return utilities + (chosen.sum(-1, keepdim=True) - chosen).unsqueeze(-1)
-
-
-def _hypernetwork(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    # Not `mlp`: its offsets are zero, and the absolute value of a weight that is always 0 has no gradient.
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 
 def _code_of(codes: Tensor, actions: Int[Tensor, "*batch agents"]) -> Float[Tensor, "*batch agents embedding"]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from spnpolicy.errors import ConfigError
@@ -15,7 +15,19 @@ from spnpolicy.errors import ConfigError
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def mlp(sizes: Sequence[int], *, output_gain: float = 1.0) -> nn.Sequential:
+class Rows(nn.Sequential):
+    """Layers that see a batch of any shape as rows of one matrix.
+
+    A linear layer given more axes returns a view, and changing a view in place costs three copies when gradients flow.
+    """
+
+    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        """Apply the layers to every row."""
+        rows = super().forward(x.reshape(-1, x.shape[-1]))
+        return rows.reshape(*x.shape[:-1], rows.shape[-1])
+
+
+def mlp(sizes: Sequence[int], *, output_gain: float = 1.0) -> Rows:
     """Build linear layers with a ReLU between any two of them.
 
     Weights start orthogonal with gain sqrt(2), the last ones with `output_gain`; biases start at zero.
@@ -32,8 +44,9 @@ def mlp(sizes: Sequence[int], *, output_gain: float = 1.0) -> nn.Sequential:
         is_last = index == len(sizes) - 2
         layers.append(initialize_orthogonal(nn.Linear(inputs, outputs), output_gain if is_last else math.sqrt(2)))
         if not is_last:
-            layers.append(nn.ReLU())
-    return nn.Sequential(*layers)
+            # In place: no linear layer needs its output again, and a second copy costs a pass over memory.
+            layers.append(nn.ReLU(inplace=True))
+    return Rows(*layers)
 
 
 def initialize_orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:

@@ -99,7 +99,12 @@ class Trajectories:
         start = torch.randint(self._size - length + 1, (count,), generator=self._generator)
         env = torch.randint(envs, (count,), generator=self._generator)
         times = (oldest + start + torch.arange(length)[:, None]) % self.capacity
-        drawn = {name: column[times, env] for name, column in self._columns.items()}
+        # One number per row: copying whole rows is several times faster than indexing by time and environment.
+        rows = (times * envs + env).flatten()
+        drawn = {
+            name: column.flatten(0, 1).index_select(0, rows).unflatten(0, times.shape)
+            for name, column in self._columns.items()
+        }
         return Batch(**(drawn | {"memory": drawn["memory"][0]}))
 
     def state_dict(self) -> dict[str, Any]:

@@ -91,10 +91,14 @@ class AgentSettings(LearnerSettings):
 class ValueSettings(AgentSettings, ReplaySettings):
     """What learners of each agent's action values from replay have."""
 
+    windows: bool = False
+    """Draw windows of `sequence_length` steps where single transitions would do: less varied, but values of what
+    followed are then those of the next rows, which saves a pass through the network."""
+
 
 def value_needs(config: ValueSettings, network: AgentNetwork) -> Needs:
-    """Return what a learner of action values needs: single transitions, or windows for a recurrent network or trace."""
-    needs_windows = config.recurrent or config.trace > 0.0
+    """Return what a learner of action values needs: single transitions, or windows for a memory, a trace or by wish."""
+    needs_windows = config.recurrent or config.trace > 0.0 or config.windows
     return Needs(sequence=config.sequence_length if needs_windows else None, memory_size=network.memory_size)
 
 

@@ -55,7 +55,7 @@ class Outcome(NamedTuple):
 
 
 def layout_of(
-    owner: str, env: ParallelEnv, *, bins: int | None, episode_limit: int | None, agents_stay: bool
+    owner: str, env: ParallelEnv, *, bins: int | None, episode_limit: int | None, agents_stay: bool, own_state: bool
 ) -> Layout:
     """Find out the sizes of an environment; resets it once, to see whether its `state()` works.
 
@@ -65,6 +65,7 @@ def layout_of(
         bins: values per dimension of continuous actions.
         episode_limit: steps of an episode; None takes the `max_cycles` of the environment, or else 1000.
         agents_stay: the promise that nobody leaves early and no action is ever forbidden.
+        own_state: take the state from the environment's `state()` if it has one.
 
     Raises:
         ConfigError: a space that cannot be used, or an environment that has no agents or cannot be reset.
@@ -82,7 +83,7 @@ def layout_of(
         raise ConfigError(f"{owner}: bins={bins} is for continuous actions, and no agent has any; leave it out.")
     encoders = tuple(observation_encoder(owner, a, space) for a, (_, space) in zip(agents, spaces, strict=True))
     features = max(encoder.size for encoder in encoders)
-    state = _own_state(env)
+    state = _own_state(env) if own_state else None
     cardinalities = tuple(each.count for each in actions)
     exists = np.arange(max(cardinalities)) < np.array(cardinalities)[:, None]
     if episode_limit is None:

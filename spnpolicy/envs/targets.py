@@ -14,7 +14,7 @@ from spnpolicy.envs.checks import one_of
 from spnpolicy.envs.turns import lean
 from spnpolicy.errors import ConfigError, EnvError
 
-ADAPTER_OPTIONS = ("num_envs", "workers", "bins", "episode_limit", "agents_stay", "timeout", "render_mode")
+ADAPTER_OPTIONS = ("num_envs", "workers", "bins", "episode_limit", "agents_stay", "own_state", "timeout", "render_mode")
 """Options of the batch itself; an environment's own options of the same names cannot be reached."""
 MEMBERS = (
     "name",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -36,19 +37,22 @@ def descend(*steps: tuple[Tensor, torch.optim.Optimizer], max_gradient_norm: flo
     Returns:
         The norm of each gradient before it was shortened, nan or infinite where it is so.
     """
-    gradients: list[Tensor] = []
+    gradients: list[list[Tensor]] = []
     for loss, optimizer in steps:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        gradients += [parameter.grad for parameter in _parameters(optimizer) if parameter.grad is not None]
+        gradients.append([parameter.grad for parameter in _parameters(optimizer) if parameter.grad is not None])
     losses = [loss.detach().clone() for loss, _ in steps]
-    average([*gradients, *losses])
-    norms = [float(nn.utils.clip_grad_norm_(_parameters(optimizer), max_gradient_norm)) for _, optimizer in steps]
-    if all(map(math.isfinite, norms)) and all(bool(loss.isfinite()) for loss in losses):
-        for _, optimizer in steps:
+    average([*chain(*gradients), *losses])
+    norms = [nn.utils.get_total_norm(each) for each in gradients]
+    lengths = [float(norm) for norm in norms]
+    if all(map(math.isfinite, lengths)) and all(bool(loss.isfinite()) for loss in losses):
+        for (_, optimizer), norm, length in zip(steps, norms, lengths, strict=True):
+            if length >= max_gradient_norm:
+                nn.utils.clip_grads_with_norm_(_parameters(optimizer), max_gradient_norm, norm)
             optimizer.step()
-        return norms
-    return [norm if bool(loss.isfinite()) else math.nan for norm, loss in zip(norms, losses, strict=True)]
+        return lengths
+    return [length if bool(loss.isfinite()) else math.nan for length, loss in zip(lengths, losses, strict=True)]
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

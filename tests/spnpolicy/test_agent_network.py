@@ -61,9 +61,26 @@ def test_weights_of_their_own_are_as_many_networks_as_agents(recurrent):
     if not recurrent:
         first, last = network.first, network.head
         hidden = torch.relu(batch.observation[:, :, 0] @ first.weight[0].T + first.bias[0])
-        hidden = torch.relu(hidden @ last[1].weight[0].T + last[1].bias[0])
-        expected = hidden @ last[3].weight[0].T + last[3].bias[0]
+        hidden = torch.relu(hidden @ last[0].weight[0].T + last[0].bias[0])
+        expected = hidden @ last[2].weight[0].T + last[2].bias[0]
         torch.testing.assert_close(values[:, :, 0, :2], expected[..., :2])
+
+
+@pytest.mark.parametrize("options", [{}, {"shared": False}, {"sees_state": True}])
+def test_what_follows_in_a_window_is_the_next_row_or_else_computed(options):
+    torch.manual_seed(4)
+    network = AgentNetwork(SPEC, (6, 5), PLAIN, **options)
+    batch = window()
+    # Behind an end the next row belongs to another episode: what was seen last is no row of the window.
+    moved = torch.randn(6, 3, 2, 4).where(batch.ended[..., None, None], batch.next_observation)
+    state = torch.randn(6, 3, 5).where(batch.ended[..., None], batch.next_state)
+    batch = batch._replace(next_observation=moved, next_state=state)
+    now, following = network.both(batch)
+    torch.testing.assert_close(now, network(batch.observation, batch.state))
+    torch.testing.assert_close(following, network(moved, state))
+    assert 0 < batch.ended[:-1].sum() < batch.ended[:-1].numel()
+    assert now.requires_grad
+    assert not following.requires_grad
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -101,7 +101,7 @@ def test_vdn_agrees_on_random_networks():
 
 def without_first_agent(network):
     """Make every first-layer mixing weight of the first agent 0."""
-    last = network.mixer.first_weight[-1]
+    last = network.mixer.first_weight
     rows = len(last.bias) // len(CARDINALITIES)
     last.weight[:rows] = 0.0
     last.bias[:rows] = 0.0

@@ -27,7 +27,7 @@ def test_agent_network_equals_a_network_on_observation_and_one_hot():
     values = network(observation)
     joined = torch.cat([observation, torch.eye(3, dtype=torch.float64).expand(6, 3, 3)], dim=-1)
     weight = torch.cat([network.observation_weight, network.agent_offset.T], dim=1)
-    expected = network.head(joined @ weight.T)
+    expected = network.head((joined @ weight.T).relu())
     exists = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0]], dtype=torch.bool).expand(6, 3, 3)
     torch.testing.assert_close(values[exists], expected[exists])
     assert (values[~exists] == -torch.inf).all()

@@ -66,11 +66,14 @@ def test_the_joint_value_equals_its_formula_and_depends_on_the_state():
     with torch.no_grad():
         for row in range(len(state)):
             s, q = state[row], utilities[row]
-            first = torch.log1p(mixer.first_weight(s).exp()).reshape(3, 3)
-            last = torch.log1p(mixer.last_weight(s).exp())
-            total = mixer.last_offset(s)[0]
+            read = mixer.reader.weight @ s + mixer.reader.bias
+            hidden = (len(read) - 2 * 3) // 2
+            inner, outer, offset = (part.clamp(min=0) for part in (read[:hidden], read[hidden:-6], read[-6:-3]))
+            first = torch.log1p(mixer.first_weight(inner).exp()).reshape(3, 3)
+            last = torch.log1p(mixer.last_weight(outer).exp())
+            total = mixer.last_offset(offset)[0]
             for unit in range(3):
-                x = sum(first[agent, unit] * q[agent] for agent in range(3)) + mixer.first_offset(s)[unit]
+                x = sum(first[agent, unit] * q[agent] for agent in range(3)) + read[-3 + unit]
                 total = total + last[unit] * (x if x > 0 else x.exp() - 1)
             torch.testing.assert_close(mixer(utilities, state)[row], total)
         moved = mixer(utilities[:1].expand(8, -1), state)
@@ -189,12 +192,17 @@ CHAIN = {"discount": 0.8, "hidden": (32,), "learning_rate": 1e-3, "target": {"ra
 
 
 @pytest.mark.parametrize(
-    ("ending", "double_q", "share_parameters"),
-    [("terminated", True, True), ("truncated", True, False), ("truncated", False, True)],
+    ("ending", "options"),
+    [
+        ("terminated", {"windows": True, "sequence_length": 4}),
+        ("truncated", {"share_parameters": False}),
+        ("truncated", {"double_q": False}),
+        ("truncated", {"windows": True, "sequence_length": 4}),
+    ],
 )
-def test_time_limits_bootstrap_and_ends_do_not(ending, double_q, share_parameters):
-    options = CHAIN | {"double_q": double_q, "share_parameters": share_parameters}
-    algorithm = learn("qmix", chain(ending), updates=450, **options)
+def test_time_limits_bootstrap_and_ends_do_not(ending, options):
+    options = CHAIN | options
+    algorithm = learn("qmix", chain(ending), updates=650, **options)
     np.testing.assert_allclose(*joint_value_at_chain(algorithm, ending), rtol=0.01)
 
 

@@ -51,7 +51,7 @@ def test_iql_of_one_agent_is_dqn_bit_for_bit(ending):
         target={"rate": 0.05}, max_gradient_norm=0.1,
     )  # fmt: skip
     network = algorithm.network
-    mine = [network.observation_weight, network.agent_offset, network.head[1].weight, network.head[1].bias]
+    mine = [network.observation_weight, network.agent_offset, network.head[0].weight, network.head[0].bias]
     dqn = DQN(mine, 0.9, 3e-3, 0.05, 0.1)
     store = store_for(algorithm, env.spec)
     play(algorithm, env, store, 10)
@@ -63,7 +63,7 @@ def test_iql_of_one_agent_is_dqn_bit_for_bit(ending):
             batch.next_observation[:, 0], batch.next_available_actions[:, 0],
         )  # fmt: skip
     target = algorithm.target
-    slow = [target.observation_weight, target.agent_offset, target.head[1].weight, target.head[1].bias]
+    slow = [target.observation_weight, target.agent_offset, target.head[0].weight, target.head[0].bias]
     for ours, theirs in zip([*mine, *slow], [*dqn.online, *dqn.slow], strict=True):
         assert torch.equal(ours, theirs)
     assert not torch.equal(mine[0], slow[0])

@@ -117,6 +117,13 @@ def test_own_state_is_used():
     assert last.state.dtype == np.float32
 
 
+def test_own_state_can_be_left_out():
+    env = ParallelBatch(Stateful(), own_state=False)
+    step = env.reset(seed=0)
+    assert env.spec.state_size == env.spec.num_agents * env.spec.observation_size
+    assert step.state.base is step.observation
+
+
 @pytest.mark.parametrize("where", ["info", "observation"])
 def test_masks_are_read_and_enforced(where):
     env = ParallelBatch(lambda: Masked(where=where), num_envs=2)
@@ -199,6 +206,7 @@ def test_observations_become_vectors():
         ("shifted", {"timeout": 0}, "timeout=0 must be a number of seconds above 0"),
         ("shifted", {"episode_limit": 0}, "episode_limit=0 is too small"),
         ("shifted", {"agents_stay": 1}, "agents_stay=1 must be true or false"),
+        ("shifted", {"own_state": None}, "own_state=None must be true or false"),
         ("shifted", {"colour": 1}, "unknown option 'colour'"),
     ],
 )
