@@ -77,6 +77,13 @@ BUGS = (
         (f"{T}qmix.py",),
     ),
     Bug(
+        "windows: the next episode follows the end of one",
+        "spnpolicy/agent_network.py",
+        "        is_cut = batch.ended.clone()\n",
+        "        is_cut = torch.zeros_like(batch.ended)\n",
+        (f"{T}agent_network.py",),
+    ),
+    Bug(
         "qmix: the target mixes with the state of before",
         f"{A}qmix.py",
         "return self.mixer(best_tp1, batch.next_state)",

@@ -204,8 +204,8 @@ BUGS = (
     Bug(
         "updates: numbers that are not finite are used",
         "spnpolicy/training/optimization.py",
-        "    if all(map(math.isfinite, norms)) and all(bool(loss.isfinite()) for loss in losses):\n",
-        "    if norms:\n",
+        "    if all(map(math.isfinite, lengths)) and all(bool(loss.isfinite()) for loss in losses):\n",
+        "    if lengths:\n",
         (ALGORITHMS,),
     ),
     Bug(

@@ -212,7 +212,7 @@ BUGS = (
     Bug(
         "parallel: gradients stay at home",
         "spnpolicy/training/optimization.py",
-        "    average([*gradients, *losses])\n",
+        "    average([*chain(*gradients), *losses])\n",
         "    average(losses)\n",
         ("tests/spnpolicy/test_parallel.py::test_two_halves_of_a_batch_give_the_step_of_the_whole_batch",),
     ),
