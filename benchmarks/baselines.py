@@ -18,7 +18,7 @@ import platform
 import statistics
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,10 @@ class Suite:
     """What it is multiplied by."""
     without: tuple[str, ...] = ()
     """Algorithms that cannot take part: too many joint actions."""
+    own: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Settings of single algorithms in this suite, on top of `OWN`."""
+    note: str = ""
+    """What to say about them."""
     episodes: int = 500
     """Episodes of the final evaluation of each run."""
 
@@ -108,6 +112,8 @@ SUITES: dict[str, Suite] = {
         seeds=1,
         frequencies=0,
         without=("central_q", "central_a2c", "pareto_ac"),
+        own={"dcg": {"graph": "ring"}},
+        note="dcg plays on a ring: on a complete graph, 435 pairs of 900 pay-offs each, 960 env steps took 11 minutes.",
         episodes=200,
     ),
     "coverage_quick": Suite(
@@ -139,7 +145,7 @@ def plan_of(name: str, suite: Suite, algorithms: list[str]) -> Plan:
     """Spell a suite out for these algorithms."""
     chosen = [algorithm for algorithm in algorithms if algorithm not in suite.without]
     shared = SHARED | {"features": {"frequencies": suite.frequencies}}
-    options = {algorithm: shared | OWN.get(algorithm, {}) for algorithm in chosen}
+    options = {algorithm: shared | OWN.get(algorithm, {}) | suite.own.get(algorithm, {}) for algorithm in chosen}
     return cross(
         f"baselines-{name}", options, suite.environments, suite.train,
         seeds=suite.seeds, evaluation_episodes=suite.episodes,
@@ -212,6 +218,8 @@ def section(name: str, suite: Suite, plan: Plan, folder: Path, algorithms: list[
             keys = [(algorithm, task) for task in tasks]
             cells = [interval_text(found[key], 3) if key in found else "-" for key in keys]
             lines.append(f"| {algorithm} | " + " | ".join(cells) + f" | {rates[algorithm]:,.0f} |")
+    if suite.note:
+        lines += ["", suite.note]
     if suite.without:
         lines += ["", f"Not here, because of too many joint actions: {', '.join(suite.without)}."]
     failed = [trial.name for trial in plan.trials if not is_finished(trial, folder)]

@@ -1,4 +1,4 @@
-"""Five hundred circuits of every family against enumeration; `make exactness` runs the same check on 10,000."""
+"""Circuits of every family against enumeration, 150 in every run; `make exactness` runs the same check on 10,000."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,12 @@ import torch
 from circuits import CircuitDistribution, structures
 from tests import oracles, strategies
 from tests.exactness import BUILDERS, NATS, PROBABILITY, Tally, check_case, numbered, random_case
+from tests.seeds import first_now
 
 PARTS, CIRCUITS = 17, 30
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", first_now(range(PARTS)))
 def test_queries_and_masks_equal_enumeration(part: int) -> None:
     tally = Tally()
     for where, case in numbered(part * CIRCUITS, CIRCUITS, seed=1):

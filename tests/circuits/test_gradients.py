@@ -10,6 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from circuits import Circuit, CircuitDistribution, structures
 from tests import strategies
+from tests.seeds import first_now
 
 MOST_PARAMETERS = 40
 
@@ -76,7 +77,7 @@ class Setting:
 FAMILIES = ("markov_chain", "tree", "keep_set", "hand_built", "hand_built_mixture")
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", first_now(range(12)))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradients_equal_finite_differences(family: str, seed: int) -> None:
     """60 circuits, along random directions."""
@@ -99,7 +100,7 @@ def test_every_gradient_entry_on_200_circuits(family: str, seed: int) -> None:
         assert gradcheck(question, inputs, eps=1e-6, atol=1e-5, rtol=1e-3), name
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", first_now(range(4), 0.5))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_second_derivatives_equal_finite_differences(family: str, seed: int) -> None:
     torch.manual_seed(seed)

@@ -11,6 +11,7 @@ from circuits import Circuit, CircuitBuilder, CircuitDistribution
 from circuits.numerics import entropy_of, entropy_term
 from circuits.properties import overlapping_sums
 from tests import strategies
+from tests.seeds import first_now
 
 overlaps = importlib.import_module("circuits.queries.overlaps")
 
@@ -57,7 +58,7 @@ def overlapping_circuit(seed: int) -> Circuit:
     return c
 
 
-@pytest.mark.parametrize("seed", range(240))
+@pytest.mark.parametrize("seed", first_now(range(240)))
 def test_the_bounds_hold_on_circuits_that_overlap(seed: int) -> None:
     c = overlapping_circuit(seed)
     assert not c.is_deterministic

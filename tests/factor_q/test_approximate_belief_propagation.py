@@ -7,6 +7,7 @@ from approximate_models import DOUBLE, TEMPERATURES, build, equal, random_tree, 
 
 from factor_q import FactorGraph, Factors, StructureError
 from factor_q.approximate import loopy_belief_propagation
+from tests.seeds import first_now
 
 
 def textbook(cardinalities, scopes, tables, damping, steps):
@@ -48,7 +49,7 @@ def textbook(cardinalities, scopes, tables, damping, steps):
     return total, beliefs
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", first_now(range(100)))
 def test_exact_on_trees(seed):
     instance, temperature = random_tree(seed), TEMPERATURES[seed % 3]
     f, (log_z, _) = build(instance), truth(instance, temperature)
@@ -86,7 +87,7 @@ def test_equals_the_textbook_on_graphs_with_loops(seed):
         assert result.marginals[v, : cardinalities[v]].tolist() == pytest.approx(belief, abs=1e-7)
 
 
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", first_now(range(150)))
 def test_never_nan_and_minus_infinity_only_where_it_is_true(seed):
     instance = oracle.random_instance(seed)
     f, (log_z, _) = build(instance), truth(instance)

@@ -5,13 +5,14 @@ from approximate_models import DOUBLE, at_most, build, equal, ising, random_tree
 
 from factor_q import EvidenceError, FactorGraph, Factors, StructureError
 from factor_q.approximate import max_plus, mini_bucket_maximum
+from tests.seeds import first_now
 
 
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", first_now(range(100)))
 def test_exact_on_trees_with_ties_and_zeros(seed):
     instance = random_tree(seed)
     f, (_, best) = build(instance), truth(instance)
@@ -20,7 +21,7 @@ def test_exact_on_trees_with_ties_and_zeros(seed):
     assert equal(result.value, f(result.assignment), 0.0)
 
 
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", first_now(range(150)))
 def test_value_is_that_of_the_assignment_and_below_the_maximum(seed):
     instance = oracle.random_instance(seed)
     f, (_, best) = build(instance), truth(instance)

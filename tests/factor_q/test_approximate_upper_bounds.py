@@ -8,6 +8,7 @@ from approximate_models import DOUBLE, TEMPERATURES, at_most, build, equal, isin
 from factor_q import FactorGraph, Factors, NotTractableError, StructureError, complete, log_partition
 from factor_q.approximate import mini_bucket_maximum, tree_reweighted, weighted_mini_bucket
 from factor_q.approximate.forests import spanning_forests
+from tests.seeds import first_now
 
 
 def random_factors(graph, batch, seed):
@@ -26,7 +27,7 @@ def pairwise_instance(seed):
     return oracle.Instance(full.cardinalities, [full.scopes[i] for i in kept], tables, batch)
 
 
-@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.parametrize("seed", first_now(range(200)))
 @pytest.mark.parametrize("max_entries", [1, 6, 2**16])
 def test_mini_buckets_bound_from_above(seed, max_entries):
     instance, temperature = oracle.random_instance(seed), TEMPERATURES[seed % 3]
@@ -85,7 +86,7 @@ def test_weighted_mini_bucket_is_differentiable():
     assert torch.autograd.grad(value, [blocked, temperature])[0].isfinite().all()
 
 
-@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.parametrize("seed", first_now(range(200)))
 def test_tree_reweighted_bounds_from_above_at_every_iterate(seed):
     instance, temperature = pairwise_instance(seed), TEMPERATURES[seed % 3]
     f, (log_z, _) = build(instance), truth(instance, temperature)

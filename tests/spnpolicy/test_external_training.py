@@ -9,6 +9,7 @@ from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.loop import resume, train
 from spnpolicy.training.metrics import read_metrics
 from spnpolicy.training.runs import load_run
+from tests.seeds import first_now
 
 SHORT = TrainConfig(
     steps=640, num_envs=8, batch_size=32, replay_capacity=640, warmup_steps=80, updates=1, log_every=160,
@@ -22,7 +23,7 @@ TASKS = {
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("algorithm", ["spn_ac", "vdn", "iql"])
+@pytest.mark.parametrize("algorithm", first_now(["spn_ac", "vdn", "iql"]))
 def test_training_resume_and_evaluation(tmp_path, algorithm, task):
     env, options, cardinalities = TASKS[task]
     config = RunConfig(algorithm, env, {"hidden": [16]}, options, SHORT)

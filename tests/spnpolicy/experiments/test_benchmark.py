@@ -116,6 +116,7 @@ def test_another_plan_leaves_the_folder_alone(benchmark, capsys):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_cleanly(tmp_path):
     folder = tmp_path / "out"
     flags = ["100000000" if word == "1600" else word for word in FLAGS]
@@ -131,6 +132,7 @@ def test_ctrl_c_stops_cleanly(tmp_path):
     assert all(is_gone(worker, seconds=5) for worker in workers)
 
 
+@pytest.mark.slow
 def test_failed_runs_end_with_3_and_say_where_to_look(tmp_path, capsys):
     flags = ["1" if word == "2" and FLAGS[i - 1] == "--seeds" else word for i, word in enumerate(FLAGS)]
     flags.remove("spn_ac")
