@@ -7,9 +7,10 @@ All algorithms get the same networks (widths, features, step sizes), the same en
 steps; the replay-based ones do one gradient step per iteration, the on-policy ones one update per rollout. Everything
 else is each algorithm's default. Only what an algorithm must be told to work at all is set apart, in `OWN`. Nobody was
 tuned, so a low number says that an algorithm did not get there in these few steps with its defaults, not that it
-cannot. Runs are kept in runs/baselines; the same command goes on where it stopped. A score is the interquartile mean
-over runs with its 95 % bootstrap interval of the final evaluation: greedy play, return as a share of the best possible
-one where that is known, the team's return otherwise.
+cannot. Speeds include evaluations and suffer from whatever else the machine did. Runs are kept in runs/baselines; the
+same command goes on where it stopped. A score is the interquartile mean over runs with its 95 % bootstrap interval of
+the final evaluation: greedy play, return as a share of the best possible one where that is known, the team's return
+otherwise.
 """
 
 import argparse

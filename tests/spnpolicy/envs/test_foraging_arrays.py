@@ -89,6 +89,16 @@ def test_two_who_load_together_share_and_one_alone_fails():
     assert not last.truncated[0]
 
 
+def test_two_who_load_different_food_do_not_help_each_other():
+    env = ForagingArrays()
+    food = np.array([[[3, 3, 3], [5, 5, 3], [6, 2, 3]]])
+    env.set_state(np.array([[[3, 2, 1], [5, 4, 2]]]), food)
+    assert env.step(np.array([[LOAD, LOAD]])).reward.tolist() == [[0.0, 0.0]]
+    # with enough of a level each is paid for its own
+    env.set_state(np.array([[[3, 2, 3], [5, 4, 3]]]), food)
+    np.testing.assert_allclose(env.step(np.array([[LOAD, LOAD]])).reward, [[1 / 3, 1 / 3]], rtol=1e-6)
+
+
 def test_starts_are_those_of_the_package_in_distribution():
     """False-alarm rate 1e-6: each of 64 cells is compared by a normal test at five standard deviations or more."""
     count = 2500
