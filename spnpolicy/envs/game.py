@@ -1,5 +1,6 @@
 """One PettingZoo game as rows of arrays: who plays, what they see, when it is over."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from spnpolicy.envs.protocol import EnvSpec
 from spnpolicy.envs.spaces import ActionSet, Encoder, action_set, observation_encoder
 from spnpolicy.errors import ConfigError
 
+_log = logging.getLogger(__name__)
 DEFAULT_LIMIT = 1000
 RESETS_TO = "(observations, infos)"
 STEPS_TO = "(observations, rewards, terminations, truncations, infos)"
@@ -83,7 +85,7 @@ def layout_of(
         raise ConfigError(f"{owner}: bins={bins} is for continuous actions, and no agent has any; leave it out.")
     encoders = tuple(observation_encoder(owner, a, space) for a, (_, space) in zip(agents, spaces, strict=True))
     features = max(encoder.size for encoder in encoders)
-    state = _own_state(env) if own_state else None
+    state = _own_state(owner, env) if own_state else None
     cardinalities = tuple(each.count for each in actions)
     exists = np.arange(max(cardinalities)) < np.array(cardinalities)[:, None]
     if episode_limit is None:
@@ -278,12 +280,15 @@ class Game:
         return state.astype(np.float32).ravel()
 
 
-def _own_state(env: ParallelEnv) -> np.ndarray | None:
+def _own_state(owner: str, env: ParallelEnv) -> np.ndarray | None:
     """Return what `state()` shows, None if the environment has no such thing."""
     try:
         state = np.asarray(env.state(), np.float32).ravel()
-    except Exception:
-        # most often NotImplementedError; whatever it is, observations can stand in for the state
+    except NotImplementedError:
+        return None
+    except Exception as error:
+        text = "%s: its state() fails (%s: %s), so the observations side by side stand in; own_state=false is the same"
+        _log.warning(text, owner, type(error).__name__, error)
         return None
     return state if state.size else None
 

@@ -117,6 +117,21 @@ def test_own_state_is_used():
     assert last.state.dtype == np.float32
 
 
+def test_a_state_that_fails_is_named_and_replaced(caplog):
+    class Broken(Stateful):
+        def state(self):
+            raise KeyError("map")
+
+    env = ParallelBatch(Broken(), own_state=False)
+    assert not caplog.messages
+    env = ParallelBatch(Broken())
+    assert env.reset(seed=0).state.shape == (1, env.spec.num_agents * env.spec.observation_size)
+    assert len(caplog.messages) == 1
+    assert "its state() fails (KeyError: 'map')" in caplog.text
+    ParallelBatch(Pair())
+    assert len(caplog.messages) == 1, "no state() at all is nothing to warn about"
+
+
 def test_own_state_can_be_left_out():
     env = ParallelBatch(Stateful(), own_state=False)
     step = env.reset(seed=0)
