@@ -37,7 +37,9 @@ def check(pi: CircuitDistribution, values: Tensor) -> None:
 
 
 @pytest.mark.parametrize("case", STRUCTURE_CASES, ids=IDS)
-@pytest.mark.parametrize("count", [1, 3, 16, 17, 70])
+@pytest.mark.parametrize(
+    "count", [1, 17, 70, pytest.param(3, marks=pytest.mark.slow), pytest.param(16, marks=pytest.mark.slow)]
+)
 def test_same_numbers_as_torch(case: tuple, count: int) -> None:
     circuit = structure_of(*case)
     generator = torch.Generator().manual_seed(count)

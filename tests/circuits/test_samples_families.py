@@ -11,6 +11,7 @@ from circuits import CircuitDistribution, structures
 from circuits.evidence import EvidenceLike
 from tests.exactness import BUILDERS, random_case
 from tests.large import NAMES, large_policy
+from tests.seeds import first_now
 from tests.statistical import LEVEL, chi_square, counts_of
 
 FAMILIES = tuple(BUILDERS)
@@ -35,7 +36,7 @@ def test_joint_counts_follow_the_table(family: str, generator: torch.Generator) 
     assert chi_square(counts_of(samples, pi.circuit.cardinalities), table) > LEVEL
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", first_now(NAMES, 0.5))
 def test_pairs_of_200_variables_follow_their_tables(name: str, generator: torch.Generator) -> None:
     """All neighbours and as many pairs further apart; the level is divided by the number of pairs."""
     pi = large_policy(name, rows=1)
@@ -131,7 +132,7 @@ def check_no_forbidden_value(family: str, draws: int, generator: torch.Generator
         assert bool((samples[:, :10] == samples[0, :10]).all())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", first_now(FAMILIES, 0.5))
 def test_entropy_is_the_mean_surprise_of_a_million_draws(family: str, generator: torch.Generator) -> None:
     """Of circuits that are not deterministic the bounds must enclose it."""
     pi = drawable(family, "surprise")

@@ -12,6 +12,7 @@ from circuits import CircuitDistribution, structures
 from circuits.errors import EvidenceError, ImpossibleEvidenceError, NotTractableError, StructureError
 from factor_q.circuit_q import CircuitQ, CircuitQCritic
 from tests import oracles, strategies
+from tests.seeds import first_now
 
 DETERMINISTIC = (
     "mean_field",
@@ -168,7 +169,7 @@ def test_best_assignments_equal_a_sorted_table(family, seed):
     assert all(len(torch.unique(row, dim=0)) == count for row in rows)
 
 
-@pytest.mark.parametrize(("family", "seed"), CASES)
+@pytest.mark.parametrize(("family", "seed"), first_now(sorted(CASES, key=lambda case: case[1]), 0.5))
 @pytest.mark.parametrize("kind", ["value", "list", "mask", "rows", "wider"])
 def test_restricting_equals_masking_the_table(family, seed, kind):
     rng, q, table = case(family, seed)
