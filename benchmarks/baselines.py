@@ -10,7 +10,7 @@ tuned, so a low number says that an algorithm did not get there in these few ste
 cannot. Speeds include evaluations and suffer from whatever else the machine did. Runs are kept in runs/baselines; the
 same command goes on where it stopped. A score is the interquartile mean over runs with its 95 % bootstrap interval of
 the final evaluation: greedy play, return as a share of the best possible one where that is known, the team's return
-otherwise.
+otherwise. The row "random play" is what uniform actions earn in 2,000 episodes.
 """
 
 import argparse
@@ -23,9 +23,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from spnpolicy import make_env
 from spnpolicy.algorithms import ALGORITHMS
+from spnpolicy.envs.protocol import Step
 from spnpolicy.experiments.plan import Environment, Plan, cross, open_folder, trial_folder
 from spnpolicy.experiments.reports.csv_files import curves_csv, runs_csv, table_csv
 from spnpolicy.experiments.reports.folder import Report, make_report
@@ -35,6 +38,7 @@ from spnpolicy.experiments.reports.tables import interval_text
 from spnpolicy.experiments.statistics import Interval, interval_over_runs
 from spnpolicy.experiments.trials import is_finished, run_trial
 from spnpolicy.training.config import TrainConfig
+from spnpolicy.training.evaluation import evaluate
 from spnpolicy.training.files import replace_file
 from spnpolicy.training.metrics import read_metrics
 
@@ -44,6 +48,9 @@ OWN: dict[str, dict[str, Any]] = {
     "aql": {"num_proposed": 16, "num_uniform": 16},
 }
 """Settings of single algorithms on top: one hidden layer is all that a Boltzmann machine has, and fewer samples."""
+
+RANDOM_EPISODES = 2_000
+"""Episodes of random play."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +215,28 @@ def scores(plan: Plan, folder: Path, suite: Suite) -> dict[tuple[str, str], Inte
     return {key: interval_over_runs(each) for key, each in values.items()}
 
 
+class RandomPlay:
+    """Uniform actions, for comparison."""
+
+    def __init__(self) -> None:
+        self._generator = np.random.default_rng(0)
+
+    def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> np.ndarray:
+        """Draw an available action for each agent, also when asked not to explore."""
+        return np.where(step.available_actions, self._generator.random(step.available_actions.shape), -1.0).argmax(2)
+
+
+def random_scores(plan: Plan, suite: Suite) -> dict[str, float]:
+    """Return what uniform random play earns in each task."""
+    found: dict[str, float] = {}
+    for task, (env, options) in suite.environments.items():
+        batch = make_env(env, num_envs=RANDOM_EPISODES, **options)
+        player: Any = RandomPlay()
+        result = evaluate(player, batch, RANDOM_EPISODES, suite.train.discount, plan.evaluation_seed)
+        found[task] = result.summary()[suite.measure] * suite.factor
+    return found
+
+
 def section(name: str, suite: Suite, plan: Plan, folder: Path, algorithms: list[str]) -> list[str]:
     """Return a table of algorithms x tasks in Markdown."""
     found, rates = scores(plan, folder, suite), speeds(plan, folder)
@@ -221,6 +250,8 @@ def section(name: str, suite: Suite, plan: Plan, folder: Path, algorithms: list[
             keys = [(algorithm, task) for task in tasks]
             cells = [interval_text(found[key], 3) if key in found else "-" for key in keys]
             lines.append(f"| {algorithm} | " + " | ".join(cells) + f" | {rates[algorithm]:,.0f} |")
+    at_random = [f"{value:.3f}" for value in random_scores(plan, suite).values()]
+    lines.append("| random play | " + " | ".join(at_random) + " | |")
     if suite.note:
         lines += ["", suite.note]
     if suite.without:
