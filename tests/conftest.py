@@ -20,7 +20,7 @@ hypothesis.settings.register_profile(
     "project",
     derandomize=True,
     deadline=None,
-    max_examples=int(os.environ.get("TEST_EXAMPLES", "50")),
+    max_examples=int(os.environ.get("TEST_EXAMPLES", "30")),
     print_blob=True,
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
 )

@@ -53,7 +53,7 @@ OWN = {
     "wolpertinger": {"neighbours": 4},
 }
 MEMORY = {"recurrent": True, "share_parameters": False}
-IN_EVERY_TASK = ("vdn", "iql", "ippo")
+IN_EVERY_TASK = ("vdn", "ippo")
 CASES = [(algorithm, task) for algorithm in IN_EVERY_TASK for task in TASKS]
 CASES += [(algorithm, "chain with random masks") for algorithm in ALGORITHMS if algorithm not in IN_EVERY_TASK]
 REST = [(algorithm, task) for algorithm in ALGORITHMS for task in TASKS if (algorithm, task) not in CASES]
