@@ -1,6 +1,7 @@
 """The list of planted bugs fits the source: a bug that cannot be planted any more would prove nothing, silently."""
 
 import ast
+import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -43,6 +44,16 @@ def test_its_tests_exist(bug: Bug):
         assert path.startswith("tests/")
         assert (ROOT / path).is_file(), f"{path} is gone"
         assert not function or function in functions_of(ROOT / path), f"{test} is gone"
+
+
+SLOW = re.compile(r"@pytest\.mark\.slow\n(?:@.*\n)*def (\w+)")
+
+
+@pytest.mark.parametrize("bug", PARAMETERS)
+def test_its_tests_run_every_time(bug: Bug):
+    for test in bug.tests:
+        path, _, function = test.partition("[")[0].partition("::")
+        assert not function or function not in SLOW.findall((ROOT / path).read_text("utf-8")), f"{test} is slow"
 
 
 @pytest.mark.parametrize(
