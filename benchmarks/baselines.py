@@ -136,8 +136,8 @@ SUITES: dict[str, Suite] = {
         replace(_train(400_000, num_envs=64, replay_capacity=200_000, evaluation_episodes=64), discount=0.99),
         seeds=2,
         frequencies=8,
-        note="The discount is 0.99: a team that walks at random needs nearly 200 steps, of which 0.95, the preset's, "
-        "leaves nothing to learn from. The preset takes 4,000,000 env steps, ten times as many.",
+        note="The discount is 0.99: of the teams that walk at random one in seven succeeds within 200 steps, which is "
+        "worth 0.042 then, but 0.002 at 0.95, the preset's. The preset takes 4,000,000 env steps, ten times as many.",
     ),
     "foraging": Suite(
         "foraging 8x8-2p-3f-coop",
