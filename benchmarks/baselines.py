@@ -28,18 +28,18 @@ import torch
 
 from spnpolicy import make_env
 from spnpolicy.algorithms import ALGORITHMS
-from spnpolicy.envs.protocol import Step
-from spnpolicy.experiments.plan import Environment, Plan, cross, open_folder, trial_folder
+from spnpolicy.base.files import replace_file
+from spnpolicy.data.env import Step
 from spnpolicy.experiments.reports.csv_files import curves_csv, runs_csv, table_csv
 from spnpolicy.experiments.reports.folder import Report, make_report
 from spnpolicy.experiments.reports.pictures import draw_pictures
 from spnpolicy.experiments.reports.runs import read_run
+from spnpolicy.experiments.reports.statistics import Interval, interval_over_runs
 from spnpolicy.experiments.reports.tables import interval_text
-from spnpolicy.experiments.statistics import Interval, interval_over_runs
-from spnpolicy.experiments.trials import is_finished, run_trial
+from spnpolicy.experiments.sweeps.plan import Environment, Plan, cross, open_folder, trial_folder
+from spnpolicy.experiments.sweeps.trials import is_finished, run_trial
 from spnpolicy.training.config import TrainConfig
 from spnpolicy.training.evaluation import evaluate
-from spnpolicy.training.files import replace_file
 from spnpolicy.training.metrics import read_metrics
 
 SHARED: dict[str, Any] = {"hidden": [64, 64], "learning_rate": 1e-3}

@@ -7,7 +7,7 @@ import argparse
 import time
 from collections.abc import Callable
 
-from circuits import Circuit, structures
+from circuits import Circuit, operations, structures
 
 SIX = [6] * 40
 BUILDERS: dict[str, Callable[[], Circuit]] = {
@@ -21,8 +21,8 @@ BUILDERS: dict[str, Callable[[], Circuit]] = {
     "cutset": lambda: structures.cutset(SIX * 3),
     "random_binary": lambda: structures.random_binary(SIX, sums=10),
     "latent_tree": lambda: structures.latent_tree(SIX * 10, states=8),
-    "exactly": lambda: structures.exactly([2] * 300, 10),
-    "mixture": lambda: structures.mixture(*(structures.markov_chain(SIX) for _ in range(12))),
+    "exactly": lambda: operations.exactly([2] * 300, 10),
+    "mixture": lambda: operations.mixture(*(structures.markov_chain(SIX) for _ in range(12))),
 }
 
 

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from circuits import Circuit, CircuitDistribution, learning, structures
+from circuits import Circuit, CircuitDistribution, learning, operations, structures
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -121,7 +121,7 @@ def random_binary(task: Task) -> Learned:
 def tree_mixture(task: Task) -> Learned:
     """Mixture of 8 Chow-Liu trees of one shape by EM."""
     parents = learning.chow_liu(task.train, task.cardinalities)
-    circuit = structures.mixture(*(structures.tree(task.cardinalities, parents) for _ in range(8)))
+    circuit = operations.mixture(*(structures.tree(task.cardinalities, parents) for _ in range(8)))
     return circuit, _em(task, circuit)
 
 

@@ -11,7 +11,7 @@ from elbo_published import Curve, published_circuit, train_annealed, train_as_pu
 
 import factor_q
 from factor_q import Factors
-from factor_q.approximate.blocks import BlockRule, grid_columns
+from factor_q.approximate.mean_field.blocks import BlockRule, grid_columns
 
 CHUNK = 20
 """Restarts at a time."""

@@ -19,14 +19,14 @@ import numpy as np
 import torch
 
 from spnpolicy import make_env
-from spnpolicy.experiments.engines import make_engine
-from spnpolicy.experiments.plan import Plan, Trial, open_folder, trial_folder
+from spnpolicy.base.files import replace_file
+from spnpolicy.experiments.reports.statistics import interval_over_runs
 from spnpolicy.experiments.reports.tables import interval_text
-from spnpolicy.experiments.runner import run_trials
-from spnpolicy.experiments.statistics import interval_over_runs
+from spnpolicy.experiments.sweeps.engines import make_engine
+from spnpolicy.experiments.sweeps.plan import Plan, Trial, open_folder, trial_folder
+from spnpolicy.experiments.sweeps.runner import run_trials
 from spnpolicy.training.config import TrainConfig
 from spnpolicy.training.evaluation import evaluate
-from spnpolicy.training.files import replace_file
 from spnpolicy.training.metrics import read_metrics
 from spnpolicy.training.runs import load_run
 

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from spnpolicy import make_algorithm, make_env
-from spnpolicy.algorithms.protocol import Batch
-from spnpolicy.training.files import replace_file
-from spnpolicy.training.seeding import Streams
-from spnpolicy.training.strict_json import write_json
+from spnpolicy.base.files import replace_file
+from spnpolicy.base.seeding import Streams
+from spnpolicy.base.strict_json import write_json
+from spnpolicy.data.protocol import Batch
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend comes first

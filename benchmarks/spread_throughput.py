@@ -34,8 +34,8 @@ import numpy as np
 import torch
 
 from spnpolicy import make_env
+from spnpolicy.base.files import replace_file
 from spnpolicy.training.config import RunConfig, TrainConfig
-from spnpolicy.training.files import replace_file
 from spnpolicy.training.learning import Learning
 
 EPISODE, TRANSITIONS = 25, 800

@@ -9,11 +9,11 @@ A `Circuit` is structure, a tensor of logits is its numbers, and `CircuitDistrib
 2.0794
 """
 
-from circuits import learning, structures
+from circuits import learning, operations, structures
 from circuits.circuit import Circuit, CircuitBuilder
 from circuits.distribution import CircuitDistribution
-from circuits.draw import draw
-from circuits.draw_table import draw_table
+from circuits.draw.graph import draw
+from circuits.draw.table import draw_table
 from circuits.errors import (
     CircuitError,
     EvidenceError,
@@ -24,7 +24,7 @@ from circuits.errors import (
 )
 from circuits.evidence import Evidence
 from circuits.formats import load_psdd, save_psdd
-from circuits.io import load, save
+from circuits.formats.json import load, save
 from circuits.nodes import Input, Product, Sum
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "learning",
     "load",
     "load_psdd",
+    "operations",
     "save",
     "save_psdd",
     "structures",

@@ -7,8 +7,8 @@ from functools import cached_property
 import networkx as nx
 
 from circuits import properties
+from circuits.engine.layers import CompiledCircuit, compile_layers
 from circuits.errors import StructureError
-from circuits.layers import CompiledCircuit, compile_layers
 from circuits.nodes import Input, Node, Product, Sum
 from circuits.variables import check_cardinalities
 

@@ -14,10 +14,10 @@ from torch.distributions.kl import register_kl
 
 from circuits import queries
 from circuits.circuit import Circuit
+from circuits.engine.passes import flows, normalize
 from circuits.errors import NotTractableError, StructureError
 from circuits.evidence import EvidenceLike
 from circuits.numerics import NEGATIVE_INFINITY
-from circuits.passes import flows, normalize
 
 _MAX_SUPPORT = 1 << 22
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from circuits.engine.layers import CompiledCircuit
 from circuits.errors import EvidenceError
-from circuits.layers import CompiledCircuit
 from circuits.numerics import NEGATIVE_INFINITY
 from circuits.variables import value_offsets
 

@@ -8,11 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from circuits import Circuit, CircuitDistribution
+from circuits.engine.derivatives import by_variable, max_derivatives
+from circuits.engine.passes import align, flows, log_root, log_up, max_up
 from circuits.errors import EvidenceError, ImpossibleEvidenceError, NotTractableError, StructureError
 from circuits.evidence import Evidence, EvidenceLike, observed_rows
 from circuits.numerics import NEGATIVE_INFINITY, posterior, weighted
-from circuits.passes import align, flows, log_root, log_up, max_up
-from circuits.queries.derivatives import by_variable, max_derivatives
 from factor_q.critic import OUTPUT_SCALE
 from factor_q.graph import FactorGraph
 from factor_q.layout import check_values, common_shape, index_layout

@@ -10,11 +10,11 @@ from circuits import Circuit, CircuitDistribution
 from circuits.errors import NotTractableError
 from circuits.numerics import NEGATIVE_INFINITY
 from circuits.structures.clique_tree import build_clique_tree
-from factor_q.elimination import aligned, log_sum, upward
+from factor_q.elimination.ordering import Order, checked_order
+from factor_q.elimination.passes import aligned, log_sum, upward
+from factor_q.elimination.plan import make_plan, sizes
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
-from factor_q.ordering import Order, checked_order
-from factor_q.plan import make_plan, sizes
 from factor_q.queries.temperature import Temperature, check_possible, tempered
 
 DEFAULT_MAX_PARAMETERS = 2**20

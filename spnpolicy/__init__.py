@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spnpolicy.algorithms import make_algorithm
     from spnpolicy.envs import check_env, make_env
-    from spnpolicy.objective import elbo
-    from spnpolicy.policy import SPNPolicy
+    from spnpolicy.maths.objective import elbo
+    from spnpolicy.networks.policy import SPNPolicy
     from spnpolicy.training.config import RunConfig, TrainConfig
     from spnpolicy.training.loop import Progress, resume, train
     from spnpolicy.training.runs import load_run
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 _HOME = {
     "Progress": "spnpolicy.training.loop",
     "RunConfig": "spnpolicy.training.config",
-    "SPNPolicy": "spnpolicy.policy",
+    "SPNPolicy": "spnpolicy.networks.policy",
     "TrainConfig": "spnpolicy.training.config",
-    "check_env": "spnpolicy.envs.check",
-    "elbo": "spnpolicy.objective",
+    "check_env": "spnpolicy.envs.checks.check",
+    "elbo": "spnpolicy.maths.objective",
     "load_run": "spnpolicy.training.runs",
     "make_algorithm": "spnpolicy.algorithms",
     "make_env": "spnpolicy.envs",

@@ -19,7 +19,7 @@ from random import Random
 import numpy as np
 import torch
 
-from circuits import Circuit, CircuitDistribution, ImpossibleEvidenceError, NotTractableError, structures
+from circuits import Circuit, CircuitDistribution, ImpossibleEvidenceError, NotTractableError, operations, structures
 from tests import oracles, strategies
 from tests.contracts import QUERY_ROWS, STRUCTURE_ROWS, Case
 
@@ -45,8 +45,8 @@ BUILDERS: dict[str, Build] = {
     **{name: partial(from_its_row, name) for name in structures.STRUCTURES},
     **strategies.FAMILIES,
     "random_binary": partial(strategies.random_binary, most=8),
-    "exactly": lambda rng, cards: structures.exactly(cards, rng.sample(range(len(cards) + 1), 1)[0], action=1),
-    "all_different": lambda rng, cards: structures.all_different(cards, exempt=strategies.subset(rng, 2)),
+    "exactly": lambda rng, cards: operations.exactly(cards, rng.sample(range(len(cards) + 1), 1)[0], action=1),
+    "all_different": lambda rng, cards: operations.all_different(cards, exempt=strategies.subset(rng, 2)),
 }
 
 

@@ -5,7 +5,7 @@ from functools import cache
 
 import torch
 
-from circuits import Circuit, CircuitDistribution, Input, structures
+from circuits import Circuit, CircuitDistribution, Input, operations, structures
 
 COUNT = 200
 CARDS = [2, 3] * (COUNT // 2)
@@ -30,9 +30,9 @@ _BUILDERS: dict[str, Callable[[], Circuit]] = {
     "cutset": lambda: structures.cutset(CARDS, depth=2),
     "random_binary": lambda: structures.random_binary(CARDS, sums=3),
     "latent_tree": lambda: structures.latent_tree(CARDS, PARENTS, states=3),
-    "mixture": lambda: structures.mixture(structures.markov_chain(CARDS), structures.selective(CARDS, copies=2)),
-    "exactly": lambda: structures.exactly(CARDS, 5),
-    "all_different": lambda: structures.all_different(CARDS, exempt=[0]),
+    "mixture": lambda: operations.mixture(structures.markov_chain(CARDS), structures.selective(CARDS, copies=2)),
+    "exactly": lambda: operations.exactly(CARDS, 5),
+    "all_different": lambda: operations.all_different(CARDS, exempt=[0]),
 }
 
 NAMES = tuple(dict.fromkeys([*structures.STRUCTURES, *_BUILDERS]))

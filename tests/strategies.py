@@ -10,7 +10,7 @@ import torch
 from hypothesis import strategies as st
 
 import circuits
-from circuits import Circuit, CircuitBuilder, structures
+from circuits import Circuit, CircuitBuilder, operations, structures
 
 Cards = tuple[int, ...]
 
@@ -116,12 +116,12 @@ def constraint(rng: Random, cards: Cards | None = None) -> Circuit:
     """`exactly` or `all_different`, with options that leave something possible."""
     cards = cards or cardinalities(rng)
     if rng.random() < 0.4:
-        return structures.all_different(cards, exempt={0, *subset(rng, max(cards), 0)})
+        return operations.all_different(cards, exempt={0, *subset(rng, max(cards), 0)})
     action = rng.randrange(max(cards))
     forced = sum(k == 1 for k in cards) if action == 0 else 0
     counts = rng.sample(range(8), 2)
     count = rng.randint(forced, sum(k > action for k in cards))
-    return structures.exactly(cards, count if rng.random() < 0.5 else [count, *counts], action=action)
+    return operations.exactly(cards, count if rng.random() < 0.5 else [count, *counts], action=action)
 
 
 def cutset(rng: Random, cards: Cards | None = None) -> Circuit:
@@ -150,10 +150,10 @@ def mixture(rng: Random, cards: Cards | None = None) -> Circuit:
         lambda: structures.markov_chain(cards),
         lambda: structures.tree(cards, random_parents(rng, len(cards))),
         lambda: structures.keep_set(cards, labels=4),
-        lambda: structures.all_different(cards, exempt=[0]),
+        lambda: operations.all_different(cards, exempt=[0]),
         lambda: random_binary(rng, cards),
     )
-    return structures.mixture(*(rng.choice(parts)() for _ in range(rng.randint(1, 3))))
+    return operations.mixture(*(rng.choice(parts)() for _ in range(rng.randint(1, 3))))
 
 
 class HandBuilt:

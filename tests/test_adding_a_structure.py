@@ -57,7 +57,7 @@ SIZE = """def _teams_size(cards: Cards, size: int = 2) -> int:
 
 PLACES = {
     "circuits/structures/__init__.py": [
-        ("from circuits.structures.combine import", IMPORT),
+        ("from circuits.operations.combine import", IMPORT),
         ('    "mean_field": mean_field,', REGISTRY_LINE),
     ],
     "tests/contracts.py": [("STRUCTURE_ROWS = (", SIZE), ('    Structure("mean_field"', ROW)],

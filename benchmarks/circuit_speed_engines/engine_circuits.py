@@ -9,7 +9,8 @@ from torch import Tensor
 from circuit_speed_engines.adapter import Adapter
 from circuit_speed_engines.task import Task
 from circuit_speed_engines.worker import serve
-from circuits import Circuit, CircuitBuilder, CircuitDistribution, native
+from circuits import Circuit, CircuitBuilder, CircuitDistribution
+from circuits.engine import native
 
 
 class Model(NamedTuple):

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
+from circuits.engine.layers import CompiledCircuit
+from circuits.engine.passes import log_up, push_down
 from circuits.errors import ImpossibleEvidenceError
-from circuits.layers import CompiledCircuit
 from circuits.learning.data import evidence_rows
 from circuits.numerics import NEGATIVE_INFINITY, posterior
-from circuits.passes import log_up, push_down
 
 _CHUNK = 1 << 21
 """Numbers that a buffer of one pass may hold; more rows are split."""

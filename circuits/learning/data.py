@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from circuits.engine.layers import CompiledCircuit
 from circuits.errors import EvidenceError
-from circuits.layers import CompiledCircuit
 from circuits.numerics import NEGATIVE_INFINITY
 
 MISSING = -1

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from circuits.circuit import Circuit
+from circuits.engine.passes import flows
 from circuits.errors import StructureError
 from circuits.learning.counts import expected_counts, log_likelihoods, weights_from_counts
 from circuits.learning.fit import Fit, FitOptions, Task, run
-from circuits.passes import flows
 
 
 def expectation_maximization(

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from circuits.circuit import Circuit
+from circuits.engine.passes import normalize
 from circuits.errors import StructureError
 from circuits.learning.counts import check_rows_possible, log_likelihoods
 from circuits.learning.data import check_data, check_smoothing, check_weights
-from circuits.passes import normalize
 
 _WAY_OUT = "Add smoothing, start from other logits, or drop these rows if the structure forbids them."
 

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from circuits.circuit import Circuit
+from circuits.engine.passes import normalize
 from circuits.learning.counts import expected_counts, log_likelihoods
 from circuits.learning.fit import Fit, FitOptions, Task, run
-from circuits.passes import normalize
 
 
 def fit_gradient(

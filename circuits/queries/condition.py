@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from circuits.engine.passes import align
 from circuits.errors import ImpossibleEvidenceError
 from circuits.evidence import EvidenceLike
 from circuits.numerics import NEGATIVE_INFINITY
-from circuits.passes import align
 from circuits.queries.log_prob import upward
 
 if TYPE_CHECKING:

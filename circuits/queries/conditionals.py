@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits.engine.derivatives import by_variable, log_derivatives
+from circuits.engine.passes import log_up
 from circuits.errors import ImpossibleEvidenceError
 from circuits.evidence import observed_rows
 from circuits.numerics import NEGATIVE_INFINITY, logsumexp, posterior
-from circuits.passes import log_up
-from circuits.queries.derivatives import by_variable, log_derivatives
 from circuits.queries.log_prob import for_each_sample
 
 if TYPE_CHECKING:

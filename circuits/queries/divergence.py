@@ -8,13 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.layers import ProductLayer
+from circuits.engine.layers import ProductLayer
+from circuits.engine.passes import align
 from circuits.numerics import NEGATIVE_INFINITY, entropy_of, entropy_term, weighted
-from circuits.passes import align
+from circuits.operations.product import ProductCircuit, match
 from circuits.queries.entropy import entropy, require_deterministic
 from circuits.queries.marginal import marginal
 from circuits.queries.multiply import normalized, pick, product_weights
-from circuits.structures.product import ProductCircuit, match
 
 if TYPE_CHECKING:
     from circuits.distribution import CircuitDistribution

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.engine.overlaps import OverlapPlan, SumOfPairs, plan_overlaps
 from circuits.numerics import entropy_of, entropy_term
 from circuits.properties import overlapping_sums
 from circuits.queries.entropy import sum_of_local_entropies
-from circuits.queries.overlaps import OverlapPlan, SumOfPairs, plan_overlaps
 
 if TYPE_CHECKING:
     from circuits.distribution import CircuitDistribution

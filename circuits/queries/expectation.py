@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.engine.tables.run import all_joint_tables
 from circuits.errors import EvidenceError
 from circuits.numerics import weighted
 from circuits.queries.marginal import check_variables
-from circuits.tables import all_joint_tables
 
 if TYPE_CHECKING:
     from circuits.circuit import Circuit
@@ -52,7 +52,7 @@ def expectation(
 
     Raises:
         EvidenceError: a scope names unknown or repeated variables, or a table does not fit its scope.
-    Cost: linear in the factors and in the circuit's edges, see `circuits.tables`; no enumeration and no
+    Cost: linear in the factors and in the circuit's edges, see `circuits.engine.tables.run`; no enumeration and no
         pass per table entry.
     Source: exact expectation of multilinear functions under decomposable circuits (Shih and Ermon 2020).
     """

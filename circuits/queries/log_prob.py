@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits.engine.layers import CompiledCircuit
+from circuits.engine.likelihood import log_likelihood
+from circuits.engine.passes import align, log_root, log_up
+from circuits.engine.traced import traced_log_likelihood
 from circuits.evidence import Evidence, EvidenceLike, observed_rows
-from circuits.layers import CompiledCircuit
-from circuits.likelihood import log_likelihood
-from circuits.passes import align, log_root, log_up
-from circuits.traced import traced_log_likelihood
 
 if TYPE_CHECKING:
     from circuits.distribution import CircuitDistribution

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.layers import CompiledCircuit, ProductLayer
+from circuits.engine.layers import CompiledCircuit, ProductLayer
 from circuits.numerics import NEGATIVE_INFINITY
 from circuits.queries.entropy import require_deterministic
 

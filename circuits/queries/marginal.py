@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.engine.tables.run import joint_tables
 from circuits.errors import EvidenceError, NotTractableError
-from circuits.tables import joint_tables
 
 if TYPE_CHECKING:
     from circuits.distribution import CircuitDistribution
@@ -73,7 +73,7 @@ def pair_marginals(
 
     Raises:
         EvidenceError: something is not a pair, or names a variable that does not exist or the same one twice.
-    Cost: linear in the tables and in the circuit's edges, see `circuits.tables`.
+    Cost: linear in the tables and in the circuit's edges, see `circuits.engine.tables.run`.
     Source: the one-pass expectation of multilinear functions, read before the factors are multiplied in.
     """
     cardinalities = distribution.circuit.cardinalities

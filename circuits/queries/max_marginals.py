@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.passes import max_up
-from circuits.queries.derivatives import by_variable, max_derivatives
+from circuits.engine.derivatives import by_variable, max_derivatives
+from circuits.engine.passes import max_up
 from circuits.queries.entropy import require_deterministic
 
 if TYPE_CHECKING:

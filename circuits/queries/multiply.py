@@ -7,11 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.circuit import Circuit
+from circuits.engine.layers import Rows
+from circuits.engine.passes import align, log_up
 from circuits.errors import ImpossibleEvidenceError, NotTractableError
-from circuits.layers import Rows
 from circuits.numerics import NEGATIVE_INFINITY
-from circuits.passes import align, log_up
-from circuits.structures.product import NO_EDGE, ProductCircuit, match
+from circuits.operations.product import NO_EDGE, ProductCircuit, match
 
 if TYPE_CHECKING:
     from circuits.distribution import CircuitDistribution
@@ -77,7 +77,7 @@ def constrain(
         >>> import torch, circuits
         >>> c = circuits.structures.mean_field([2, 2])
         >>> pi = circuits.CircuitDistribution(c, torch.zeros(c.num_parameters))
-        >>> given, log_probability = pi.constrain(circuits.structures.exactly([2, 2], 1))
+        >>> given, log_probability = pi.constrain(circuits.operations.exactly([2, 2], 1))
         >>> given.marginal([0, 1]).tolist(), round(log_probability.exp().item(), 4)
         ([[0.0, 0.5], [0.5, 0.0]], 0.5)
     """

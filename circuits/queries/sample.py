@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits.engine.layers import CompiledCircuit, ProductLayer, SumLayer
+from circuits.engine.passes import max_up
 from circuits.errors import NotTractableError
-from circuits.layers import CompiledCircuit, ProductLayer, SumLayer
 from circuits.numerics import choose, choose_from_table
-from circuits.passes import max_up
 
 if TYPE_CHECKING:
     from circuits.distribution import CircuitDistribution

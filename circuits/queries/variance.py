@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.engine.passes import push_up
 from circuits.numerics import entropy_term
-from circuits.passes import push_up
 from circuits.queries.entropy import require_deterministic
 
 if TYPE_CHECKING:

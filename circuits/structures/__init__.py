@@ -4,15 +4,12 @@ from collections.abc import Callable
 
 from circuits.circuit import Circuit
 from circuits.structures.clique_tree import clique_tree
-from circuits.structures.combine import mixture
-from circuits.structures.constraints import all_different, exactly
 from circuits.structures.cutset import cutset
 from circuits.structures.decision_diagram import decision_diagram
 from circuits.structures.keep_set import keep_set
 from circuits.structures.latent_tree import latent_tree
 from circuits.structures.markov_chain import markov_chain
 from circuits.structures.mean_field import mean_field
-from circuits.structures.product import product
 from circuits.structures.random_binary import random_binary
 from circuits.structures.selective import selective
 from circuits.structures.tree import tree
@@ -37,17 +34,13 @@ given circuits), `product` (of two), and the constraints `exactly` and `all_diff
 
 __all__ = [
     "STRUCTURES",
-    "all_different",
     "clique_tree",
     "cutset",
     "decision_diagram",
-    "exactly",
     "keep_set",
     "latent_tree",
     "markov_chain",
     "mean_field",
-    "mixture",
-    "product",
     "random_binary",
     "selective",
     "tree",

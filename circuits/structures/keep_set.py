@@ -9,7 +9,7 @@ import numpy as np
 
 from circuits.circuit import Circuit, CircuitBuilder
 from circuits.errors import StructureError
-from circuits.structures.region_trees import RegionTree, coupling_of, region_trees
+from circuits.structures.regions.trees import RegionTree, coupling_of, region_trees
 from circuits.variables import check_cardinalities
 
 

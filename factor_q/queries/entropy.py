@@ -4,10 +4,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.numerics import weighted
-from factor_q.elimination import DEFAULT_MAX_ENTRIES, SUM_PRODUCT, check_memory, difference, downward, log_sum, upward
+from factor_q.elimination.ordering import Order
+from factor_q.elimination.passes import (
+    DEFAULT_MAX_ENTRIES,
+    SUM_PRODUCT,
+    check_memory,
+    difference,
+    downward,
+    log_sum,
+    upward,
+)
+from factor_q.elimination.plan import make_plan
 from factor_q.factors import Factors, Temperature
-from factor_q.ordering import Order
-from factor_q.plan import make_plan
 from factor_q.queries.marginals import both_passes
 from factor_q.queries.temperature import check_possible, tempered
 

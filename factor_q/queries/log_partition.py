@@ -7,12 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.numerics import NEGATIVE_INFINITY, logsumexp
-from factor_q.cutset import DEFAULT_MAX_ASSIGNMENTS, Cutset, Held, over_assignments, resolve_cutset
-from factor_q.elimination import DEFAULT_MAX_ENTRIES, check_memory, log_sum, upward
+from factor_q.elimination.cutset import DEFAULT_MAX_ASSIGNMENTS, Cutset, Held, over_assignments, resolve_cutset
+from factor_q.elimination.ordering import Order
+from factor_q.elimination.passes import DEFAULT_MAX_ENTRIES, check_memory, log_sum, upward
+from factor_q.elimination.plan import make_plan, peak, sizes
 from factor_q.factors import Factors, Temperature
 from factor_q.graph import FactorGraph
-from factor_q.ordering import Order
-from factor_q.plan import make_plan, peak, sizes
 from factor_q.queries.temperature import tempered
 
 

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.numerics import NEGATIVE_INFINITY
-from factor_q.elimination import DEFAULT_MAX_ENTRIES
+from factor_q.elimination.ordering import Order
+from factor_q.elimination.passes import DEFAULT_MAX_ENTRIES
 from factor_q.factors import Factors
-from factor_q.ordering import Order
 from factor_q.queries.condition import add_log_weights
 from factor_q.queries.marginals import both_passes
 from factor_q.queries.max_marginals import max_marginals

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from circuits.errors import EvidenceError
 from circuits.numerics import logsumexp, posterior
-from factor_q.elimination import DEFAULT_MAX_ENTRIES, SUM_PRODUCT, by_variable, check_memory, log_sum, upward
+from factor_q.elimination.ordering import Order
+from factor_q.elimination.passes import DEFAULT_MAX_ENTRIES, SUM_PRODUCT, by_variable, check_memory, log_sum, upward
+from factor_q.elimination.plan import make_plan, peak, sizes
 from factor_q.factors import Factors, Temperature
-from factor_q.ordering import Order
-from factor_q.plan import make_plan, peak, sizes
 from factor_q.queries.temperature import check_possible, tempered
 
 

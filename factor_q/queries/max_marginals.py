@@ -3,10 +3,10 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from factor_q.elimination import DEFAULT_MAX_ENTRIES, MAX_SUM, by_variable, check_memory, upward
+from factor_q.elimination.ordering import Order
+from factor_q.elimination.passes import DEFAULT_MAX_ENTRIES, MAX_SUM, by_variable, check_memory, upward
+from factor_q.elimination.plan import make_plan
 from factor_q.factors import Factors
-from factor_q.ordering import Order
-from factor_q.plan import make_plan
 from factor_q.queries.marginals import both_passes
 
 

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from factor_q.cutset import DEFAULT_MAX_ASSIGNMENTS, Cutset, assignment_at, over_assignments, resolve_cutset
-from factor_q.elimination import DEFAULT_MAX_ENTRIES, check_memory, upward
+from factor_q.elimination.cutset import DEFAULT_MAX_ASSIGNMENTS, Cutset, assignment_at, over_assignments, resolve_cutset
+from factor_q.elimination.ordering import Order
+from factor_q.elimination.passes import DEFAULT_MAX_ENTRIES, check_memory, upward
+from factor_q.elimination.plan import Plan, make_plan, peak, sizes
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
-from factor_q.ordering import Order
-from factor_q.plan import Plan, make_plan, peak, sizes
 from factor_q.queries.condition import fix
 
 _STREAM = 2**15

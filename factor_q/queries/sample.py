@@ -8,10 +8,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from circuits.numerics import choose, shifted_exp
-from factor_q.elimination import DEFAULT_MAX_ENTRIES, Upward, aligned, check_memory, log_sum, upward
+from factor_q.elimination.ordering import Order
+from factor_q.elimination.passes import DEFAULT_MAX_ENTRIES, Upward, aligned, check_memory, log_sum, upward
+from factor_q.elimination.plan import SLICE, Plan, Step, make_plan, sizes
 from factor_q.factors import Factors, Temperature
-from factor_q.ordering import Order
-from factor_q.plan import SLICE, Plan, Step, make_plan, sizes
 from factor_q.queries.temperature import check_possible, tempered
 
 _CHUNK = 2**22

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from circuits.layers import CompiledCircuit
+from circuits.engine.layers import CompiledCircuit
+from circuits.engine.passes import normalize
 from circuits.numerics import NEGATIVE_INFINITY
-from circuits.passes import normalize
 from factor_q.variational.terms import Terms, bound, edge_values
 
 Point = tuple[Tensor, Tensor | None]

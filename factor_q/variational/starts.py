@@ -5,14 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from circuits.engine.layers import CompiledCircuit
+from circuits.engine.passes import log_up, normalize
 from circuits.errors import NotTractableError
-from circuits.layers import CompiledCircuit
 from circuits.numerics import NEGATIVE_INFINITY
-from circuits.passes import log_up, normalize
-from factor_q.approximate.max_plus import max_plus
-from factor_q.approximate.mean_field import mean_field
+from factor_q.approximate.mean_field.mean_field import mean_field
+from factor_q.approximate.messages.max_plus import max_plus
+from factor_q.elimination.plan import sizes
 from factor_q.factors import Factors
-from factor_q.plan import sizes
 from factor_q.queries.maximum import max_assignment
 from factor_q.variational.terms import row_values, terms_of
 

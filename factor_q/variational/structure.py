@@ -12,13 +12,13 @@ from circuits import Circuit, structures
 from circuits.errors import NotTractableError, StructureError
 from circuits.nodes import Node
 from factor_q.compile import DEFAULT_MAX_PARAMETERS, compile
+from factor_q.elimination.ordering import elimination_cliques, elimination_order
+from factor_q.elimination.plan import sizes
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
 from factor_q.limits import Limits
-from factor_q.ordering import elimination_cliques, elimination_order
-from factor_q.plan import sizes
 from factor_q.queries.temperature import Temperature, tempered
-from factor_q.structure_order import chow_liu_parents
+from factor_q.structure_learning.order import chow_liu_parents
 from factor_q.variational.budget import Budget
 from factor_q.variational.maximize import Progress, VariationalFit, maximize_elbo
 from factor_q.variational.restart import climb_with_restarts

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from circuits.layers import CompiledCircuit, ProductLayer
+from circuits.engine.layers import CompiledCircuit, ProductLayer
+from circuits.engine.passes import flows, normalize
+from circuits.engine.tables.run import tables_from
 from circuits.numerics import NEGATIVE_INFINITY, entropy_term, logsumexp
-from circuits.passes import flows, normalize
-from circuits.tables import tables_from
 from factor_q.factors import Factors
 
 

@@ -7,13 +7,13 @@ The module of an algorithm holds the class named here and a frozen dataclass `Co
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from spnpolicy.errors import ConfigError
-from spnpolicy.training.decoding import decode, unknown_name
+from spnpolicy.base.decoding import decode, unknown_name
+from spnpolicy.base.errors import ConfigError
 
 if TYPE_CHECKING:
-    from spnpolicy.algorithms.protocol import Algorithm
-    from spnpolicy.envs.protocol import EnvSpec
-    from spnpolicy.training.seeding import Streams
+    from spnpolicy.base.seeding import Streams
+    from spnpolicy.data.env import EnvSpec
+    from spnpolicy.data.protocol import Algorithm
 
 __all__ = ["ALGORITHMS", "Entry", "algorithm_class", "config_class", "make_algorithm"]
 

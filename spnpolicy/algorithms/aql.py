@@ -8,18 +8,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from spnpolicy import nearest, proposals
-from spnpolicy.algorithms import settings
-from spnpolicy.algorithms.protocol import Batch
-from spnpolicy.algorithms.saving import saves
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.exploration import EpsilonSchedule, require_some_action
-from spnpolicy.losses import mean_of_valid, squared_td_loss
-from spnpolicy.networks import TargetUpdate, frozen_copy
-from spnpolicy.returns import q_target
-from spnpolicy.training import optimization
-from spnpolicy.training.decoding import require
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.decoding import require
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch
+from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
+from spnpolicy.maths.returns import q_target
+from spnpolicy.networks import nearest, proposals
+from spnpolicy.networks.layers import TargetUpdate, frozen_copy
+from spnpolicy.parts import optimization, settings
+from spnpolicy.parts.exploration import EpsilonSchedule, require_some_action
+from spnpolicy.parts.saving import saves
 
 GREEDY_SEED = 20_200_124
 """Seed of the candidates of greedy play, so that it depends on the state alone and moves no random stream."""

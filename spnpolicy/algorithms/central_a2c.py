@@ -7,16 +7,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from spnpolicy import categorical, joint_actions, networks
-from spnpolicy.algorithms import settings
-from spnpolicy.algorithms.protocol import Batch, Needs
-from spnpolicy.algorithms.saving import saves
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.exploration import require_some_action
-from spnpolicy.losses import chosen_value, mean_of_valid, policy_gradient_loss, squared_td_loss
-from spnpolicy.training.decoding import require
-from spnpolicy.training.optimization import descend, make_optimizer
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.decoding import require
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch, Needs
+from spnpolicy.maths import categorical
+from spnpolicy.maths.losses import chosen_value, mean_of_valid, policy_gradient_loss, squared_td_loss
+from spnpolicy.networks import layers as networks
+from spnpolicy.parts import joint_actions, settings
+from spnpolicy.parts.exploration import require_some_action
+from spnpolicy.parts.optimization import descend, make_optimizer
+from spnpolicy.parts.saving import saves
 
 POLICY_OUTPUT_GAIN = 0.01
 """Scale of the last layer's first weights: all joint actions begin almost equally probable."""

@@ -8,16 +8,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from spnpolicy import joint_actions, losses
-from spnpolicy.algorithms.protocol import Batch, Needs
-from spnpolicy.algorithms.saving import saves
-from spnpolicy.algorithms.settings import ReplaySettings
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.exploration import epsilon_greedy, require_some_action
-from spnpolicy.networks import frozen_copy, mlp
-from spnpolicy.returns import greedy_value
-from spnpolicy.training.optimization import descend, make_optimizer
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch, Needs
+from spnpolicy.maths import losses
+from spnpolicy.maths.returns import greedy_value
+from spnpolicy.networks.layers import frozen_copy, mlp
+from spnpolicy.parts import joint_actions
+from spnpolicy.parts.exploration import epsilon_greedy, require_some_action
+from spnpolicy.parts.optimization import descend, make_optimizer
+from spnpolicy.parts.saving import saves
+from spnpolicy.parts.settings import ReplaySettings
 
 OUTPUT_GAIN = 0.01
 """Scale of the last layer's first weights: larger values would be bootstrapped long before a reward is seen."""

@@ -8,17 +8,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from spnpolicy import categorical, counterfactual, losses
-from spnpolicy.agent_network import AgentNetwork, agent_network
-from spnpolicy.algorithms import settings
-from spnpolicy.algorithms.protocol import Batch, Memory, Needs
-from spnpolicy.algorithms.saving import saves
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.exploration import EpsilonSchedule, require_some_action
-from spnpolicy.features import FourierFeatures
-from spnpolicy.networks import frozen_copy
-from spnpolicy.training import optimization
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch, Memory, Needs
+from spnpolicy.maths import categorical, losses
+from spnpolicy.networks.agents import AgentNetwork, agent_network
+from spnpolicy.networks.features import FourierFeatures
+from spnpolicy.networks.layers import frozen_copy
+from spnpolicy.parts import counterfactual, optimization, settings
+from spnpolicy.parts.exploration import EpsilonSchedule, require_some_action
+from spnpolicy.parts.saving import saves
 
 
 @dataclass(frozen=True)

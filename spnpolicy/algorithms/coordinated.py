@@ -11,18 +11,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from factor_q import FactorGraph, FactorQ, Factors
-from spnpolicy import coordination
-from spnpolicy.algorithms.protocol import Batch
-from spnpolicy.algorithms.saving import saves
-from spnpolicy.algorithms.settings import LearnerSettings
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.exploration import EpsilonSchedule, require_some_action
-from spnpolicy.losses import squared_td_loss
-from spnpolicy.networks import TargetUpdate, existing_actions, frozen_copy
-from spnpolicy.returns import q_target
-from spnpolicy.training.decoding import require
-from spnpolicy.training.optimization import descend, make_optimizer
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.decoding import require
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch
+from spnpolicy.maths.losses import squared_td_loss
+from spnpolicy.maths.returns import q_target
+from spnpolicy.networks.layers import TargetUpdate, existing_actions, frozen_copy
+from spnpolicy.parts import coordination
+from spnpolicy.parts.exploration import EpsilonSchedule, require_some_action
+from spnpolicy.parts.optimization import descend, make_optimizer
+from spnpolicy.parts.saving import saves
+from spnpolicy.parts.settings import LearnerSettings
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,25 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from factor_q import FactorGraph, Factors
-from spnpolicy import networks
-from spnpolicy.agent_network import AgentLinear, agent_network
-from spnpolicy.algorithms import settings
-from spnpolicy.algorithms.protocol import Batch, Memory
-from spnpolicy.algorithms.saving import saves
-from spnpolicy.coordination import GraphSettings, allow, coordination_graph, explore_around, max_plus, zero_where_stuck
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.errors import ConfigError
-from spnpolicy.exploration import require_some_action
-from spnpolicy.losses import squared_td_loss
-from spnpolicy.training import decoding, optimization
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base import decoding
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch, Memory
+from spnpolicy.maths.losses import squared_td_loss
+from spnpolicy.networks import layers as networks
+from spnpolicy.networks.agents import AgentLinear, agent_network
+from spnpolicy.parts import optimization, settings
+from spnpolicy.parts.coordination import (
+    GraphSettings,
+    allow,
+    coordination_graph,
+    explore_around,
+    max_plus,
+    zero_where_stuck,
+)
+from spnpolicy.parts.exploration import require_some_action
+from spnpolicy.parts.saving import saves
 
 OUTPUT_GAIN = 0.01
 """Scale of the first weights that make utilities and payoffs, so that Q starts near 0."""

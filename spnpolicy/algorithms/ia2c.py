@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Int
 
-from spnpolicy.actor_critic import action_log_probs, actor_loss, advantages, rollout_needs
-from spnpolicy.agent_network import agent_network
-from spnpolicy.algorithms.protocol import Batch, Memory
-from spnpolicy.algorithms.saving import saves
-from spnpolicy.algorithms.settings import CriticSettings, LinearSchedule
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.exploration import act_by_policy
-from spnpolicy.losses import squared_td_loss
-from spnpolicy.networks import frozen_copy
-from spnpolicy.training.optimization import descend, make_optimizer
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch, Memory
+from spnpolicy.maths.losses import squared_td_loss
+from spnpolicy.networks.agents import agent_network
+from spnpolicy.networks.layers import frozen_copy
+from spnpolicy.parts.actor_critic import action_log_probs, actor_loss, advantages, rollout_needs
+from spnpolicy.parts.exploration import act_by_policy
+from spnpolicy.parts.optimization import descend, make_optimizer
+from spnpolicy.parts.saving import saves
+from spnpolicy.parts.settings import CriticSettings, LinearSchedule
 
 _ENTROPY_WEIGHT = 0.001
 

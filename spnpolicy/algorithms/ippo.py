@@ -5,15 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from spnpolicy import actor_critic
-from spnpolicy.agent_network import agent_network
-from spnpolicy.algorithms.protocol import Batch, Memory
-from spnpolicy.algorithms.saving import saves
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.exploration import act_by_policy
-from spnpolicy.networks import frozen_copy
-from spnpolicy.training.optimization import make_optimizer
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch, Memory
+from spnpolicy.networks.agents import agent_network
+from spnpolicy.networks.layers import frozen_copy
+from spnpolicy.parts import actor_critic
+from spnpolicy.parts.exploration import act_by_policy
+from spnpolicy.parts.optimization import make_optimizer
+from spnpolicy.parts.saving import saves
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from spnpolicy import actor_critic, exploration, losses
-from spnpolicy.agent_network import agent_network
-from spnpolicy.algorithms import protocol, settings
-from spnpolicy.algorithms.saving import saves
-from spnpolicy.envs import protocol as env_protocol
-from spnpolicy.networks import frozen_copy
-from spnpolicy.training import optimization
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data import env as env_protocol
+from spnpolicy.data import protocol
+from spnpolicy.maths import losses
+from spnpolicy.networks.agents import agent_network
+from spnpolicy.networks.layers import frozen_copy
+from spnpolicy.parts import actor_critic, exploration, optimization, settings
+from spnpolicy.parts.saving import saves
 
 
 @dataclass(frozen=True)

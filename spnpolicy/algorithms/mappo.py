@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from spnpolicy import exploration, networks
-from spnpolicy.actor_critic import ClippedSettings, clipped_steps, fix, rollout_needs
-from spnpolicy.agent_network import agent_network
-from spnpolicy.algorithms.protocol import Batch, Memory
-from spnpolicy.algorithms.saving import saves
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.training import optimization, seeding
+from spnpolicy.base import seeding
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch, Memory
+from spnpolicy.networks import layers as networks
+from spnpolicy.networks.agents import agent_network
+from spnpolicy.parts import exploration, optimization
+from spnpolicy.parts.actor_critic import ClippedSettings, clipped_steps, fix, rollout_needs
+from spnpolicy.parts.saving import saves
 
 
 @dataclass(frozen=True)

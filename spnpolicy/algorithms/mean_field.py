@@ -11,10 +11,10 @@ from torch import Tensor
 from circuits import CircuitDistribution, structures
 from factor_q import Factors, approximate
 from spnpolicy.algorithms import spn_ac
-from spnpolicy.algorithms.protocol import Batch
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.training.decoding import require
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.decoding import require
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch
 
 TOLERANCE = 1e-4
 """Gain of a sweep, in nats, below which the ascent is over; values are single precision."""

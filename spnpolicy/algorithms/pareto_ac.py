@@ -10,20 +10,20 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from factor_q import FactorGraph, FactorQ, Factors, random_pairs
-from spnpolicy.agent_network import agent_network
-from spnpolicy.algorithms.protocol import Batch, Memory, Needs
-from spnpolicy.algorithms.saving import saves
-from spnpolicy.algorithms.settings import CriticSettings, LinearSchedule
-from spnpolicy.categorical import entropy, masked_log_probs
-from spnpolicy.counterfactual import agents_target, following_value, optimistic_values, usable
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.errors import ConfigError
-from spnpolicy.exploration import act_by_policy
-from spnpolicy.losses import chosen_value, mean_of_valid, policy_gradient_loss, squared_td_loss
-from spnpolicy.networks import frozen_copy
-from spnpolicy.training.decoding import require
-from spnpolicy.training.optimization import descend, make_optimizer
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.decoding import require
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch, Memory, Needs
+from spnpolicy.maths.categorical import entropy, masked_log_probs
+from spnpolicy.maths.losses import chosen_value, mean_of_valid, policy_gradient_loss, squared_td_loss
+from spnpolicy.networks.agents import agent_network
+from spnpolicy.networks.layers import frozen_copy
+from spnpolicy.parts.counterfactual import agents_target, following_value, optimistic_values, usable
+from spnpolicy.parts.exploration import act_by_policy
+from spnpolicy.parts.optimization import descend, make_optimizer
+from spnpolicy.parts.saving import saves
+from spnpolicy.parts.settings import CriticSettings, LinearSchedule
 
 MOST_JOINT_ACTIONS = 100_000
 """Largest joint table that is enumerated."""

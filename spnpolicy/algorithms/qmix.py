@@ -8,19 +8,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from spnpolicy.agent_network import agent_network
-from spnpolicy.algorithms import settings
-from spnpolicy.algorithms.protocol import Batch, Memory
-from spnpolicy.algorithms.saving import saves
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.exploration import act_epsilon_greedy
-from spnpolicy.losses import chosen_value, squared_td_loss
-from spnpolicy.mixers import QMixer, WeightTransform
-from spnpolicy.networks import frozen_copy
-from spnpolicy.returns import greedy_value
-from spnpolicy.training.decoding import require
-from spnpolicy.training.optimization import descend, make_optimizer
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.decoding import require
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch, Memory
+from spnpolicy.maths.losses import chosen_value, squared_td_loss
+from spnpolicy.maths.returns import greedy_value
+from spnpolicy.networks.agents import agent_network
+from spnpolicy.networks.layers import frozen_copy
+from spnpolicy.networks.mixers import QMixer, WeightTransform
+from spnpolicy.parts import settings
+from spnpolicy.parts.exploration import act_epsilon_greedy
+from spnpolicy.parts.optimization import descend, make_optimizer
+from spnpolicy.parts.saving import saves
 
 
 @dataclass(frozen=True)

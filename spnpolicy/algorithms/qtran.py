@@ -8,15 +8,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from spnpolicy import exploration, losses, mixers, networks
-from spnpolicy.agent_network import agent_network
-from spnpolicy.algorithms import settings
-from spnpolicy.algorithms.protocol import Batch, Memory
-from spnpolicy.algorithms.saving import saves
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.training import optimization
-from spnpolicy.training.decoding import require
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.decoding import require
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch, Memory
+from spnpolicy.maths import losses
+from spnpolicy.networks import layers as networks
+from spnpolicy.networks import mixers
+from spnpolicy.networks.agents import agent_network
+from spnpolicy.parts import exploration, optimization, settings
+from spnpolicy.parts.saving import saves
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from spnpolicy.algorithms.protocol import Batch, Needs
-from spnpolicy.algorithms.saving import saves
-from spnpolicy.algorithms.settings import LearnerSettings, LinearSchedule
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.exploration import require_some_action
-from spnpolicy.joint_actions import joint_mask, seen_state, split_index, team_target
-from spnpolicy.losses import mean_of_valid, squared_td_loss
-from spnpolicy.networks import existing_actions
-from spnpolicy.training.decoding import require
-from spnpolicy.training.optimization import descend, make_optimizer
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.decoding import require
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch, Needs
+from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
+from spnpolicy.networks.layers import existing_actions
+from spnpolicy.parts.exploration import require_some_action
+from spnpolicy.parts.joint_actions import joint_mask, seen_state, split_index, team_target
+from spnpolicy.parts.optimization import descend, make_optimizer
+from spnpolicy.parts.saving import saves
+from spnpolicy.parts.settings import LearnerSettings, LinearSchedule
 
 FIRST_WEIGHT = 0.01
 """Standard deviation of the first weights: hidden units begin almost alike, and only almost."""

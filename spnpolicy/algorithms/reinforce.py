@@ -8,16 +8,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from spnpolicy import actor_critic, exploration
-from spnpolicy.agent_network import agent_network
-from spnpolicy.algorithms import protocol
-from spnpolicy.algorithms.saving import saves
-from spnpolicy.algorithms.settings import LinearSchedule, PolicySettings
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.returns import lambda_target
-from spnpolicy.training.optimization import descend, make_optimizer
-from spnpolicy.training.parallel import any_of
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.distributed import any_of
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data import protocol
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.maths.returns import lambda_target
+from spnpolicy.networks.agents import agent_network
+from spnpolicy.parts import actor_critic, exploration
+from spnpolicy.parts.optimization import descend, make_optimizer
+from spnpolicy.parts.saving import saves
+from spnpolicy.parts.settings import LinearSchedule, PolicySettings
 
 _RATE = 0.001
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from circuits import CircuitDistribution
 from factor_q import Factors
 from spnpolicy.algorithms import spn_ac
-from spnpolicy.algorithms.protocol import Batch
-from spnpolicy.algorithms.saving import saves
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.losses import policy_gradient_loss
-from spnpolicy.training.decoding import require
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.decoding import require
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch
+from spnpolicy.maths.losses import policy_gradient_loss
+from spnpolicy.parts.saving import saves
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,20 @@ from torch import Tensor
 
 from circuits import Circuit, CircuitDistribution, structures
 from factor_q import FactorGraph, FactorQ, Factors, random_pairs
-from spnpolicy.algorithms.protocol import Batch
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.exploration import require_some_action
-from spnpolicy.features import FourierFeatures
-from spnpolicy.losses import squared_td_loss
-from spnpolicy.networks import TargetUpdate, existing_actions, frozen_copy
-from spnpolicy.objective import elbo
-from spnpolicy.policy import SPNPolicy
-from spnpolicy.returns import q_target
-from spnpolicy.temperature import Temperature, TemperatureConfig, spread
-from spnpolicy.training.decoding import require
-from spnpolicy.training.optimization import descend, make_optimizer
-from spnpolicy.training.parallel import mean
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.decoding import require
+from spnpolicy.base.distributed import mean
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch
+from spnpolicy.maths.losses import squared_td_loss
+from spnpolicy.maths.objective import elbo
+from spnpolicy.maths.returns import q_target
+from spnpolicy.networks.features import FourierFeatures
+from spnpolicy.networks.layers import TargetUpdate, existing_actions, frozen_copy
+from spnpolicy.networks.policy import SPNPolicy
+from spnpolicy.parts.exploration import require_some_action
+from spnpolicy.parts.optimization import descend, make_optimizer
+from spnpolicy.parts.temperature import Temperature, TemperatureConfig, spread
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from spnpolicy import losses, networks, returns
-from spnpolicy.agent_network import agent_network
-from spnpolicy.algorithms import settings
-from spnpolicy.algorithms.protocol import Batch, Memory
-from spnpolicy.algorithms.saving import saves
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.exploration import act_epsilon_greedy
-from spnpolicy.training import optimization
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch, Memory
+from spnpolicy.maths import losses, returns
+from spnpolicy.networks import layers as networks
+from spnpolicy.networks.agents import agent_network
+from spnpolicy.parts import optimization, settings
+from spnpolicy.parts.exploration import act_epsilon_greedy
+from spnpolicy.parts.saving import saves
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from spnpolicy.algorithms.protocol import Batch
-from spnpolicy.algorithms.saving import saves
-from spnpolicy.algorithms.settings import LearnerSettings, LinearSchedule
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.exploration import EpsilonSchedule, require_some_action
-from spnpolicy.losses import mean_of_valid, squared_td_loss
-from spnpolicy.nearest import EmbeddingKind, JointCritic, best_of, nearest_joint_actions, playable
-from spnpolicy.networks import TargetUpdate, frozen_copy, mlp
-from spnpolicy.proposals import sometimes_uniform
-from spnpolicy.returns import q_target
-from spnpolicy.training.decoding import require
-from spnpolicy.training.optimization import descend, make_optimizer
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.decoding import require
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch
+from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
+from spnpolicy.maths.returns import q_target
+from spnpolicy.networks.layers import TargetUpdate, frozen_copy, mlp
+from spnpolicy.networks.nearest import EmbeddingKind, JointCritic, best_of, nearest_joint_actions, playable
+from spnpolicy.networks.proposals import sometimes_uniform
+from spnpolicy.parts.exploration import EpsilonSchedule, require_some_action
+from spnpolicy.parts.optimization import descend, make_optimizer
+from spnpolicy.parts.saving import saves
+from spnpolicy.parts.settings import LearnerSettings, LinearSchedule
 
 
 @dataclass(frozen=True)

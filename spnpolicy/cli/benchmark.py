@@ -9,9 +9,9 @@ from spnpolicy.algorithms import ALGORITHMS
 from spnpolicy.cli.folders import first_free
 from spnpolicy.cli.options import CommandLine, known_name
 from spnpolicy.cli.sweep import execute
-from spnpolicy.experiments.coverage import Presentation, present
-from spnpolicy.experiments.plan import Plan, make_plan
+from spnpolicy.experiments.benchmarks.coverage import Presentation, present
 from spnpolicy.experiments.presets import COVERAGE
+from spnpolicy.experiments.sweeps.plan import Plan, make_plan
 
 
 def run(line: CommandLine) -> int:

@@ -1,5 +1,6 @@
 """What commands there are; their flags and texts lie in a module each, and so does what they do."""
 
+from spnpolicy.base.decoding import unknown_name
 from spnpolicy.cli.benchmark_flags import BENCHMARK
 from spnpolicy.cli.command import EXIT_CODES, Command
 from spnpolicy.cli.infer_flags import INFER
@@ -9,7 +10,6 @@ from spnpolicy.cli.run_flags import EVALUATE, QUERY
 from spnpolicy.cli.sweep_flags import SWEEP
 from spnpolicy.cli.tool_flags import COMPLETION, DOCTOR, LIST
 from spnpolicy.cli.train_flags import TRAIN
-from spnpolicy.training.decoding import unknown_name
 
 COMMANDS: dict[str, Command] = {
     command.name: command

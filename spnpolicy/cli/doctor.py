@@ -86,7 +86,7 @@ def _circuits() -> Check:
 def _machine_code() -> Check:
     # Imported here, because `circuits` may be someone else's.
     try:
-        from circuits import native
+        from circuits.engine import native
     except ImportError:
         return Check("machine code", False, "circuits cannot be imported; see above.")
     if native.is_available():

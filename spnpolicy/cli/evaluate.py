@@ -8,8 +8,8 @@ import torch
 
 from spnpolicy.cli.folders import check_new_file
 from spnpolicy.cli.options import CommandLine, known_name
-from spnpolicy.experiments.animation import Frame, load_to_draw, play, shots_of, write_gif
-from spnpolicy.experiments.video import check_video_support, write_video
+from spnpolicy.experiments.media.animation import Frame, load_to_draw, play, shots_of, write_gif
+from spnpolicy.experiments.media.video import check_video_support, write_video
 from spnpolicy.training.evaluation import EvaluationResult, evaluate
 from spnpolicy.training.learning import close_env
 from spnpolicy.training.runs import LoadedRun, load_run

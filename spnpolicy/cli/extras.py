@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from spnpolicy.errors import ConfigError
+from spnpolicy.base.errors import ConfigError
 
 EXTRAS = {
     "ray": "ray",

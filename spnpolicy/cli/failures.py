@@ -5,7 +5,7 @@ import sys
 import tempfile
 import traceback
 
-from spnpolicy.errors import SpnPolicyError
+from spnpolicy.base.errors import SpnPolicyError
 
 MAX_LINES = 6
 MAX_LINE_LENGTH = 400

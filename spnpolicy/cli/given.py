@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from spnpolicy.base.decoding import unknown_name
 from spnpolicy.cli.options import UsageError
-from spnpolicy.training.decoding import unknown_name
 
 FORM = "write it like --given 2=stay or --given 0=up,left"
 

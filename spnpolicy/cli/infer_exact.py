@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from factor_q import FactorGraph, Factors, NotTractableError
-from factor_q.plan import sizes
+from factor_q.elimination.plan import sizes
 
 MOST_WORK = 2**34
 """Most entries of joined tables that one answer may make in all, a few minutes of one core."""

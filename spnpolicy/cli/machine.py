@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from spnpolicy.training.files import replace_file
+from spnpolicy.base.files import replace_file
 
 LEAST_FREE_BYTES = 2**30
 _MOST_SECONDS = 60.0

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from spnpolicy.errors import SpnPolicyError
-from spnpolicy.training.decoding import unknown_name
+from spnpolicy.base.decoding import unknown_name
+from spnpolicy.base.errors import SpnPolicyError
 
 SETTING_GROUPS = ("env", "algorithm")
 """Flags such as --env.size set options that only the chosen environment or algorithm knows."""

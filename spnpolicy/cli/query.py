@@ -14,12 +14,12 @@ from circuits import CircuitDistribution
 from spnpolicy.cli.folders import check_new_file
 from spnpolicy.cli.given import read_agents, read_evidence
 from spnpolicy.cli.options import CommandLine, UsageError
-from spnpolicy.envs.protocol import Step
-from spnpolicy.experiments import words
-from spnpolicy.experiments.inference import Answer, Surprise, ask, joint_policy, spread_of_surprise, surprise
-from spnpolicy.experiments.picture import draw_answer
-from spnpolicy.player import Player
+from spnpolicy.data.env import Step
+from spnpolicy.experiments.answers import words
+from spnpolicy.experiments.answers.inference import Answer, Surprise, ask, joint_policy, spread_of_surprise, surprise
+from spnpolicy.experiments.media.picture import draw_answer
 from spnpolicy.training.learning import close_env
+from spnpolicy.training.player import Player
 from spnpolicy.training.runs import LoadedRun, load_run
 
 MAX_TABLE = 1 << 16

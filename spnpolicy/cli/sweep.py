@@ -13,12 +13,12 @@ from spnpolicy.cli.options import CommandLine, UsageError, known_name
 from spnpolicy.cli.sweep_flags import ENGINES
 from spnpolicy.cli.trial_table import TrialTable
 from spnpolicy.envs import ENVIRONMENTS
-from spnpolicy.experiments.engines import make_engine
-from spnpolicy.experiments.plan import Plan, open_folder, trial_folder
-from spnpolicy.experiments.runner import TrialStatus, run_trials
-from spnpolicy.experiments.summary import summary_lines
-from spnpolicy.experiments.sweep import Sweep, read_sweep, sweep_plan
-from spnpolicy.experiments.trials import FAILURE_FILE, is_finished
+from spnpolicy.experiments.sweeps.engines import make_engine
+from spnpolicy.experiments.sweeps.plan import Plan, open_folder, trial_folder
+from spnpolicy.experiments.sweeps.runner import TrialStatus, run_trials
+from spnpolicy.experiments.sweeps.summary import summary_lines
+from spnpolicy.experiments.sweeps.sweep import Sweep, read_sweep, sweep_plan
+from spnpolicy.experiments.sweeps.trials import FAILURE_FILE, is_finished
 from spnpolicy.training.config import TrainConfig
 
 INTERRUPTED = 130

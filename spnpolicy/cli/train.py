@@ -11,19 +11,19 @@ from typing import Any
 import torch
 
 from spnpolicy.algorithms import ALGORITHMS, algorithm_class, config_class
+from spnpolicy.base.decoding import decode, encode
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.strict_json import parse_json
 from spnpolicy.cli.devices import checked_device
 from spnpolicy.cli.extras import require_extra
 from spnpolicy.cli.folders import first_free
 from spnpolicy.cli.options import CommandLine, UsageError, known_name, parse_value
 from spnpolicy.cli.progress import TrainingProgress, duration
 from spnpolicy.envs import ENVIRONMENTS
-from spnpolicy.errors import ConfigError
 from spnpolicy.training.config import RunConfig, TrainConfig
-from spnpolicy.training.decoding import decode, encode
 from spnpolicy.training.loop import TrainResult, resume, train
 from spnpolicy.training.runs import read_facts, read_run_config
 from spnpolicy.training.sinks import SafeSinks, Sink, tensorboard_sink, wandb_sink
-from spnpolicy.training.strict_json import parse_json
 
 INTERRUPTED = 130
 MOST_CONFIG_BYTES = 1 << 20

@@ -13,8 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from spnpolicy.cli.progress import SECONDS_BETWEEN_LINES, Throttle, duration, evaluation_text
-from spnpolicy.experiments.engines import Engine
-from spnpolicy.experiments.runner import TrialStatus, seconds_left
+from spnpolicy.experiments.sweeps.engines import Engine
+from spnpolicy.experiments.sweeps.runner import TrialStatus, seconds_left
 
 _SECONDS_BETWEEN_REDRAWS = 0.5
 _MOST_ROWS = 20

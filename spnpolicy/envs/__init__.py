@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spnpolicy.envs.check import check_env
-    from spnpolicy.envs.guard import guarded
-    from spnpolicy.envs.protocol import BatchedEnv, EnvSpec, Step
+    from spnpolicy.data.env import BatchedEnv, EnvSpec, Step
+    from spnpolicy.envs.checks.check import check_env
+    from spnpolicy.envs.checks.guard import guarded
 
 __all__ = [
     "ENVIRONMENTS",
@@ -24,27 +24,27 @@ __all__ = [
 
 ENVIRONMENTS: dict[str, tuple[str, str]] = {
     "assignment_game": (
-        "spnpolicy.envs.assignment_game:AssignmentGame",
+        "spnpolicy.envs.games.assignment_game:AssignmentGame",
         "agents divide tasks among themselves, a task pays once; exact optimum, 100 agents and more",
     ),
     "coverage": (
-        "spnpolicy.envs.coverage:Coverage",
+        "spnpolicy.envs.coverage.coverage:Coverage",
         "agents on a grid share one reward when together they have reached all goals",
     ),
     "foraging": (
-        "spnpolicy.envs.foraging:Foraging",
+        "spnpolicy.envs.foraging.package:Foraging",
         "agents collect food that is too heavy for one of them (package lbforaging)",
     ),
     "foraging_arrays": (
-        "spnpolicy.envs.foraging_arrays:ForagingArrays",
+        "spnpolicy.envs.foraging.arrays:ForagingArrays",
         "the same rules as array operations, for long training; needs no other package",
     ),
     "matrix_game": (
-        "spnpolicy.envs.matrix_games:MatrixGame",
+        "spnpolicy.envs.games.matrix_games:MatrixGame",
         "joint actions paid from a table, once or in rounds (climbing, penalty, stag_hunt, ...)",
     ),
     "two_step": (
-        "spnpolicy.envs.two_step:TwoStep",
+        "spnpolicy.envs.games.two_step:TwoStep",
         "a first action chooses which of two tables is played; the better one needs coordination",
     ),
 }
@@ -56,8 +56,8 @@ PREFIXES: dict[str, str] = {
 }
 """Beginnings of names that are not registered -> one-line description."""
 
-_PROTOCOL = "spnpolicy.envs.protocol"
-_HOME = {"check_env": "spnpolicy.envs.check", "guarded": "spnpolicy.envs.guard"} | dict.fromkeys(
+_PROTOCOL = "spnpolicy.data.env"
+_HOME = {"check_env": "spnpolicy.envs.checks.check", "guarded": "spnpolicy.envs.checks.guard"} | dict.fromkeys(
     ("BatchedEnv", "EnvSpec", "Step"), _PROTOCOL
 )
 """Where the names live that are imported when they are first asked for: a list of names must not load NumPy."""
@@ -74,7 +74,7 @@ def environment_class(name: str) -> "Callable[..., BatchedEnv]":
 
     Args:
         name: one of `ENVIRONMENTS`, a PettingZoo environment ("pettingzoo:mpe2.simple_spread_v3", whose options are
-            those of `spnpolicy.envs.adapter.ParallelBatch` and its own), or a class of your own
+            those of `spnpolicy.envs.pettingzoo.adapter.ParallelBatch` and its own), or a class of your own
             ("my_package.my_module:MyEnv").
 
     Raises:
@@ -84,13 +84,13 @@ def environment_class(name: str) -> "Callable[..., BatchedEnv]":
         if name.startswith(PETTINGZOO):
             from functools import partial
 
-            from spnpolicy.envs.adapter import ParallelBatch
+            from spnpolicy.envs.pettingzoo.adapter import ParallelBatch
 
             return partial(ParallelBatch, name.removeprefix(PETTINGZOO))
         from spnpolicy.envs.targets import env_class
 
         return env_class(name)
-    from spnpolicy.envs.checks import one_of
+    from spnpolicy.envs.checks.options import one_of
 
     module, _, attribute = ENVIRONMENTS[one_of("make_env", "environment", name, ENVIRONMENTS)][0].partition(":")
     return getattr(import_module(module), attribute)
@@ -114,7 +114,7 @@ def make_env(name: str, **options: Any) -> "BatchedEnv":
         >>> env.reset(seed=0).observation.shape
         (8, 2, 12)
     """
-    from spnpolicy.envs.checks import one_of
+    from spnpolicy.envs.checks.options import one_of
 
     make = environment_class(name)
     parameters = inspect.signature(make).parameters

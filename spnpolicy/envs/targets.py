@@ -10,9 +10,9 @@ from typing import Any
 
 from pettingzoo import ParallelEnv
 
-from spnpolicy.envs.checks import one_of
-from spnpolicy.envs.turns import lean
-from spnpolicy.errors import ConfigError, EnvError
+from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.envs.checks.options import one_of
+from spnpolicy.envs.pettingzoo.turns import lean
 
 ADAPTER_OPTIONS = ("num_envs", "workers", "bins", "episode_limit", "agents_stay", "own_state", "timeout", "render_mode")
 """Options of the batch itself; an environment's own options of the same names cannot be reached."""
@@ -97,7 +97,7 @@ def check_members(owner: str, env: object) -> None:
     if missing:
         raise EnvError(
             f"{owner}: a {type(env).__name__} without {', '.join(missing)} is no BatchedEnv "
-            "(see spnpolicy.envs.protocol). A PettingZoo environment is named 'pettingzoo:package.module'."
+            "(see spnpolicy.data.env). A PettingZoo environment is named 'pettingzoo:package.module'."
         )
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from spnpolicy.errors import ConfigError
-from spnpolicy.training.decoding import require
+from spnpolicy.base.decoding import require
+from spnpolicy.base.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from spnpolicy.envs.protocol import Step
+from spnpolicy.data.env import Step
 
 EPISODE_COLUMNS = ("kind", "step", "return", "discounted_return", "length", "success", "fraction_of_optimum")
 """Columns of episodes.csv; `kind` is train or evaluation, `step` counts env steps of training."""

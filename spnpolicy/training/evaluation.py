@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from spnpolicy.algorithms.protocol import Algorithm
-from spnpolicy.envs.protocol import BatchedEnv
-from spnpolicy.errors import ConfigError, EnvError
-from spnpolicy.player import Player
+from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.data.env import BatchedEnv
+from spnpolicy.data.protocol import Algorithm
 from spnpolicy.training.episodes import Episodes, EpisodeTracker
+from spnpolicy.training.player import Player
 
 
 @dataclass(frozen=True)

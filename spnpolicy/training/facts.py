@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 import spnpolicy
-from spnpolicy.envs.protocol import EnvSpec
+from spnpolicy.base.distributed import world
+from spnpolicy.data.env import EnvSpec
 from spnpolicy.training.config import RunConfig
-from spnpolicy.training.parallel import world
 
 RETURN_SCALE = "rewards of an episode summed, mean over the agents; discounted_return weights them by discount^t"
 STEP_UNIT = "one step of one environment: a batch of n environments counts n steps at a time"

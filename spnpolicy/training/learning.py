@@ -10,19 +10,19 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from spnpolicy.algorithms.protocol import Batch
+from spnpolicy.base.distributed import mean, own_device, share, world
+from spnpolicy.base.errors import ConfigError, NonFiniteError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.protocol import Batch
+from spnpolicy.data.replay import ReplayBuffer
+from spnpolicy.data.rewards import RewardScale
+from spnpolicy.data.trajectories import Trajectories
 from spnpolicy.envs import Step
-from spnpolicy.envs.guard import Fault, guarded
-from spnpolicy.errors import ConfigError, NonFiniteError
-from spnpolicy.player import Player, needs_of
-from spnpolicy.replay import ReplayBuffer
-from spnpolicy.rewards import RewardScale
+from spnpolicy.envs.checks.guard import Fault, guarded
 from spnpolicy.training.config import RunConfig
 from spnpolicy.training.evaluation import EvaluationResult, evaluate
-from spnpolicy.training.parallel import mean, own_device, share, world
+from spnpolicy.training.player import Player, needs_of
 from spnpolicy.training.runs import EnvFactory, build_algorithm
-from spnpolicy.training.seeding import Streams
-from spnpolicy.trajectories import Trajectories
 
 MOST_NONFINITE_IN_A_ROW = 3
 MOST_DUMPS = 10

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from spnpolicy.base.distributed import any_of, barrier, process_group, world
+from spnpolicy.base.errors import CheckpointError, ConfigError, DiskError
+from spnpolicy.base.strict_json import write_json
 from spnpolicy.envs import make_env
-from spnpolicy.errors import CheckpointError, ConfigError, DiskError
-from spnpolicy.training.checkpoints import complete_checkpoints, load_checkpoint, save_best
 from spnpolicy.training.config import RunConfig
 from spnpolicy.training.evaluation import EvaluationStopped
 from spnpolicy.training.facts import attempt_facts, differences, run_facts
 from spnpolicy.training.interrupts import StopRequest
 from spnpolicy.training.learning import Learning
-from spnpolicy.training.parallel import any_of, barrier, process_group, world
 from spnpolicy.training.recorder import Recorder
 from spnpolicy.training.runs import (
     EnvFactory,
@@ -26,9 +26,9 @@ from spnpolicy.training.runs import (
     remove_unsaved,
     with_all_options,
 )
-from spnpolicy.training.saver import CheckpointSaver
 from spnpolicy.training.sinks import Sink
-from spnpolicy.training.strict_json import write_json
+from spnpolicy.training.storage.checkpoints import complete_checkpoints, load_checkpoint, save_best
+from spnpolicy.training.storage.saver import CheckpointSaver
 
 _KEPT_BESIDE = 5
 """Checkpoints that other processes keep: rank 0 may fail to write three in a row before the run stops."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spnpolicy.errors import SpnPolicyError
-from spnpolicy.training.strict_json import parse_json
+from spnpolicy.base.errors import SpnPolicyError
+from spnpolicy.base.strict_json import parse_json
 
 TIME_FIELDS = ("seconds",)
 """Fields that differ between two otherwise identical runs; compare metrics without them."""

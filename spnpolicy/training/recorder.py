@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from spnpolicy.envs.protocol import Step
-from spnpolicy.training.append import AppendOnlyFile
+from spnpolicy.base.distributed import gather_rows, share, world
+from spnpolicy.data.env import Step
 from spnpolicy.training.episodes import EPISODE_COLUMNS, EpisodeTracker, episode_rows, format_rows
 from spnpolicy.training.evaluation import EvaluationResult
 from spnpolicy.training.metrics import record_line, seconds_of
-from spnpolicy.training.parallel import gather_rows, share, world
 from spnpolicy.training.sinks import SafeSinks, Sink
+from spnpolicy.training.storage.append import AppendOnlyFile
 
 FILES = ("metrics.jsonl", "episodes.csv", "faults.jsonl")
 """Append-only files of a run; faults.jsonl is there only once an environment or an update has failed."""

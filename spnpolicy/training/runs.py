@@ -6,7 +6,7 @@ metrics.jsonl    one record per log interval and per evaluation; `step` and `upd
 episodes.csv     one row per training and evaluation episode
 faults.jsonl     one record per failure that was survived; missing if there was none
 nonfinite/       batches of updates that were skipped because a loss or gradient was not finite
-checkpoints/     see `spnpolicy.training.checkpoints`; of several processes each further one has checkpoints-rankN/
+checkpoints/     see `training.storage.checkpoints`; of several processes each further one has checkpoints-rankN/
 result.json      written last, only by a run that reached its end
 """
 
@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spnpolicy.algorithms import make_algorithm
-from spnpolicy.algorithms.protocol import Algorithm
+from spnpolicy.base.decoding import decode, encode
+from spnpolicy.base.distributed import world
+from spnpolicy.base.errors import CheckpointError, ConfigError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.base.strict_json import parse_json, write_json
+from spnpolicy.data.env import BatchedEnv, EnvSpec
+from spnpolicy.data.protocol import Algorithm
 from spnpolicy.envs import make_env
-from spnpolicy.envs.guard import guarded
-from spnpolicy.envs.protocol import BatchedEnv, EnvSpec
-from spnpolicy.errors import CheckpointError, ConfigError
-from spnpolicy.training.checkpoints import load_checkpoint
+from spnpolicy.envs.checks.guard import guarded
 from spnpolicy.training.config import RunConfig
-from spnpolicy.training.decoding import decode, encode
-from spnpolicy.training.parallel import world
-from spnpolicy.training.seeding import Streams
-from spnpolicy.training.strict_json import parse_json, write_json
+from spnpolicy.training.storage.checkpoints import load_checkpoint
 
 EnvFactory = Callable[..., BatchedEnv]
 """Called as `factory(name, num_envs=..., **options)`, like `spnpolicy.envs.make_env`, the usual one."""

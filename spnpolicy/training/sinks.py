@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from spnpolicy.errors import ConfigError
+from spnpolicy.base.errors import ConfigError
 
 CAPACITY = 10_000
 """Records that may wait for a sink before it is given up."""

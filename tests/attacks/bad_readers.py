@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from spnpolicy.errors import CheckpointError
+from spnpolicy.base.errors import CheckpointError
 from tests.attacks import refuse_attacks
 
 

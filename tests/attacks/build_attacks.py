@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from spnpolicy.training.checkpoints import MAX_STATE, save_checkpoint
-from spnpolicy.training.tensor_files import MAX_HEADER
+from spnpolicy.training.storage.checkpoints import MAX_STATE, save_checkpoint
+from spnpolicy.training.storage.tensor_files import MAX_HEADER
 
 NAME = "checkpoint-00000001"
 CANARY = "EXPLODED"

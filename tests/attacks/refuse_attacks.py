@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from spnpolicy.errors import CheckpointError
-from spnpolicy.training.checkpoints import load_checkpoint
+from spnpolicy.base.errors import CheckpointError
+from spnpolicy.training.storage.checkpoints import load_checkpoint
 
 MEGABYTE = 1 << 20
 MOST_MEGABYTES = 200

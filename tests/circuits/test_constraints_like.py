@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from circuits import Circuit, CircuitDistribution, NotTractableError, StructureError, structures
+from circuits import Circuit, CircuitDistribution, NotTractableError, StructureError, operations, structures
 
 CARDS = [3, 2, 3, 4, 3]
 RING = [(i, (i + 1) % 5) for i in range(5)]
@@ -22,15 +22,15 @@ POLICIES: dict[str, Callable[[], Circuit]] = {
 
 CONSTRAINTS: dict[str, tuple[Callable[[Circuit], Circuit], Callable[[list[int]], bool]]] = {
     "two act": (
-        lambda c: structures.exactly(CARDS, 2, action=[1, 2, 3], like=c),
+        lambda c: operations.exactly(CARDS, 2, action=[1, 2, 3], like=c),
         lambda u: sum(value > 0 for value in u) == 2,
     ),
     "none or three choose 1": (
-        lambda c: structures.exactly(CARDS, [0, 3], like=c),
+        lambda c: operations.exactly(CARDS, [0, 3], like=c),
         lambda u: u.count(1) in (0, 3),
     ),
     "no two on one target": (
-        lambda c: structures.all_different(CARDS, exempt=[0], like=c),
+        lambda c: operations.all_different(CARDS, exempt=[0], like=c),
         lambda u: all(u.count(value) <= 1 for value in (1, 2, 3)),
     ),
 }
@@ -59,7 +59,7 @@ def test_the_policy_given_the_constraint(policy: str, constraint: str) -> None:
 def test_sixty_four_agents_of_which_eight_may_act() -> None:
     n = 64
     circuit = structures.keep_set([4] * n, [(i, (i + 1) % n) for i in range(n)], labels=4)
-    met = structures.exactly([4] * n, 8, action=range(1, 4), like=circuit)
+    met = operations.exactly([4] * n, 8, action=range(1, 4), like=circuit)
     pi = CircuitDistribution(circuit, torch.randn(circuit.num_parameters))
     drawn = pi.constrain(met)[0].sample((200,))
     assert ((drawn > 0).sum(-1) == 8).all()
@@ -69,8 +69,8 @@ def test_what_cannot_be_followed_is_refused() -> None:
     unstructured = structures.random_binary([2] * 4, repetitions=2, seed=1)
     assert not unstructured.is_structured
     with pytest.raises(NotTractableError, match="structured"):
-        structures.exactly([2] * 4, 1, like=unstructured)
+        operations.exactly([2] * 4, 1, like=unstructured)
     with pytest.raises(StructureError, match="cardinalities"):
-        structures.exactly([2] * 3, 1, like=structures.mean_field([2] * 4))
+        operations.exactly([2] * 3, 1, like=structures.mean_field([2] * 4))
     with pytest.raises(StructureError, match="no joint value"):
-        structures.all_different([2] * 3, like=structures.mean_field([2] * 3))
+        operations.all_different([2] * 3, like=structures.mean_field([2] * 3))

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 import circuits
 from circuits import CircuitBuilder, CircuitDistribution, EvidenceError, ImpossibleEvidenceError, StructureError
-from circuits.draw_layout import layered_layout
-from circuits.draw_style import number
+from circuits.draw.layout import layered_layout
+from circuits.draw.style import number
 from tests import strategies
 
 
@@ -131,7 +131,7 @@ def test_shades_are_the_probability_of_use(seed: int) -> None:
     """In a chain, exactly one indicator of each variable is used: its flow is the marginal."""
     circuit = circuits.structures.markov_chain([3, 2, 3])
     pi = CircuitDistribution(circuit, strategies.random_logits(Random(seed), circuit, ()))
-    from circuits.draw_boxes import flows_and_weights
+    from circuits.draw.boxes import flows_and_weights
 
     flows, weights = flows_and_weights(pi)
     marginals = pi.marginals()

@@ -125,7 +125,7 @@ def rewrite(path: Path, change) -> None:
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    from circuits.io import _digest
+    from circuits.formats.json import _digest
 
     with safe_open(path, "pt") as file:
         metadata, tensors = dict(file.metadata()), {key: file.get_tensor(key) for key in file.keys()}

@@ -70,7 +70,7 @@ def test_likelihood_never_falls_and_is_what_the_circuit_gives(seed: int, penalty
 
 @pytest.mark.parametrize("seed", range(2))
 def test_announced_gains_are_the_gains(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from circuits.learning import split_graph
+    from circuits.learning.split import graph as split_graph
 
     gains: list[float] = []
     plain = split_graph.DecisionGraph.split

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuits import CircuitDistribution, native, structures
+from circuits import CircuitDistribution, operations, structures
+from circuits.engine import native
 from tests import strategies
 from tests.contracts import STRUCTURE_CASES, structure_of
 
@@ -69,7 +70,7 @@ def test_forbidden_edges_and_impossible_values(family: str) -> None:
 def test_numbers_too_far_apart_for_single_precision_take_the_other_way() -> None:
     """The likely child is forbidden by the weights, so all that counts is far below the largest child."""
     builder_logits = torch.tensor([200.0, 0.0, 0.0, 200.0, 0.0, 400.0, 0.0])
-    circuit = structures.mixture(structures.mean_field([2]), structures.mean_field([2]))
+    circuit = operations.mixture(structures.mean_field([2]), structures.mean_field([2]))
     logits = torch.zeros(circuit.num_parameters)
     logits[: circuit.num_parameters] = builder_logits[: circuit.num_parameters]
     values = torch.tensor([[0], [1]])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuits import Circuit, CircuitDistribution, structures
+from circuits import Circuit, CircuitDistribution, operations, structures
 from tests import strategies
 from tests.contracts import build_case
 from tests.large import NAMES, large_policy
@@ -30,8 +30,8 @@ DEEP: dict[str, Callable[[], Circuit]] = {
     "cutset": lambda: structures.cutset(TWO),
     "random_binary": lambda: structures.random_binary(TWO, sums=2),
     "latent_tree": lambda: structures.latent_tree(TWO, states=2),
-    "exactly": lambda: structures.exactly(TWO, [0, 1, 2]),
-    "mixture": lambda: structures.mixture(structures.mean_field(TWO), structures.markov_chain(TWO)),
+    "exactly": lambda: operations.exactly(TWO, [0, 1, 2]),
+    "mixture": lambda: operations.mixture(structures.mean_field(TWO), structures.markov_chain(TWO)),
 }
 
 

@@ -17,9 +17,10 @@ from circuits import (
     ImpossibleEvidenceError,
     NotTractableError,
     StructureError,
+    operations,
     structures,
 )
-from circuits.structures.product import match
+from circuits.operations.product import match
 from tests import oracles, strategies
 from tests.contracts import assert_close
 
@@ -40,11 +41,11 @@ PARTNERS: dict[str, Callable[[Cards], Circuit]] = {
     "mean_field": structures.mean_field,
     "markov_chain": structures.markov_chain,
     "tree backwards": lambda cards: structures.tree(cards, [*range(1, len(cards)), -1]),
-    "exactly": lambda cards: structures.exactly(cards, range(1, 3)),
-    "all_different": lambda cards: structures.all_different(cards, exempt=[0]),
+    "exactly": lambda cards: operations.exactly(cards, range(1, 3)),
+    "all_different": lambda cards: operations.all_different(cards, exempt=[0]),
     "decision_diagram": lambda cards: structures.decision_diagram(cards, width=3, seed=2),
     "keep_set balanced": lambda cards: structures.keep_set(cards, labels=4, shape="balanced"),
-    "mixture": lambda cards: structures.mixture(structures.mean_field(cards), structures.markov_chain(cards)),
+    "mixture": lambda cards: operations.mixture(structures.mean_field(cards), structures.markov_chain(cards)),
 }
 CARDS: tuple[Cards, ...] = ((2, 3, 2, 3), (3, 1, 2, 2), (4,), (2, 2), (2, 2, 3, 2, 2))
 BATCHES = (((), ()), ((3,), ()), ((), (2,)), ((2, 1), (3,)), ((2, 3), (2, 3)))
@@ -221,7 +222,7 @@ def test_the_divergence_of_a_conditional_is_the_log_probability_of_its_condition
     logits = torch.randn(4, chain.num_parameters, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     logits.requires_grad_()
     pi = CircuitDistribution(chain, logits)
-    given, log_probability = pi.constrain(structures.exactly(cards, 2))
+    given, log_probability = pi.constrain(operations.exactly(cards, 2))
     divergence = given.kl_divergence(pi)
     torch.testing.assert_close(divergence, -log_probability)
     assert torch.autograd.grad(divergence.sum(), logits, retain_graph=True)[0].isfinite().all()
@@ -233,7 +234,7 @@ def test_the_divergence_of_a_conditional_is_the_log_probability_of_its_condition
 
 def test_a_joint_value_too_rare_for_floating_point_still_makes_the_divergence_infinite() -> None:
     cards = [2] * 40
-    policy, constraint = structures.mean_field(cards), structures.exactly(cards, range(40))
+    policy, constraint = structures.mean_field(cards), operations.exactly(cards, range(40))
     logits = torch.zeros(policy.num_parameters, dtype=torch.float64)
     logits[1::2] = -30.0
     pi = CircuitDistribution(policy, logits)
@@ -268,7 +269,7 @@ def test_switched_off_edges_have_values_and_gradients_without_nan() -> None:
 
 
 def test_impossible_products_name_the_rows() -> None:
-    policy, constraint = structures.mean_field([2, 2]), structures.exactly([2, 2], 2)
+    policy, constraint = structures.mean_field([2, 2]), operations.exactly([2, 2], 2)
     logits = torch.zeros(3, policy.num_parameters)
     logits[1, policy.parameters_of(0).start + 1] = -torch.inf
     pi = CircuitDistribution(policy, logits)
@@ -276,57 +277,57 @@ def test_impossible_products_name_the_rows() -> None:
         ImpossibleEvidenceError, match=r"the constraint 'exactly.*' has probability zero in batch rows 1;"
     ):
         pi.constrain(constraint)
-    never = CircuitDistribution(structures.exactly([2, 2], 0), torch.zeros(0))
+    never = CircuitDistribution(operations.exactly([2, 2], 0), torch.zeros(0))
     with pytest.raises(ImpossibleEvidenceError, match="the product of the two distributions has probability zero;"):
         never.multiply(CircuitDistribution(constraint, torch.zeros(0)))
     with pytest.raises(ImpossibleEvidenceError, match="probability zero;"):
         never.constrain(constraint)
     assert never.kl_divergence(CircuitDistribution(constraint, torch.zeros(2, 0))).tolist() == [torch.inf] * 2
     with pytest.raises(StructureError, match=r"no joint value is possible in both 'exactly.*' and 'exactly"):
-        structures.product(never.circuit, constraint)
+        operations.product(never.circuit, constraint)
 
 
 def test_incompatible_circuits_are_refused_with_both_splits() -> None:
     """A ring folded into a chain of pairs, and a counter that reads it in order."""
     cards = [2] * 8
     ring = [(v, (v + 1) % 8) for v in range(8)]
-    first, second = structures.keep_set(cards, ring, labels=4, shape="chain"), structures.exactly(cards, 3)
+    first, second = structures.keep_set(cards, ring, labels=4, shape="chain"), operations.exactly(cards, 3)
     message = (
         r"'keep_set.*' splits product node \d+ into \{2, 3, 6, 7\} \| \{4\}, "
         r"'exactly.*' splits product node \d+ into \{2\} \| \{3, 4, 6, 7\}\. Build one of them along"
     )
     with pytest.raises(NotTractableError, match=message):
-        structures.product(first, second)
+        operations.product(first, second)
     p, q = (CircuitDistribution(c, torch.zeros(c.num_parameters)) for c in (first, second))
     for call in (lambda: p.multiply(q), lambda: p.constrain(second), lambda: p.kl_divergence(q)):
         with pytest.raises(NotTractableError, match="compatible"):
             call()
     with pytest.raises(StructureError, match=r"cardinalities \(2, 2, .*\) and \(2, 3\)"):
-        structures.product(first, structures.mean_field([2, 3]))
+        operations.product(first, structures.mean_field([2, 3]))
 
 
 def test_products_that_would_be_too_large_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     # The function of the same name hides the module from attribute access.
-    monkeypatch.setattr(import_module("circuits.structures.product"), "_MOST_TERMS", 50)
+    monkeypatch.setattr(import_module("circuits.operations.product"), "_MOST_TERMS", 50)
     with pytest.raises(NotTractableError, match="more than 50 edges"):
-        structures.product(structures.markov_chain([3] * 5), structures.markov_chain([3] * 5))
+        operations.product(structures.markov_chain([3] * 5), structures.markov_chain([3] * 5))
 
 
 def test_sizes() -> None:
     """Pairs without a common joint value are left out, so squares and chains of states do not grow."""
     for circuit in (structures.markov_chain([3] * 30), structures.keep_set([3] * 6, labels=9)):
-        square = structures.product(circuit, circuit)
+        square = operations.product(circuit, circuit)
         assert square.num_parameters == circuit.num_parameters
     n, count = 30, 3
-    chain, counter = structures.markov_chain([2] * n), structures.exactly([2] * n, count)
-    assert structures.product(chain, counter).num_edges < 2 * (count + 1) * chain.num_edges
-    assert structures.product(structures.mean_field([2] * 80), structures.exactly([2] * 80, 2)).is_deterministic
+    chain, counter = structures.markov_chain([2] * n), operations.exactly([2] * n, count)
+    assert operations.product(chain, counter).num_edges < 2 * (count + 1) * chain.num_edges
+    assert operations.product(structures.mean_field([2] * 80), operations.exactly([2] * 80, 2)).is_deterministic
 
 
 def test_a_product_is_built_once_and_forgotten_with_its_circuits() -> None:
-    policy, constraint = structures.markov_chain([2] * 4), structures.exactly([2] * 4, 2)
-    made = structures.product(policy, constraint)
-    assert structures.product(policy, constraint) is made
+    policy, constraint = structures.markov_chain([2] * 4), operations.exactly([2] * 4, 2)
+    made = operations.product(policy, constraint)
+    assert operations.product(policy, constraint) is made
     watched = [weakref.ref(made), weakref.ref(constraint)]
     del made, constraint
     gc.collect()
@@ -337,7 +338,7 @@ def test_two_of_five_agents_act() -> None:
     """Independent agents that act with probability one half: given two act, each acts with probability 2/5."""
     policy = structures.mean_field([2] * 5)
     pi = CircuitDistribution(policy, torch.zeros(policy.num_parameters, dtype=torch.float64))
-    given, log_probability = pi.constrain(structures.exactly([2] * 5, 2))
+    given, log_probability = pi.constrain(operations.exactly([2] * 5, 2))
     torch.testing.assert_close(log_probability.exp(), torch.tensor(10 / 32, dtype=torch.float64))
     torch.testing.assert_close(given.marginals()[:, 1], torch.full((5,), 0.4, dtype=torch.float64))
     torch.testing.assert_close(given.entropy(), torch.tensor(10.0, dtype=torch.float64).log())

@@ -235,7 +235,7 @@ def test_what_has_no_exact_form_is_refused_with_the_node(tmp_path: Path) -> None
 
 
 def test_growth_is_bounded(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    from circuits.formats import psdd_write
+    from circuits.formats.psdd import write as psdd_write
 
     monkeypatch.setattr(psdd_write, "_MAX_ELEMENTS", 10)
     circuit = structures.keep_set([2] * 8, labels=8)

@@ -13,7 +13,7 @@ from circuits.properties import overlapping_sums
 from tests import strategies
 from tests.seeds import first_now
 
-overlaps = importlib.import_module("circuits.queries.overlaps")
+overlaps = importlib.import_module("circuits.engine.overlaps")
 
 
 def true_entropy(pi: CircuitDistribution) -> torch.Tensor:

@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 import torch
 
-from circuits import Circuit, CircuitBuilder, CircuitDistribution, NotTractableError, queries, structures
+from circuits import Circuit, CircuitBuilder, CircuitDistribution, NotTractableError, operations, queries, structures
 from circuits.errors import ImpossibleEvidenceError
 from tests.contracts import QUERY_ROWS
 
@@ -27,10 +27,10 @@ def undecided() -> Circuit:
 
 # Circuits that lack determinism, each in its own way.
 NOT_DETERMINISTIC: dict[str, Callable[[], Circuit]] = {
-    "a proven overlap at the root": lambda: structures.mixture(*(structures.mean_field([2, 3]) for _ in range(2))),
+    "a proven overlap at the root": lambda: operations.mixture(*(structures.mean_field([2, 3]) for _ in range(2))),
     "an overlap below the root": lambda: structures.random_binary([2, 3, 2, 2], repetitions=1),
     "a latent tree": lambda: structures.latent_tree([2, 3, 2], states=2),
-    "overlapping constraints": lambda: structures.mixture(*(structures.exactly([2] * 4, [1, k]) for k in (2, 3))),
+    "overlapping constraints": lambda: operations.mixture(*(operations.exactly([2] * 4, [1, k]) for k in (2, 3))),
     "200 variables": lambda: structures.random_binary([3] * 200, sums=2),
     "a search that gave up": undecided,
 }
@@ -119,6 +119,6 @@ def test_an_answer_at_the_limit_is_exact() -> None:
 
 
 def test_conditionals_without_a_defined_answer_are_refused() -> None:
-    pi = policy(structures.exactly([2] * 4, 1))
+    pi = policy(operations.exactly([2] * 4, 1))
     with pytest.raises(ImpossibleEvidenceError, match="conditional is undefined"):
         pi.conditionals(torch.tensor([1, 1, 1, 0]))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuits import CircuitDistribution, structures
+from circuits import CircuitDistribution, operations, structures
 from circuits.evidence import EvidenceLike
 from tests.exactness import BUILDERS, random_case
 from tests.large import NAMES, large_policy
@@ -99,7 +99,7 @@ class Forgetful(CircuitDistribution):
 
 def test_an_uncalibrated_conditional_is_noticed(generator: torch.Generator) -> None:
     """Five variables that are always equal: one observation decides all, unless the sampler forgets it."""
-    equal = structures.mixture(*(structures.exactly([2] * 5, count) for count in (0, 5)))
+    equal = operations.mixture(*(operations.exactly([2] * 5, count) for count in (0, 5)))
     logits = torch.zeros(equal.num_parameters, dtype=torch.float64)
     assert uniformity(ranks(CircuitDistribution(equal, logits), 2000, 99, generator), 99) > LEVEL
     assert uniformity(ranks(Forgetful(equal, logits), 2000, 99, generator), 99) < LEVEL

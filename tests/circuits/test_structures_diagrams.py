@@ -6,7 +6,7 @@ from math import comb
 import pytest
 import torch
 
-from circuits import Circuit, CircuitDistribution, StructureError, structures
+from circuits import Circuit, CircuitDistribution, StructureError, operations, structures
 
 
 def support(circuit: Circuit) -> set[tuple[int, ...]]:
@@ -121,7 +121,7 @@ def test_wrong_options_are_refused(keywords: dict, message: str) -> None:
 )
 def test_exactly_allows_the_joint_values_with_these_counts(cards: list, count: object, action: object) -> None:
     counts, actions = ({x} if isinstance(x, int) else set(x) for x in (count, action))
-    circuit = structures.exactly(cards, count, action=action)
+    circuit = operations.exactly(cards, count, action=action)
     wanted = {x for x in joint_values(cards) if sum(value in actions for value in x) in counts}
     assert support(circuit) == wanted
     assert circuit.is_deterministic
@@ -131,7 +131,7 @@ def test_exactly_allows_the_joint_values_with_these_counts(cards: list, count: o
 
 def test_exactly_of_a_thousand_agents(generator: torch.Generator) -> None:
     """Whatever the numbers are, the expected count and the count of every sample are the one asked for."""
-    circuit = structures.exactly([2] * 1000, 5)
+    circuit = operations.exactly([2] * 1000, 5)
     assert circuit.num_parameters <= 1000 * 2 * 6
     logits = torch.randn(circuit.num_parameters, generator=generator, dtype=torch.float64)
     pi = CircuitDistribution(circuit, logits)
@@ -144,7 +144,7 @@ def test_exactly_of_a_thousand_agents(generator: torch.Generator) -> None:
     ("cards", "exempt"), [([3, 3, 3], ()), ([2, 4, 3], ()), ([3, 3, 3, 3], [0]), ([4, 2, 3, 1], [0, 1]), ([2, 3], [9])]
 )
 def test_all_different_allows_the_joint_values_without_a_repeat(cards: list, exempt: object) -> None:
-    circuit = structures.all_different(cards, exempt=exempt)
+    circuit = operations.all_different(cards, exempt=exempt)
     chosen = {x: [value for value in x if value not in set(exempt)] for x in joint_values(cards)}
     assert support(circuit) == {x for x, values in chosen.items() if len(values) == len(set(values))}
     assert circuit.is_deterministic
@@ -156,14 +156,14 @@ def test_all_different_allows_the_joint_values_without_a_repeat(cards: list, exe
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: structures.exactly([2, 2], 3), "no joint value"),
-        (lambda: structures.exactly([2, 2], -1), "count is -1"),
-        (lambda: structures.exactly([2, 2], []), r"count is \[\]"),
-        (lambda: structures.exactly([2, 2], 1, action=2), "action is 2; it must be within 0 to 1"),
-        (lambda: structures.exactly([2, 2], 1, action=[]), r"action is \[\]"),
-        (lambda: structures.all_different([2, 2, 2]), "no joint value"),
-        (lambda: structures.all_different([2, 2], exempt=[-1]), r"exempt is \[-1\]"),
-        (lambda: structures.exactly([], 1), "cardinalities"),
+        (lambda: operations.exactly([2, 2], 3), "no joint value"),
+        (lambda: operations.exactly([2, 2], -1), "count is -1"),
+        (lambda: operations.exactly([2, 2], []), r"count is \[\]"),
+        (lambda: operations.exactly([2, 2], 1, action=2), "action is 2; it must be within 0 to 1"),
+        (lambda: operations.exactly([2, 2], 1, action=[]), r"action is \[\]"),
+        (lambda: operations.all_different([2, 2, 2]), "no joint value"),
+        (lambda: operations.all_different([2, 2], exempt=[-1]), r"exempt is \[-1\]"),
+        (lambda: operations.exactly([], 1), "cardinalities"),
     ],
 )
 def test_impossible_and_wrong_constraints_are_refused(build: object, message: str) -> None:

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 import torch
 
-from circuits import Circuit, CircuitDistribution, Input, StructureError, structures
+from circuits import Circuit, CircuitDistribution, Input, StructureError, operations, structures
 from tests import strategies
 from tests.circuits import test_exactness
 from tests.circuits.test_structures import check_witness
@@ -19,11 +19,11 @@ BUILDERS: dict[str, Callable[[], Circuit]] = {
     "selective": lambda: structures.selective(SIX * 4),
     "selective with uneven groups": lambda: structures.selective([5] * 80, copies=13),
     "decision_diagram": lambda: structures.decision_diagram(SIX * 3),
-    "exactly": lambda: structures.exactly([2] * 300, 10),
-    "all_different": lambda: structures.all_different([6] * 60, exempt=[0]),
+    "exactly": lambda: operations.exactly([2] * 300, 10),
+    "all_different": lambda: operations.all_different([6] * 60, exempt=[0]),
     "cutset": lambda: structures.cutset(SIX * 3),
     "random_binary": lambda: structures.random_binary(SIX, sums=10),
-    "mixture": lambda: structures.mixture(*(structures.markov_chain(SIX) for _ in range(12))),
+    "mixture": lambda: operations.mixture(*(structures.markov_chain(SIX) for _ in range(12))),
 }
 """About 10,000 nodes each."""
 
@@ -161,7 +161,7 @@ def test_random_binary_differs_by_seed_and_repetition() -> None:
 
 def test_a_mixture_is_the_weighted_sum_of_its_parts() -> None:
     parts = [structures.markov_chain([2, 3, 2]), structures.selective([2, 3, 2]), structures.mean_field([2, 3, 2])]
-    circuit = structures.mixture(*parts)
+    circuit = operations.mixture(*parts)
     assert circuit.num_parameters == sum(part.num_parameters for part in parts) + 3
     pi = random_policy(circuit)
     logits, start = pi.logits, 0
@@ -178,18 +178,18 @@ def test_a_mixture_is_the_weighted_sum_of_its_parts() -> None:
 
 def test_mixtures_of_overlapping_parts_have_a_witness_and_disjoint_parts_a_proof() -> None:
     chain = structures.markov_chain([2, 3])
-    assert structures.mixture(chain) is chain
-    twice = structures.mixture(chain, chain)
+    assert operations.mixture(chain) is chain
+    twice = operations.mixture(chain, chain)
     assert "mixture" in twice.name
     check_witness(twice)
-    assert structures.mixture(structures.exactly([2] * 20, 1), structures.exactly([2] * 20, 2)).is_deterministic
+    assert operations.mixture(operations.exactly([2] * 20, 1), operations.exactly([2] * 20, 2)).is_deterministic
 
 
 def test_a_mixture_needs_parts_over_equal_variables() -> None:
     with pytest.raises(StructureError, match="mixture got no circuits"):
-        structures.mixture()
+        operations.mixture()
     with pytest.raises(StructureError, match=r"circuit 1 has cardinalities \(2, 3\), the first has \(2, 2\)"):
-        structures.mixture(structures.mean_field([2, 2]), structures.mean_field([2, 3]))
+        operations.mixture(structures.mean_field([2, 2]), structures.mean_field([2, 3]))
 
 
 def test_families_are_repeatable() -> None:

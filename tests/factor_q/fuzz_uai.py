@@ -18,8 +18,8 @@ from hypothesis import seed as hypothesis_seed
 from hypothesis import strategies as st
 
 from circuits.errors import FormatError, StructureError
-from factor_q.uai import parse_uai, uai_text
-from factor_q.uai_evidence import parse_uai_evidence
+from factor_q.uai.evidence import parse_uai_evidence
+from factor_q.uai.models import parse_uai, uai_text
 
 ALPHABET = "0123456789 \n\t\r.eE+-#cMARKOVBYS_xnaif\x00\u0661\ufeff\u00a0\x1c"
 SPACES = ["", " ", "\n", "  ", "\t", "\r\n", "\r", " # 1 2\n", "\nc 1 2\n", "\f"]

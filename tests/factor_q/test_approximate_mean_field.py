@@ -7,9 +7,9 @@ from approximate_models import DOUBLE, TEMPERATURES, at_most, build, equal, isin
 
 from factor_q import FactorGraph, Factors, NotTractableError, StructureError, log_partition
 from factor_q.approximate import mean_field, mean_field_gradient, structured_mean_field
-from factor_q.approximate.blocks import choose_blocks, grid_columns
-from factor_q.approximate.coordinate_ascent import bound, initial_state
-from factor_q.approximate.product_family import bundle_energy, product_family, update_color
+from factor_q.approximate.mean_field.blocks import choose_blocks, grid_columns
+from factor_q.approximate.mean_field.coordinate_ascent import bound, initial_state
+from factor_q.approximate.mean_field.product_family import bundle_energy, product_family, update_color
 from factor_q.queries.temperature import tempered
 from tests.seeds import first_now
 

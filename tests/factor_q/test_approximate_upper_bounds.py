@@ -6,8 +6,9 @@ import torch
 from approximate_models import DOUBLE, TEMPERATURES, at_most, build, equal, ising, random_tree, truth
 
 from factor_q import FactorGraph, Factors, NotTractableError, StructureError, complete, log_partition
-from factor_q.approximate import mini_bucket_maximum, tree_reweighted, weighted_mini_bucket
-from factor_q.approximate.forests import spanning_forests
+from factor_q.approximate import mini_bucket_maximum, weighted_mini_bucket
+from factor_q.approximate.bounds import tree_reweighted
+from factor_q.approximate.bounds.forests import spanning_forests
 from tests.seeds import first_now
 
 

@@ -13,11 +13,11 @@ import factor_q
 from circuits import structures
 from circuits.errors import EvidenceError, NotTractableError, StructureError
 from factor_q import FactorGraph, FactorQ, Factors
-from factor_q.structure_fit import TableDesign
-from factor_q.structure_order import agent_order, chow_liu_parents, order_cost
-from factor_q.structure_rescope import coupling, rescope, rescope_critic
-from factor_q.structure_scores import check_samples, interaction_scores
-from factor_q.structure_search import learn_factor_graph
+from factor_q.structure_learning.fit import TableDesign
+from factor_q.structure_learning.order import agent_order, chow_liu_parents, order_cost
+from factor_q.structure_learning.rescope import coupling, rescope, rescope_critic
+from factor_q.structure_learning.scores import check_samples, interaction_scores
+from factor_q.structure_learning.search import learn_factor_graph
 from tests.seeds import first_now
 from tests.statistical import LEVEL
 

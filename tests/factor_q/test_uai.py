@@ -18,8 +18,8 @@ import torch
 
 from circuits import FormatError
 from factor_q import FactorGraph, Factors, StructureError
-from factor_q.uai import parse_uai, read_uai, uai_text, write_uai
-from factor_q.uai_numbers import is_writable, logs_of, word_of
+from factor_q.uai.models import parse_uai, read_uai, uai_text, write_uai
+from factor_q.uai.numbers import is_writable, logs_of, word_of
 
 MODELS = sorted([*by_hand.MODELS.glob("*.uai"), *by_hand.MODELS.glob("own/*.uai")])
 PLAIN = "MARKOV\n3\n2 3 2\n3\n1 0\n3 2 0 1\n0\n\n2\n0.25 0\n\n12\n1 2 3 4 5 6 7 8 9 10 11 12\n\n1\n2.5\n"

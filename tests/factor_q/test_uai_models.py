@@ -13,8 +13,8 @@ import torch
 
 from factor_q import Factors, log_partition, max_assignment
 from factor_q.queries.condition import condition
-from factor_q.uai import read_uai
-from factor_q.uai_evidence import read_uai_evidence
+from factor_q.uai.evidence import read_uai_evidence
+from factor_q.uai.models import read_uai
 
 FOLDER = by_hand.MODELS
 NORMAL, MOST = 16.0, 26.0

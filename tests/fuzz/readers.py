@@ -30,15 +30,15 @@ import torch
 import circuits
 from circuits import structures
 from circuits.errors import CircuitError
-from circuits.io import _digest
-from spnpolicy.errors import SpnPolicyError
-from spnpolicy.training.checkpoints import load_checkpoint, save_checkpoint
+from circuits.formats.json import _digest
+from spnpolicy.base.decoding import decode, encode
+from spnpolicy.base.errors import SpnPolicyError
+from spnpolicy.base.files import FileFacts, open_regular
+from spnpolicy.base.strict_json import dump_json, parse_json
 from spnpolicy.training.config import RunConfig
-from spnpolicy.training.decoding import decode, encode
-from spnpolicy.training.files import FileFacts, open_regular
 from spnpolicy.training.metrics import read_metrics, record_line
-from spnpolicy.training.strict_json import dump_json, parse_json
-from spnpolicy.training.tensor_files import read_tensors
+from spnpolicy.training.storage.checkpoints import load_checkpoint, save_checkpoint
+from spnpolicy.training.storage.tensor_files import read_tensors
 from tests.identical import assert_identical
 
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}:,]|[^][{}:,"\s]+|\s+')

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spnpolicy.errors import ConfigError
+from spnpolicy.base.decoding import decode, encode
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.strict_json import dump_json, parse_json
 from spnpolicy.training.config import RunConfig, TrainConfig
-from spnpolicy.training.decoding import decode, encode
-from spnpolicy.training.strict_json import dump_json, parse_json
 
 VALID = encode(RunConfig("vdn", "coverage", {"hidden": [32, 32]}, {"side": 3}))
 TRAIN = sorted(VALID["train"])

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 
 import circuits
-from spnpolicy.errors import ConfigError
-from spnpolicy.training.checkpoints import load_checkpoint, save_checkpoint
+from spnpolicy.base.decoding import decode, encode
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.strict_json import dump_json, parse_json
 from spnpolicy.training.config import RunConfig, TrainConfig
-from spnpolicy.training.decoding import decode, encode
-from spnpolicy.training.strict_json import dump_json, parse_json
-from spnpolicy.training.tensor_files import NAME_OF_DTYPE
+from spnpolicy.training.storage.checkpoints import load_checkpoint, save_checkpoint
+from spnpolicy.training.storage.tensor_files import NAME_OF_DTYPE
 from tests import strategies
 from tests.identical import assert_identical
 

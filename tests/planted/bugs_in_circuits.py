@@ -12,21 +12,21 @@ GRADIENTS = "tests/circuits/test_gradients.py::test_gradients_equal_finite_diffe
 BUGS = (
     Bug(
         "circuits: values of an input numbered backwards",
-        "circuits/layers.py",
+        "circuits/engine/layers.py",
         "rows = tuple(draft.offsets[node.variable] + value for value in node.values)",
         "rows = tuple(draft.offsets[node.variable] + value for value in reversed(node.values))",
         EXACT,
     ),
     Bug(
         "circuits: children of a sum in another order than its logits",
-        "circuits/layers.py",
+        "circuits/engine/layers.py",
         "            children = tuple(draft_of_node[child] for child in node.children)\n",
         "            children = tuple(sorted((draft_of_node[child] for child in node.children), reverse=True))\n",
         EXACT,
     ),
     Bug(
         "circuits: sums of a batch of weights are not normalised",
-        "circuits/blocks.py",
+        "circuits/engine/blocks.py",
         "torch.add((sums / totals).log_(), shift, out=out)",
         "torch.add(sums.log(), shift, out=out)",
         EXACT,
@@ -68,7 +68,7 @@ BUGS = (
     ),
     Bug(
         "circuits: plans of joint tables are shared by different scopes",
-        "circuits/tables.py",
+        "circuits/engine/tables/run.py",
         '    key = ("tables", scopes)\n',
         '    key = ("tables", tuple(map(len, scopes)))\n',
         EXACT,
@@ -110,7 +110,7 @@ BUGS = (
     ),
     Bug(
         "circuits: joint tables split into the wrong entries",
-        "circuits/tables_plan.py",
+        "circuits/engine/tables/plan.py",
         "entry_at[self._project(scope, parts[0]) * width + self._project(scope, parts[1])]",
         "entry_at[self._project(scope, parts[1]) * self._size(parts[0]) + self._project(scope, parts[0])]",
         EXACT,
@@ -154,7 +154,7 @@ BUGS = (
     ),
     Bug(
         "circuits: the maximum leaves out the edges' own weights",
-        "circuits/passes.py",
+        "circuits/engine/passes.py",
         "scores = layer.fold(layer.children.take(values) + log_weights[layer.edges])",
         "scores = layer.fold(layer.children.take(values) + 0 * log_weights[layer.edges])",
         EXACT,
@@ -210,7 +210,7 @@ BUGS = (
     ),
     Bug(
         "circuits: an impossible row passes its gradient on",
-        "circuits/passes.py",
+        "circuits/engine/passes.py",
         "adjoint[ctx.rows] = torch.where(values[ctx.rows] > NEGATIVE_INFINITY, gradient, 0.0)",
         "adjoint[ctx.rows] = gradient",
         ("tests/circuits/test_gradients.py::test_impossible_rows_of_a_larger_batch_pass_no_gradient_on",),
@@ -224,7 +224,7 @@ BUGS = (
     ),
     Bug(
         "circuits: the gradient of a product of tables goes to the wrong side",
-        "circuits/tables.py",
+        "circuits/engine/tables/run.py",
         "    step.left.add_to(to_buffer, gradient * right)\n",
         "    step.left.add_to(to_buffer, gradient * left)\n",
         (GRADIENTS, "tests/circuits/test_gradients.py::test_every_gradient_entry_equals_finite_differences"),
@@ -238,7 +238,7 @@ BUGS = (
     ),
     Bug(
         "circuits: derivatives take the child's own value for its sibling's",
-        "circuits/queries/derivatives.py",
+        "circuits/engine/derivatives.py",
         "to_left, to_right = own + layer.right.take(values), own + layer.left.take(values)",
         "to_left, to_right = own + layer.left.take(values), own + layer.right.take(values)",
         ("tests/circuits/test_queries_conditionals.py",),
@@ -259,21 +259,21 @@ BUGS = (
     ),
     Bug(
         "circuits: loaded logits keep the order of the file",
-        "circuits/io.py",
+        "circuits/formats/json.py",
         "    return circuit, torch.empty_like(logits).index_copy_(-1, _by_node(circuit), logits)\n",
         "    return circuit, logits\n",
         ("tests/circuits/test_io.py::test_round_trip",),
     ),
     Bug(
         "circuits: a loaded circuit has lost its name",
-        "circuits/io.py",
+        "circuits/formats/json.py",
         'return Circuit(cardinalities, nodes, name=structure["name"])',
         "return Circuit(cardinalities, nodes)",
         ("tests/circuits/test_io.py::test_round_trip",),
     ),
     Bug(
         "circuits: the digest of a file is not compared",
-        "circuits/io.py",
+        "circuits/formats/json.py",
         '    if metadata["sha256"] != _digest(metadata["structure"], tensors["logits"]):\n',
         '    if not metadata["sha256"]:\n',
         ("tests/circuits/test_io.py::test_every_flipped_bit_and_every_cut_is_refused",),

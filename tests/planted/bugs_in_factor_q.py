@@ -9,7 +9,7 @@ BOUNDS = "tests/factor_q/test_approximate_upper_bounds.py"
 BUGS = (
     Bug(
         "factor_q: axes of a joined table in the order of the scope",
-        "factor_q/plan.py",
+        "factor_q/elimination/plan.py",
         "    axes = tuple(place[variable] for variable in joined if variable in place)\n",
         "    axes = tuple(range(len(scope)))\n",
         (ENUMERATED,),
@@ -66,7 +66,7 @@ BUGS = (
     ),
     Bug(
         "factor_q: the first variable of a UAI table changes fastest",
-        "factor_q/uai.py",
+        "factor_q/uai/models.py",
         "    return torch.tensor(logs, dtype=torch.float64)\n",
         "    sizes = [cardinalities[variable] for variable in reversed(scope) if cardinalities[variable] > 1]\n"
         "    table = torch.tensor(logs, dtype=torch.float64).reshape(sizes)\n"
@@ -75,14 +75,14 @@ BUGS = (
     ),
     Bug(
         "factor_q: a second UAI table replaces the first",
-        "factor_q/uai.py",
+        "factor_q/uai/models.py",
         "            table = total + _reordered(table, scope, first, cardinalities)\n",
         "            table = _reordered(table, scope, first, cardinalities)\n",
         ("tests/factor_q/test_uai.py::test_tables_over_the_same_variables_are_added_in_any_order",),
     ),
     Bug(
         "factor_q: the memory guard lets twice as much pass",
-        "factor_q/elimination.py",
+        "factor_q/elimination/passes.py",
         "    if needed <= max_entries:\n",
         "    if needed <= 2 * max_entries:\n",
         ("tests/factor_q/test_elimination.py::test_the_limit_counts_all_batch_rows_exactly",),
@@ -96,7 +96,7 @@ BUGS = (
     ),
     Bug(
         "factor_q: nothing subtracted from an impossible part is nan",
-        "factor_q/elimination.py",
+        "factor_q/elimination/passes.py",
         "    return torch.where(possible, whole - part.masked_fill(~possible, 0.0), NEGATIVE_INFINITY)\n",
         "    return whole - part\n",
         (GRAPHS,),
@@ -117,28 +117,28 @@ BUGS = (
     ),
     Bug(
         "factor_q: power norms are sums",
-        "factor_q/approximate/mini_bucket.py",
+        "factor_q/approximate/bounds/mini_bucket.py",
         "powered = (joint.masked_fill(blocked, 0.0) / weight)",
         "powered = joint.masked_fill(blocked, 0.0)",
         (f"{BOUNDS}::test_mini_buckets_bound_from_above",),
     ),
     Bug(
         "factor_q: shifts between mini-buckets do not cancel",
-        "factor_q/approximate/mini_bucket.py",
+        "factor_q/approximate/bounds/mini_bucket.py",
         "        moved = shift[mini] - shift.mean(0)\n",
         "        moved = shift[mini]\n",
         (BOUNDS,),
     ),
     Bug(
         "factor_q: shares of the forests do not make up the model",
-        "factor_q/approximate/tree_reweighted.py",
+        "factor_q/approximate/bounds/tree_reweighted.py",
         "    edges = (moved / appearance).masked_fill(blocked, -torch.inf)\n",
         "    edges = moved.masked_fill(blocked, -torch.inf)\n",
         (f"{BOUNDS}::test_tree_reweighted_bounds_from_above_at_every_iterate",),
     ),
     Bug(
         "factor_q: what an edge gives is not taken from it",
-        "factor_q/approximate/tree_reweighted.py",
+        "factor_q/approximate/bounds/tree_reweighted.py",
         "- first.unsqueeze(-1) - second.unsqueeze(-2)",
         "- first.unsqueeze(-1)",
         (f"{BOUNDS}::test_tree_reweighted_bounds_from_above_at_every_iterate",),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spnpolicy.envs.protocol import EnvSpec, Step
+from spnpolicy.data.env import EnvSpec, Step
 
 
 class ChainEnv:

@@ -6,12 +6,12 @@ import torch
 from chain_env import ChainEnv
 
 from spnpolicy.algorithms import make_algorithm
-from spnpolicy.algorithms.protocol import Batch
-from spnpolicy.envs.protocol import EnvSpec
-from spnpolicy.player import Player, needs_of
-from spnpolicy.replay import ReplayBuffer
-from spnpolicy.training.seeding import Streams
-from spnpolicy.trajectories import Trajectories
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.data.protocol import Batch
+from spnpolicy.data.replay import ReplayBuffer
+from spnpolicy.data.trajectories import Trajectories
+from spnpolicy.training.player import Player, needs_of
 
 CLIMBING = [[11.0, -30.0, 0.0], [-30.0, 7.0, 0.0], [0.0, 6.0, 5.0]]
 MONOTONIC = [[0.0, 0.0], [0.0, 10.0]]

@@ -1,4 +1,4 @@
-"""Run by torchrun in the tests of `spnpolicy.training.parallel`: each process writes down what it found.
+"""Run by torchrun in the tests of `spnpolicy.base.distributed`: each process writes down what it found.
 
 torchrun --nproc-per-node 2 parallel_program.py FOLDER
 """
@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from spnpolicy.algorithms import make_algorithm
-from spnpolicy.algorithms.protocol import Batch
+from spnpolicy.base import distributed as parallel
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.protocol import Batch
 from spnpolicy.envs import make_env
-from spnpolicy.training import parallel
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.loop import resume, train
-from spnpolicy.training.seeding import Streams
 
 ENV = {"agents": 2, "size": 3, "episode_limit": 9}
 CONFIG = RunConfig(

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from spnpolicy.training.checkpoints import load_checkpoint
 from spnpolicy.training.metrics import TIME_FIELDS, read_metrics
+from spnpolicy.training.storage.checkpoints import load_checkpoint
 
 
 def metrics_without_time(folder: Path) -> list[dict[str, Any]]:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from spnpolicy.actor_critic import Fixed, actor_loss, advantages, minibatches, normalized, remember
-from spnpolicy.algorithms.protocol import Batch
-from spnpolicy.algorithms.settings import LinearSchedule
-from spnpolicy.losses import clipped_policy_loss, policy_gradient_loss, robust_value_loss
+from spnpolicy.data.protocol import Batch
+from spnpolicy.maths.losses import clipped_policy_loss, policy_gradient_loss, robust_value_loss
+from spnpolicy.parts.actor_critic import Fixed, actor_loss, advantages, minibatches, normalized, remember
+from spnpolicy.parts.settings import LinearSchedule
 
 
 def random_window(seed, time=9, envs=7, agents=2):

@@ -5,14 +5,14 @@ import pytest
 import torch
 from learning_cases import chain, play
 
-from spnpolicy.agent_network import AgentNetwork, GatedCell
 from spnpolicy.algorithms import make_algorithm
-from spnpolicy.algorithms.protocol import Batch
-from spnpolicy.envs.protocol import EnvSpec
-from spnpolicy.features import FourierFeatures
-from spnpolicy.player import Player
-from spnpolicy.training.seeding import Streams
-from spnpolicy.trajectories import Trajectories
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.data.protocol import Batch
+from spnpolicy.data.trajectories import Trajectories
+from spnpolicy.networks.agents import AgentNetwork, GatedCell
+from spnpolicy.networks.features import FourierFeatures
+from spnpolicy.training.player import Player
 
 SPEC = EnvSpec((2, 3), 4, 5, False)
 PLAIN = FourierFeatures(0)

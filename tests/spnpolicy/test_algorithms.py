@@ -16,13 +16,13 @@ from learning_cases import CLIMBING, MONOTONIC, draw, full_batch, play, store_fo
 
 from circuits import ImpossibleEvidenceError
 from spnpolicy.algorithms import ALGORITHMS, algorithm_class, config_class, make_algorithm
-from spnpolicy.algorithms.protocol import Batch
-from spnpolicy.envs.protocol import EnvSpec
-from spnpolicy.errors import ConfigError, EnvError
-from spnpolicy.player import Player, needs_of
-from spnpolicy.training.checkpoints import load_checkpoint, save_checkpoint
-from spnpolicy.training.seeding import Streams
-from spnpolicy.training.state_tree import flatten
+from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.data.protocol import Batch
+from spnpolicy.training.player import Player, needs_of
+from spnpolicy.training.storage.checkpoints import load_checkpoint, save_checkpoint
+from spnpolicy.training.storage.state_tree import flatten
 
 INSTALLED = [name for name, entry in ALGORITHMS.items() if find_spec(entry.target.partition(":")[0])]
 RECURRENT = [name for name in INSTALLED if hasattr(config_class(name), "recurrent")]
@@ -178,7 +178,7 @@ def test_a_recurrent_policy_needs_its_memory_and_forgets_at_the_end_of_an_episod
     env = ChainEnv(6, cardinalities=(2, 3))
     algorithm = make_algorithm(name, env.spec, Streams(0), **small(name), recurrent=True)
     step = env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"acts through spnpolicy.player.Player"):
+    with pytest.raises(ValueError, match=r"acts through spnpolicy.training.player.Player"):
         algorithm.act(step, explore=False)
     player = Player(algorithm)
     for _ in range(3):

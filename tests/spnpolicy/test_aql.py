@@ -11,12 +11,12 @@ from scipy import stats
 from torch import nn
 
 from circuits import structures
-from spnpolicy import proposals
 from spnpolicy.algorithms import make_algorithm
-from spnpolicy.algorithms.protocol import Batch
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.errors import ConfigError, EnvError
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch
+from spnpolicy.networks import proposals
 
 KINDS = ["autoregressive", "circuit"]
 CARDINALITIES = (3, 2, 4)

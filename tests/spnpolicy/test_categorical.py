@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from spnpolicy import categorical
+from spnpolicy.maths import categorical
 
 LOGITS = torch.tensor([[0.3, -1.2, 2.0, 0.1], [5.0, 0.0, -3.0, 1.0]], dtype=torch.float64)
 MASK = torch.tensor([[True, False, True, True], [False, True, False, False]])

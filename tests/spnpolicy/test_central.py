@@ -20,12 +20,12 @@ from learning_cases import (
 )
 
 from spnpolicy.algorithms import config_class, make_algorithm
-from spnpolicy.algorithms.protocol import Batch
+from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch
 from spnpolicy.envs import make_env
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.errors import ConfigError, EnvError
-from spnpolicy.joint_actions import joint_index, joint_mask, split_index
-from spnpolicy.training.seeding import Streams
+from spnpolicy.parts.joint_actions import joint_index, joint_mask, split_index
 
 GAMES = {name: {"game": name} for name in ("climbing", "penalty", "linear", "monotonic", "bad_basin", "diagonal")} | {
     "stag_hunt": {"payoff": [[4.0, 1.5], [1.5, 2.0]]},

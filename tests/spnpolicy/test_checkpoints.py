@@ -11,17 +11,17 @@ import pytest
 import safetensors.torch
 import torch
 
-from spnpolicy.errors import CheckpointError, ConfigError, DiskError
-from spnpolicy.training.checkpoints import (
+from spnpolicy.base.errors import CheckpointError, ConfigError, DiskError
+from spnpolicy.base.strict_json import dump_json
+from spnpolicy.training.storage.checkpoints import (
     complete_checkpoints,
     load_checkpoint,
     remove_leftovers,
     save_best,
     save_checkpoint,
 )
-from spnpolicy.training.state_tree import flatten, unflatten
-from spnpolicy.training.strict_json import dump_json
-from spnpolicy.training.tensor_files import MAX_HEADER
+from spnpolicy.training.storage.state_tree import flatten, unflatten
+from spnpolicy.training.storage.tensor_files import MAX_HEADER
 from tests.identical import assert_identical
 
 
@@ -317,7 +317,7 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(root, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("spnpolicy.training.checkpoints.write_durably", full)
+    monkeypatch.setattr("spnpolicy.training.storage.checkpoints.write_durably", full)
     with pytest.raises(DiskError, match=r"No space left on device; \d+ bytes are free"):
         save_checkpoint(root, {"progress": {"step": 2}})
     assert sorted(path.name for path in root.iterdir()) == ["checkpoint-00000001", "latest"]

@@ -12,7 +12,9 @@ from window_cases import backward_targets, disturb, random_window
 from circuits import CircuitDistribution, structures
 from factor_q import FactorGraph, Factors
 from spnpolicy.algorithms import make_algorithm
-from spnpolicy.counterfactual import (
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.parts.counterfactual import (
     counterfactual_advantage,
     goes_on,
     multilinear_baseline,
@@ -21,8 +23,6 @@ from spnpolicy.counterfactual import (
     sequential_advantages,
     with_floor,
 )
-from spnpolicy.envs.protocol import EnvSpec
-from spnpolicy.training.seeding import Streams
 
 CARDS = (2, 3, 2)
 SCOPES = [(), (0,), (1,), (2,), (1, 0), (2, 1), (0, 1, 2)]

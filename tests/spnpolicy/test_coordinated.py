@@ -9,14 +9,14 @@ from learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, 
 
 import factor_q
 from factor_q import FactorGraph, Factors
-from spnpolicy import coordination
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.algorithms.coordinated import LinearFactors
-from spnpolicy.algorithms.protocol import Batch
-from spnpolicy.coordination import GraphSettings, coordination_graph
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.errors import ConfigError, EnvError
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch
+from spnpolicy.parts import coordination
+from spnpolicy.parts.coordination import GraphSettings, coordination_graph
 
 ROWS = 3
 

@@ -20,12 +20,12 @@ from learning_cases import (
 
 import factor_q
 from factor_q import FactorGraph, Factors
-from spnpolicy import coordination
 from spnpolicy.algorithms import make_algorithm
-from spnpolicy.envs.protocol import EnvSpec
-from spnpolicy.errors import ConfigError, EnvError
-from spnpolicy.player import Player
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.parts import coordination
+from spnpolicy.training.player import Player
 
 PENALTY = [[-100.0, 0.0, 10.0], [0.0, 2.0, 0.0], [10.0, 0.0, -100.0]]
 

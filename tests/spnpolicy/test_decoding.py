@@ -3,10 +3,10 @@ from typing import Any, Literal
 
 import pytest
 
-from spnpolicy.errors import ConfigError
+from spnpolicy.base.decoding import decode, encode
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.strict_json import parse_json
 from spnpolicy.training.config import RunConfig, TrainConfig
-from spnpolicy.training.decoding import decode, encode
-from spnpolicy.training.strict_json import parse_json
 
 
 @dataclass(frozen=True)

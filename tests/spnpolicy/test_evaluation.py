@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from chain_env import ChainEnv
 
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.errors import ConfigError, EnvError
+from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.training.episodes import EpisodeTracker
 from spnpolicy.training.evaluation import evaluate
 

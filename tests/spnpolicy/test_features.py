@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from spnpolicy.errors import ConfigError
-from spnpolicy.features import FourierFeatures
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.networks.features import FourierFeatures
 
 
 def test_features_are_the_numbers_their_sines_and_their_cosines():

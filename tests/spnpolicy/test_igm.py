@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from spnpolicy.algorithms import make_algorithm
-from spnpolicy.envs.protocol import EnvSpec
-from spnpolicy.igm import check_igm
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.maths.igm import check_igm
 
 NETWORKS = 1000
 CARDINALITIES = (3, 2, 4)

@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 from chain_env import make_chain
 
+from spnpolicy.base.errors import CheckpointError, ConfigError, NonFiniteError
 from spnpolicy.envs import make_env
-from spnpolicy.errors import CheckpointError, ConfigError, NonFiniteError
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.evaluation import evaluate
 from spnpolicy.training.loop import train

@@ -12,10 +12,10 @@ from circuits import CircuitDistribution, structures
 from factor_q import FactorGraph, Factors
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.algorithms.mean_field import coordinate_ascent
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.seeding import Streams
 from spnpolicy.envs import make_env
-from spnpolicy.errors import ConfigError
-from spnpolicy.objective import elbo
-from spnpolicy.training.seeding import Streams
+from spnpolicy.maths.objective import elbo
 
 FIXED = {"automatic": False, "initial": 1e-5}
 CARDINALITIES = (3, 2, 4)

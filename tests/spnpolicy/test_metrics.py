@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from spnpolicy.errors import SpnPolicyError
+from spnpolicy.base.errors import SpnPolicyError
 from spnpolicy.training.metrics import read_metrics, record_line
 
 

@@ -9,9 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from spnpolicy.envs.protocol import EnvSpec
-from spnpolicy.features import FourierFeatures
-from spnpolicy.nearest import ContextNetwork, JointCritic, JointEmbedding, best_of, nearest_joint_actions, playable
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.networks.features import FourierFeatures
+from spnpolicy.networks.nearest import (
+    ContextNetwork,
+    JointCritic,
+    JointEmbedding,
+    best_of,
+    nearest_joint_actions,
+    playable,
+)
 
 
 def points_by_hand(cardinalities, kind):

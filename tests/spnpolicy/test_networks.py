@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from spnpolicy.agent_network import AgentNetwork
-from spnpolicy.envs.protocol import EnvSpec
-from spnpolicy.errors import ConfigError, EnvError
-from spnpolicy.exploration import EpsilonSchedule, epsilon_greedy, linear_schedule
-from spnpolicy.features import FourierFeatures
-from spnpolicy.networks import TargetUpdate, frozen_copy, mlp, soft_update
+from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.networks.agents import AgentNetwork
+from spnpolicy.networks.features import FourierFeatures
+from spnpolicy.networks.layers import TargetUpdate, frozen_copy, mlp, soft_update
+from spnpolicy.parts.exploration import EpsilonSchedule, epsilon_greedy, linear_schedule
 
 SPEC = EnvSpec((2, 3, 1), 4, 5, False)
 

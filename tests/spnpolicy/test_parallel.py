@@ -12,11 +12,11 @@ import torch
 from parallel_program import CONFIG, global_batch, updated
 from run_cases import assert_same_run, metrics_without_time
 
-from spnpolicy.errors import ConfigError
-from spnpolicy.training import parallel
-from spnpolicy.training.checkpoints import load_checkpoint
+from spnpolicy.base import distributed as parallel
+from spnpolicy.base.errors import ConfigError
 from spnpolicy.training.loop import resume
 from spnpolicy.training.runs import load_run, read_facts
+from spnpolicy.training.storage.checkpoints import load_checkpoint
 
 
 @pytest.fixture(scope="module")

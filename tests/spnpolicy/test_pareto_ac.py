@@ -23,12 +23,12 @@ from window_cases import backward_targets, disturb, random_window
 
 from factor_q import FactorGraph, Factors
 from spnpolicy.algorithms import make_algorithm
-from spnpolicy.categorical import entropy
-from spnpolicy.counterfactual import optimistic_values
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec
 from spnpolicy.envs import make_env
-from spnpolicy.envs.protocol import EnvSpec
-from spnpolicy.errors import ConfigError
-from spnpolicy.training.seeding import Streams
+from spnpolicy.maths.categorical import entropy
+from spnpolicy.parts.counterfactual import optimistic_values
 
 RAISED_PENALTY = [[-100.0, 0.0, 10.1], [0.0, 2.0, 0.0], [10.0, 0.0, -100.0]]
 FAST = {"hidden": (32,), "learning_rate": 1e-2, "critic_learning_rate": 1e-2, "rollout": 1}

@@ -9,7 +9,7 @@ import torch
 import circuits
 import factor_q
 import spnpolicy
-from spnpolicy.errors import ConfigError
+from spnpolicy.base.errors import ConfigError
 
 CARDINALITIES = (2, 3, 2, 3)
 BUILDERS = {

@@ -22,11 +22,11 @@ from learning_cases import (
 )
 
 from spnpolicy.algorithms import config_class, make_algorithm
-from spnpolicy.algorithms.protocol import Batch
 from spnpolicy.algorithms.reinforce import episode_returns
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch
 from spnpolicy.envs import make_env
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.training.seeding import Streams
 
 
 class TwoSteps:

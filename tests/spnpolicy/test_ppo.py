@@ -8,12 +8,12 @@ import pytest
 import torch
 from learning_cases import as_window, chain, draw, full_batch, game_spec, learn, play, store_for
 
-from spnpolicy import actor_critic
 from spnpolicy.algorithms import config_class, make_algorithm
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.errors import ConfigError
-from spnpolicy.player import Player
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.parts import actor_critic
+from spnpolicy.training.player import Player
 
 BASIN = [[0.0, -5.0], [-5.0, 10.0]]
 PARTS = {"ippo": ("policy", "critic"), "mappo": ("actors", "critics")}

@@ -17,13 +17,13 @@ from learning_cases import (
     learn,
 )
 
-from spnpolicy import mixers
 from spnpolicy.algorithms import make_algorithm
-from spnpolicy.algorithms.protocol import Batch
-from spnpolicy.envs.protocol import EnvSpec
-from spnpolicy.errors import ConfigError
-from spnpolicy.mixers import QMixer
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.data.protocol import Batch
+from spnpolicy.networks import mixers
+from spnpolicy.networks.mixers import QMixer
 
 BAD_BASIN = [[0.0, -5.0], [-5.0, 10.0]]
 QTRAN_GAME = [[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]]

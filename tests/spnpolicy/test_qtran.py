@@ -8,11 +8,11 @@ import torch
 from learning_cases import CHAIN_VALUE_OF_B, CLIMBING, as_window, chain, chain_observation, full_batch, game_spec, learn
 
 from spnpolicy.algorithms import make_algorithm
-from spnpolicy.algorithms.protocol import Batch
-from spnpolicy.envs.protocol import EnvSpec
-from spnpolicy.errors import ConfigError
-from spnpolicy.igm import check_igm
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.data.protocol import Batch
+from spnpolicy.maths.igm import check_igm
 
 GAME = [[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]]
 VARIANTS = ["base", "alt"]

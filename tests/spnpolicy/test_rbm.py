@@ -9,10 +9,10 @@ from learning_cases import CHAIN_VALUE_OF_B, as_window, chain, chain_observation
 
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.algorithms.rbm import FreeEnergy, best_met, best_of_all, gibbs_sweep, tempered_block_sweep
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec
 from spnpolicy.envs import make_env
-from spnpolicy.envs.protocol import EnvSpec
-from spnpolicy.errors import ConfigError
-from spnpolicy.training.seeding import Streams
 
 BINARY = (2,) * 5
 

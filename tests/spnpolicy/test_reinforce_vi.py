@@ -11,10 +11,10 @@ from circuits import CircuitDistribution, structures
 from factor_q import FactorGraph, Factors
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.algorithms.reinforce_vi import draw, score_function_loss
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.seeding import Streams
 from spnpolicy.envs import make_env
-from spnpolicy.errors import ConfigError
-from spnpolicy.objective import elbo
-from spnpolicy.training.seeding import Streams
+from spnpolicy.maths.objective import elbo
 
 ESTIMATES, SAMPLES, TEMPERATURE = 100_000, 4, 0.7
 STANDARD_ERRORS = 4.0

@@ -3,9 +3,9 @@ import pytest
 import torch
 from chain_env import ChainEnv
 
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.errors import ConfigError, EnvError
-from spnpolicy.replay import ReplayBuffer
+from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.replay import ReplayBuffer
 
 
 def numbered_step(number, envs=3, agents=2, shared_state=False):

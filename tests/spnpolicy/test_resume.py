@@ -14,8 +14,8 @@ from chain_env import ChainEnv, make_chain
 from run_cases import assert_same_run, metrics_without_time
 
 from spnpolicy.algorithms import ALGORITHMS, config_class
+from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
 from spnpolicy.envs import make_env
-from spnpolicy.errors import CheckpointError, ConfigError, EnvError
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.loop import resume, train
 from spnpolicy.training.runs import read_facts

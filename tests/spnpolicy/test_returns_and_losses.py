@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spnpolicy.losses import chosen_value, squared_td_loss
-from spnpolicy.returns import greedy_value, q_target, require_same_shape
+from spnpolicy.maths.losses import chosen_value, squared_td_loss
+from spnpolicy.maths.returns import greedy_value, q_target, require_same_shape
 
 
 def slow_targets(reward, discount, terminated, values, available, selector):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from spnpolicy.errors import ConfigError
-from spnpolicy.training.seeding import Streams, derive_seed
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.seeding import Streams, derive_seed
 
 
 def test_streams_do_not_shift_each_other():

@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from spnpolicy.errors import ConfigError
+from spnpolicy.base.errors import ConfigError
 from spnpolicy.training import sinks
 from spnpolicy.training.sinks import (
     QueuedSink,

@@ -11,15 +11,15 @@ import torch
 from learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, learn
 
 from spnpolicy.algorithms import make_algorithm
-from spnpolicy.algorithms.protocol import Batch
+from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.data.protocol import Batch
+from spnpolicy.data.replay import ReplayBuffer
 from spnpolicy.envs import make_env
-from spnpolicy.envs.protocol import EnvSpec
-from spnpolicy.errors import ConfigError, EnvError
-from spnpolicy.replay import ReplayBuffer
-from spnpolicy.temperature import Temperature, TemperatureConfig, spread
+from spnpolicy.parts.temperature import Temperature, TemperatureConfig, spread
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.learning import Learning
-from spnpolicy.training.seeding import Streams
 
 FIXED = {"automatic": False}
 QTRAN = [[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]]

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from spnpolicy.errors import ConfigError
-from spnpolicy.experiments.efficiency import History, area_under_curve, common_curve, curve_band, latest
-from spnpolicy.experiments.profiles import performance_profile, probability_of_improvement
-from spnpolicy.experiments.statistics import (
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.experiments.reports.efficiency import History, area_under_curve, common_curve, curve_band, latest
+from spnpolicy.experiments.reports.profiles import performance_profile, probability_of_improvement
+from spnpolicy.experiments.reports.statistics import (
     aggregate_iqm,
     aggregate_mean,
     aggregate_median,

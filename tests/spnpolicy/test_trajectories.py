@@ -5,9 +5,9 @@ import pytest
 import torch
 from chain_env import ChainEnv
 
-from spnpolicy.errors import ConfigError
-from spnpolicy.rewards import RewardScale
-from spnpolicy.trajectories import Trajectories
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.data.rewards import RewardScale
+from spnpolicy.data.trajectories import Trajectories
 
 ENVS = 3
 

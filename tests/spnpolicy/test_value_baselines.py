@@ -9,9 +9,9 @@ from chain_env import ChainEnv
 from learning_cases import CLIMBING, full_batch, game_spec, play, store_for
 
 from spnpolicy.algorithms import make_algorithm
-from spnpolicy.algorithms.protocol import Batch
-from spnpolicy.envs.protocol import EnvSpec
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.data.protocol import Batch
 
 
 class DQN:

@@ -9,10 +9,10 @@ import torch
 from learning_cases import CHAIN_VALUE_OF_B, CLIMBING, chain, full_batch, game_spec, learn
 
 from spnpolicy.algorithms import make_algorithm
-from spnpolicy.algorithms.protocol import Batch
-from spnpolicy.envs.protocol import EnvSpec, Step
-from spnpolicy.errors import ConfigError, EnvError
-from spnpolicy.training.seeding import Streams
+from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch
 
 SPEC = EnvSpec((3, 2, 4), 2, 5, True)
 JOINT = list(itertools.product(range(3), range(2), range(4)))

@@ -2,7 +2,7 @@
 
 import torch
 
-from spnpolicy.algorithms.protocol import Batch
+from spnpolicy.data.protocol import Batch
 
 
 def random_window(spec, time, envs, seed, *, memory=0, truncates=True, fails=True):

@@ -4,12 +4,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from spnpolicy.base.decoding import encode
 from spnpolicy.experiments.reports.groups import Task
 from spnpolicy.experiments.reports.numbers import Comparison, Numbers
 from spnpolicy.experiments.reports.runs import MEASURES, Run
+from spnpolicy.experiments.reports.statistics import Interval
 from spnpolicy.experiments.reports.tables import csv_text, exact_number
-from spnpolicy.experiments.statistics import Interval
-from spnpolicy.training.decoding import encode
 
 Rows = list[Sequence[object]]
 

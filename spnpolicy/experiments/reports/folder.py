@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spnpolicy.errors import ConfigError
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.files import replace_file
 from spnpolicy.experiments.reports.cautions import Selection
 from spnpolicy.experiments.reports.csv_files import curves_csv, improvement_csv, runs_csv, table_csv
 from spnpolicy.experiments.reports.groups import Task, group_runs
@@ -13,7 +14,6 @@ from spnpolicy.experiments.reports.numbers import Comparison, choose_measure, co
 from spnpolicy.experiments.reports.pictures import draw_pictures
 from spnpolicy.experiments.reports.runs import find_runs, missing_trials, read_runs
 from spnpolicy.experiments.reports.words import report_text
-from spnpolicy.training.files import replace_file
 
 
 @dataclass(frozen=True)

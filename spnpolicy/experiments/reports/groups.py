@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spnpolicy.errors import ConfigError
+from spnpolicy.base.decoding import encode
+from spnpolicy.base.errors import ConfigError
 from spnpolicy.experiments.reports.runs import Run, printable
-from spnpolicy.training.decoding import encode
 
 _NO_PART_OF_AN_ALGORITHM = ("seed", "discount", "log_every", "evaluate_every", "evaluation_episodes",
                             "checkpoint_every")  # fmt: skip

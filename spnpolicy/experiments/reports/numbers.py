@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spnpolicy.errors import ConfigError
-from spnpolicy.experiments import statistics
-from spnpolicy.experiments.efficiency import Curve, area_under_curve, common_curve, curve_band
-from spnpolicy.experiments.profiles import performance_profile, probability_of_improvement
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.experiments.reports import statistics
+from spnpolicy.experiments.reports.efficiency import Curve, area_under_curve, common_curve, curve_band
 from spnpolicy.experiments.reports.groups import Task
+from spnpolicy.experiments.reports.profiles import performance_profile, probability_of_improvement
 from spnpolicy.experiments.reports.runs import MEASURES, Run
-from spnpolicy.experiments.statistics import Band, Interval, Tasks, bootstrap_band, bootstrap_interval
+from spnpolicy.experiments.reports.statistics import Band, Interval, Tasks, bootstrap_band, bootstrap_interval
 
 NORMALISED = ("fraction_of_optimum", "success")
 """Measures between 0 and 1 that mean the same in every task; only these are aggregated over tasks."""

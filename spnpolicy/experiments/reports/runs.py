@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from spnpolicy.errors import ConfigError, SpnPolicyError
-from spnpolicy.experiments.efficiency import History
-from spnpolicy.experiments.plan import PLAN_FILE, read_plan, trial_folder
-from spnpolicy.experiments.trials import EVALUATION_FILE, read_evaluation
+from spnpolicy.base.errors import ConfigError, SpnPolicyError
+from spnpolicy.experiments.reports.efficiency import History
+from spnpolicy.experiments.sweeps.plan import PLAN_FILE, read_plan, trial_folder
+from spnpolicy.experiments.sweeps.trials import EVALUATION_FILE, read_evaluation
 from spnpolicy.training.config import RunConfig
 from spnpolicy.training.metrics import read_metrics
 from spnpolicy.training.runs import read_facts, read_result, read_run_config

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from math import comb
 from typing import Literal
 
-from spnpolicy.experiments.statistics import Interval
+from spnpolicy.experiments.reports.statistics import Interval
 
 _FEW_RUNS = 5
 

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spnpolicy.errors import CheckpointError
-from spnpolicy.training.checkpoints import load_checkpoint, save_checkpoint
+from spnpolicy.base.errors import CheckpointError
+from spnpolicy.training.storage.checkpoints import load_checkpoint, save_checkpoint
 
 
 def build(root: Path) -> Path:

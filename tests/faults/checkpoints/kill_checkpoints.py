@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from spnpolicy.training.checkpoints import load_checkpoint, save_best, save_checkpoint
+from spnpolicy.training.storage.checkpoints import load_checkpoint, save_best, save_checkpoint
 
 NUMBERS = 500_000
 MESSAGE = struct.Struct("<cq")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from spnpolicy.errors import DiskError
-from spnpolicy.training.checkpoints import load_checkpoint, save_best, save_checkpoint
+from spnpolicy.base.errors import DiskError
+from spnpolicy.training.storage.checkpoints import load_checkpoint, save_best, save_checkpoint
 
 CALLS = ("mkdir", "open", "write", "fsync", "rename", "replace")
 
@@ -86,9 +86,9 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 import torch
-from spnpolicy.errors import SpnPolicyError
-from spnpolicy.training.checkpoints import load_checkpoint, save_checkpoint
-from spnpolicy.training.saver import CheckpointSaver
+from spnpolicy.base.errors import SpnPolicyError
+from spnpolicy.training.storage.checkpoints import load_checkpoint, save_checkpoint
+from spnpolicy.training.storage.saver import CheckpointSaver
 root = Path(sys.argv[1])
 save_checkpoint(root, {"algorithm": {"w": torch.ones(1000)}, "progress": {"step": 1}})
 if len(sys.argv) > 2:

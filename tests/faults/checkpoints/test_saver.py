@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from spnpolicy.errors import CheckpointError, DiskError
-from spnpolicy.training.checkpoints import load_checkpoint
-from spnpolicy.training.saver import CheckpointSaver
+from spnpolicy.base.errors import CheckpointError, DiskError
+from spnpolicy.training.storage.checkpoints import load_checkpoint
+from spnpolicy.training.storage.saver import CheckpointSaver
 
 
 class Rig:

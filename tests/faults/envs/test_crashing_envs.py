@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from broken_envs import AT_ENV, AT_STEP, ENVS
 
+from spnpolicy.base.errors import EnvError
 from spnpolicy.envs import make_env
-from spnpolicy.envs.guard import guarded
-from spnpolicy.envs.share import episode_seed
-from spnpolicy.errors import EnvError
+from spnpolicy.envs.checks.guard import guarded
+from spnpolicy.envs.pettingzoo.share import episode_seed
 
 NAME = "pettingzoo:broken_envs.Broken"
 ZEROS = np.zeros((ENVS, 2), int)

@@ -16,11 +16,11 @@ from broken_envs import (
     spoiled,
 )
 
+from spnpolicy.base.errors import EnvError
+from spnpolicy.data.replay import ReplayBuffer
 from spnpolicy.envs import make_env
-from spnpolicy.envs.guard import guarded
-from spnpolicy.envs.share import episode_seed
-from spnpolicy.errors import EnvError
-from spnpolicy.replay import ReplayBuffer
+from spnpolicy.envs.checks.guard import guarded
+from spnpolicy.envs.pettingzoo.share import episode_seed
 from spnpolicy.training.episodes import EpisodeTracker
 
 ZEROS = np.zeros((ENVS, 2), int)

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from spnpolicy.training.checkpoints import load_checkpoint
+from spnpolicy.training.storage.checkpoints import load_checkpoint
 from tests.faults.runs.run_child import SETTINGS
 from tests.spnpolicy.run_cases import assert_same_run
 

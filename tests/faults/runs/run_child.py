@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
+from spnpolicy.base.errors import SpnPolicyError
 from spnpolicy.cli.failures import exit_code
-from spnpolicy.errors import SpnPolicyError
-from spnpolicy.training import saver
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.loop import resume, train
+from spnpolicy.training.storage import saver
 
 SETTINGS = TrainConfig(
     steps=2_400, num_envs=8, batch_size=16, replay_capacity=2_000, warmup_steps=40, updates=1, log_every=160,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from spnpolicy.training.checkpoints import load_checkpoint
 from spnpolicy.training.metrics import read_metrics
+from spnpolicy.training.storage.checkpoints import load_checkpoint
 from tests.faults.runs.kill_runs import finish, kill_runs, killed_after, start
 from tests.faults.runs.run_child import SETTINGS
 from tests.spnpolicy.run_cases import assert_same_run
@@ -89,7 +89,7 @@ def test_metrics_that_the_disk_refuses_are_written_later(tmp_path):
     program = (
         "import resource, logging\n"
         "from pathlib import Path\n"
-        "from spnpolicy.training.append import AppendOnlyFile\n"
+        "from spnpolicy.training.storage.append import AppendOnlyFile\n"
         "from spnpolicy.training.metrics import record_line\n"
         "file = AppendOnlyFile(Path('metrics.jsonl'))\n"
         "hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]\n"

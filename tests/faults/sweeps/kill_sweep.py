@@ -35,8 +35,8 @@ from sweep_faults import (
     workers_at_work,
 )
 
-from spnpolicy.experiments.attempts import read_attempts
-from spnpolicy.experiments.plan import read_plan
+from spnpolicy.experiments.sweeps.attempts import read_attempts
+from spnpolicy.experiments.sweeps.plan import read_plan
 
 ALGORITHMS = ("spn_ac", "mean_field", "vdn", "iql")
 ENVIRONMENTS = {

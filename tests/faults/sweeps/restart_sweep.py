@@ -15,11 +15,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from sweep_faults import PROGRAM
 
-from spnpolicy.experiments.plan import open_folder, run_config, trial_folder
-from spnpolicy.experiments.sweep import read_sweep, sweep_plan
-from spnpolicy.experiments.trials import EVALUATION_FILE, RESULT_FILE
-from spnpolicy.training.decoding import encode
-from spnpolicy.training.strict_json import dump_json
+from spnpolicy.base.decoding import encode
+from spnpolicy.base.strict_json import dump_json
+from spnpolicy.experiments.sweeps.plan import open_folder, run_config, trial_folder
+from spnpolicy.experiments.sweeps.sweep import read_sweep, sweep_plan
+from spnpolicy.experiments.sweeps.trials import EVALUATION_FILE, RESULT_FILE
 
 GAMES = ("climbing", "penalty", "linear", "monotonic", "diagonal")
 ALGORITHMS = ("vdn", "iql")

@@ -8,12 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-from spnpolicy.experiments.attempts import attempt, read_attempts
-from spnpolicy.experiments.lease import read_lease
-from spnpolicy.experiments.plan import read_plan, trial_folder
-from spnpolicy.experiments.trials import EVALUATION_FILE, is_finished
-from spnpolicy.training.checkpoints import load_checkpoint
+from spnpolicy.experiments.sweeps.attempts import attempt, read_attempts
+from spnpolicy.experiments.sweeps.lease import read_lease
+from spnpolicy.experiments.sweeps.plan import read_plan, trial_folder
+from spnpolicy.experiments.sweeps.trials import EVALUATION_FILE, is_finished
 from spnpolicy.training.metrics import TIME_FIELDS, read_metrics
+from spnpolicy.training.storage.checkpoints import load_checkpoint
 
 PROGRAM = [sys.executable, "-c", "import sys; from spnpolicy.cli import main; sys.exit(main())"]
 SMALL_DISK = 4096

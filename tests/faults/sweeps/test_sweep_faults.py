@@ -22,12 +22,12 @@ from sweep_faults import (
 )
 
 from spnpolicy.cli import main
-from spnpolicy.experiments.attempts import Outcome, read_attempts
-from spnpolicy.experiments.local_engine import LocalEngine
-from spnpolicy.experiments.plan import open_folder, read_plan, trial_folder
-from spnpolicy.experiments.runner import MOST_LOSSES, MOST_TRIES, run_trials
-from spnpolicy.experiments.sweep import read_sweep, sweep_plan
-from spnpolicy.experiments.trials import FAILURE_FILE, run_trial
+from spnpolicy.experiments.sweeps.attempts import Outcome, read_attempts
+from spnpolicy.experiments.sweeps.local_engine import LocalEngine
+from spnpolicy.experiments.sweeps.plan import open_folder, read_plan, trial_folder
+from spnpolicy.experiments.sweeps.runner import MOST_LOSSES, MOST_TRIES, run_trials
+from spnpolicy.experiments.sweeps.sweep import read_sweep, sweep_plan
+from spnpolicy.experiments.sweeps.trials import FAILURE_FILE, run_trial
 from spnpolicy.training.metrics import read_metrics
 
 TRAIN = kill_sweep.TRAIN | {"steps": 4800, "checkpoint_every": 240, "evaluate_every": 2400}

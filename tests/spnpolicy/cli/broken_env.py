@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from spnpolicy.envs.matrix_games import MatrixGame
-from spnpolicy.envs.protocol import Step
+from spnpolicy.data.env import Step
+from spnpolicy.envs.games.matrix_games import MatrixGame
 
 
 class NanReward(MatrixGame):

@@ -113,7 +113,7 @@ def test_device_cpu_and_auto(tmp_path):
 
 
 def test_an_environment_of_ones_own_lies_in_the_current_folder(tmp_path, monkeypatch, capsys):
-    source = "from spnpolicy.envs.matrix_games import MatrixGame\n\n\nclass Mine(MatrixGame):\n    pass\n"
+    source = "from spnpolicy.envs.games.matrix_games import MatrixGame\n\n\nclass Mine(MatrixGame):\n    pass\n"
     (tmp_path / "my_own_env.py").write_text(source)
     monkeypatch.chdir(tmp_path)
     assert main(["train", "vdn", "my_own_env:Mine", *MATRIX]) == 0

@@ -9,11 +9,17 @@ import pytest
 from cli_cases import SHORT
 from PIL import Image
 
+from spnpolicy.base.errors import ConfigError
 from spnpolicy.cli import main
-from spnpolicy.errors import ConfigError
-from spnpolicy.experiments import video
-from spnpolicy.experiments.animation import HOLD_MILLISECONDS, START_MILLISECONDS, STEP_MILLISECONDS, Shot, shots_of
-from spnpolicy.experiments.video import FRAMES_PER_SECOND, write_video
+from spnpolicy.experiments.media import video
+from spnpolicy.experiments.media.animation import (
+    HOLD_MILLISECONDS,
+    START_MILLISECONDS,
+    STEP_MILLISECONDS,
+    Shot,
+    shots_of,
+)
+from spnpolicy.experiments.media.video import FRAMES_PER_SECOND, write_video
 
 av = pytest.importorskip("av")
 

@@ -5,10 +5,10 @@ import pytest
 from env_cases import random_actions
 from small_games import Masked, Pair, Spaces, Stateful
 
+from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
 from spnpolicy.envs import make_env
-from spnpolicy.envs.adapter import ParallelBatch
-from spnpolicy.envs.share import episode_seed
-from spnpolicy.errors import CheckpointError, ConfigError, EnvError
+from spnpolicy.envs.pettingzoo.adapter import ParallelBatch
+from spnpolicy.envs.pettingzoo.share import episode_seed
 
 NAME = "pettingzoo:small_games.Pair"
 

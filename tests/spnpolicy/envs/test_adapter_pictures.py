@@ -5,12 +5,12 @@ import pytest
 from env_cases import random_actions
 from painted_games import AlwaysPainted, Painted
 
+from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.envs import make_env
-from spnpolicy.envs.adapter import ParallelBatch
-from spnpolicy.envs.foraging_render import APPLE
-from spnpolicy.envs.share import episode_seed
+from spnpolicy.envs.foraging.render import APPLE
+from spnpolicy.envs.pettingzoo.adapter import ParallelBatch
+from spnpolicy.envs.pettingzoo.share import episode_seed
 from spnpolicy.envs.sprites import AGENT_COLORS, board_corner
-from spnpolicy.errors import ConfigError, EnvError
 
 NAME = "pettingzoo:painted_games."
 STAY = np.zeros((2, 2), int)
@@ -214,7 +214,7 @@ def test_foraging_shows_food_and_agents_where_they_are():
 
 
 def test_foraging_pictures_tell_levels_and_steps_apart():
-    from spnpolicy.envs.foraging_render import render_foraging
+    from spnpolicy.envs.foraging.render import render_foraging
 
     field = np.zeros((4, 6), int)
     field[1, 2] = 2
@@ -239,7 +239,7 @@ def test_foraging_pictures_tell_levels_and_steps_apart():
 
 
 def test_foraging_has_no_picture_without_the_mode():
-    from spnpolicy.envs.foraging import parallel_env
+    from spnpolicy.envs.foraging.package import parallel_env
 
     game = parallel_env()
     game.reset(seed=0)

@@ -5,8 +5,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from spnpolicy.envs.assignment_game import AssignmentGame
-from spnpolicy.errors import CheckpointError, ConfigError, EnvError
+from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
+from spnpolicy.envs.games.assignment_game import AssignmentGame
 
 SIZES = [(1, 1), (2, 2), (3, 2), (2, 4), (4, 3), (4, 4)]
 

@@ -5,9 +5,9 @@ import pytest
 from small_games import Pair, Spaces
 
 import spnpolicy
+from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.envs import EnvSpec, Step, check_env
-from spnpolicy.envs.checks import checked_actions
-from spnpolicy.errors import ConfigError, EnvError
+from spnpolicy.envs.checks.options import checked_actions
 
 
 class Right:
@@ -195,7 +195,7 @@ def test_all_problems_are_listed():
 
 
 def test_what_is_missing_is_listed():
-    with pytest.raises(EnvError, match="name, num_envs, spec, .* missing; spnpolicy.envs.protocol.BatchedEnv says"):
+    with pytest.raises(EnvError, match="name, num_envs, spec, .* missing; spnpolicy.data.env.BatchedEnv says"):
         check_env(object())
 
 

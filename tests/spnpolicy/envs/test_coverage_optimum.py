@@ -5,9 +5,9 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from spnpolicy.envs.assignment import _by_threshold, bottleneck_assignment
-from spnpolicy.envs.coverage import Coverage
-from spnpolicy.errors import ConfigError
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.envs.coverage.assignment import _by_threshold, bottleneck_assignment
+from spnpolicy.envs.coverage.coverage import Coverage
 
 
 def brute_force(cost):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from spnpolicy.envs.coverage import Coverage
+from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.envs.coverage.coverage import Coverage
 from spnpolicy.envs.sprites import AGENT_COLORS, BOARD
-from spnpolicy.errors import ConfigError, EnvError
 
 CELL = 32
 

@@ -6,8 +6,8 @@ from coverage_oracle import OracleGame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spnpolicy.envs.coverage import VARIANTS, Coverage
-from spnpolicy.errors import CheckpointError, ConfigError
+from spnpolicy.base.errors import CheckpointError, ConfigError
+from spnpolicy.envs.coverage.coverage import VARIANTS, Coverage
 
 UP, DOWN, LEFT, RIGHT, CLAIM = 1, 2, 3, 4, 5
 

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.envs import make_env
-from spnpolicy.envs.foraging import Foraging
-from spnpolicy.errors import ConfigError, EnvError
+from spnpolicy.envs.foraging.package import Foraging
 
 SPREAD = "pettingzoo:mpe2.simple_spread_v3"
 
@@ -59,11 +59,11 @@ def test_mistakes_are_explained(name, options, message):
 
 
 def test_own_batched_environment_by_name():
-    env = make_env("spnpolicy.envs.matrix_games:MatrixGame", game="penalty", num_envs=3)
+    env = make_env("spnpolicy.envs.games.matrix_games:MatrixGame", game="penalty", num_envs=3)
     assert env.optimum == 10
     assert env.num_envs == 3
     with pytest.raises(ConfigError, match="unknown option 'gme'; did you mean 'game'"):
-        make_env("spnpolicy.envs.matrix_games:MatrixGame", gme="penalty")
+        make_env("spnpolicy.envs.games.matrix_games:MatrixGame", gme="penalty")
     with pytest.raises(EnvError, match=r"a Pair without name, num_envs, spec.* is no BatchedEnv.*'pettingzoo:package"):
         make_env("small_games:Pair")
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from spnpolicy.base.errors import CheckpointError, ConfigError
 from spnpolicy.envs import BatchedEnv, Step, make_env
-from spnpolicy.envs.guard import guarded
-from spnpolicy.envs.inspection import Inspector
-from spnpolicy.errors import CheckpointError, ConfigError
+from spnpolicy.envs.checks.guard import guarded
+from spnpolicy.envs.checks.inspection import Inspector
 
 
 def zeros(env):

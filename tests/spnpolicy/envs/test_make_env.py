@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from spnpolicy.base.errors import ConfigError
 from spnpolicy.envs import ENVIRONMENTS, environment_class, make_env
-from spnpolicy.errors import ConfigError
 
 # The test runner checks annotations at run time, before our own checks; users do not have that. So mistakes
 # of type are tried in a plain interpreter: every expression must end in an error of ours with this text.

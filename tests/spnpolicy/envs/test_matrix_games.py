@@ -5,9 +5,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from spnpolicy.envs.matrix_games import MatrixGame
-from spnpolicy.envs.payoffs import GAMES, ordinal_games
-from spnpolicy.errors import CheckpointError, ConfigError
+from spnpolicy.base.errors import CheckpointError, ConfigError
+from spnpolicy.envs.games.matrix_games import MatrixGame
+from spnpolicy.envs.games.payoffs import GAMES, ordinal_games
 
 # Typed in from the sources, cell by cell, and not from the package.
 COMMON = {

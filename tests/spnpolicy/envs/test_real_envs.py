@@ -5,8 +5,8 @@ import pytest
 from env_cases import random_actions
 
 from spnpolicy.envs import make_env
-from spnpolicy.envs.foraging import parallel_env
-from spnpolicy.envs.guard import guarded
+from spnpolicy.envs.checks.guard import guarded
+from spnpolicy.envs.foraging.package import parallel_env
 
 GAMES = {
     "pettingzoo:mpe2.simple_spread_v3": ((5, 5, 5), 18, 54, 25),
@@ -103,7 +103,7 @@ def test_foraging_masks_are_what_the_rules_allow():
 def test_spread_pays_what_the_package_pays():
     from mpe2 import simple_spread_v3
 
-    from spnpolicy.envs.share import episode_seed
+    from spnpolicy.envs.pettingzoo.share import episode_seed
 
     env = make_env("pettingzoo:mpe2.simple_spread_v3", num_envs=2, N=2, local_ratio=0.3)
     step, generator = env.reset(seed=4), np.random.default_rng(0)

@@ -5,7 +5,7 @@ import pytest
 from mpe2 import simple_adversary_v3, simple_speaker_listener_v4, simple_spread_v3, simple_tag_v3
 from pettingzoo.utils.conversions import aec_to_parallel_wrapper
 
-from spnpolicy.envs.turns import lean
+from spnpolicy.envs.pettingzoo.turns import lean
 
 GAMES = (simple_spread_v3, simple_speaker_listener_v4, simple_tag_v3, simple_adversary_v3)
 

@@ -5,8 +5,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from spnpolicy.envs.two_step import TwoStep
-from spnpolicy.errors import CheckpointError, ConfigError, EnvError
+from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
+from spnpolicy.envs.games.two_step import TwoStep
 
 JOINT = np.array(list(product(range(2), repeat=2)))
 

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from spnpolicy.experiments.plan import make_plan
 from spnpolicy.experiments.presets import COVERAGE
+from spnpolicy.experiments.sweeps.plan import make_plan
 
 TINY_TRAIN = replace(
     COVERAGE["quick"].train, steps=320, num_envs=8, batch_size=16, warmup_steps=40, log_every=80, evaluate_every=160,

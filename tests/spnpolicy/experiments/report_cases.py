@@ -4,8 +4,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from spnpolicy.base.decoding import encode
 from spnpolicy.training.config import RunConfig, TrainConfig
-from spnpolicy.training.decoding import encode
 
 TRAIN = TrainConfig(steps=400, num_envs=8, replay_capacity=400, evaluate_every=200)
 FACTS = {

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from spnpolicy.base.errors import ConfigError
 from spnpolicy.envs import make_env
 from spnpolicy.envs.sprites import BORDER, PAPER
-from spnpolicy.errors import ConfigError
-from spnpolicy.experiments import animation
-from spnpolicy.experiments.animation import MOST_PIXELS, MOUNT_PIXELS, check_drawable, load_to_draw, play
+from spnpolicy.experiments.media import animation
+from spnpolicy.experiments.media.animation import MOST_PIXELS, MOUNT_PIXELS, check_drawable, load_to_draw, play
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.loop import train
 from spnpolicy.training.runs import LoadedRun

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from circuits import CircuitDistribution, structures
-from spnpolicy.experiments import inference, words
+from spnpolicy.experiments.answers import inference, words
 
 
 def policy(generator, batch=()):

@@ -9,18 +9,12 @@ import time
 
 import pytest
 
-from spnpolicy.experiments.lease import (
-    SECONDS_TO_STALE,
-    LeaseError,
-    ask_all_to_stop,
-    hold,
-    read_lease,
-)
+from spnpolicy.experiments.sweeps.lease import SECONDS_TO_STALE, LeaseError, ask_all_to_stop, hold, read_lease
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from spnpolicy.experiments.lease import hold
+from spnpolicy.experiments.sweeps.lease import hold
 with hold(Path(sys.argv[1]), "vdn-seed0"):
     print("held", flush=True)
     time.sleep(600)

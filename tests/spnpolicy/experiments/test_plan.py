@@ -3,8 +3,10 @@ import json
 import pytest
 from benchmark_cases import TINY, tiny_plan
 
-from spnpolicy.errors import ConfigError
-from spnpolicy.experiments.plan import (
+from spnpolicy.base.decoding import decode, encode
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.experiments.presets import COVERAGE
+from spnpolicy.experiments.sweeps.plan import (
     PLAN_FILE,
     Plan,
     make_plan,
@@ -14,8 +16,6 @@ from spnpolicy.experiments.plan import (
     run_config,
     trial_name,
 )
-from spnpolicy.experiments.presets import COVERAGE
-from spnpolicy.training.decoding import decode, encode
 
 
 @pytest.mark.parametrize("name", COVERAGE)

@@ -5,12 +5,12 @@ import pytest
 from benchmark_cases import tiny_plan
 from report_cases import evaluation, write_evaluation, write_run, write_runs
 
-from spnpolicy.errors import ConfigError
-from spnpolicy.experiments.plan import trial_folder
+from spnpolicy.base.decoding import encode
+from spnpolicy.base.errors import ConfigError
 from spnpolicy.experiments.reports.folder import make_report
 from spnpolicy.experiments.reports.groups import group_runs, in_words
 from spnpolicy.experiments.reports.runs import find_runs, missing_trials, printable, read_run, read_runs
-from spnpolicy.training.decoding import encode
+from spnpolicy.experiments.sweeps.plan import trial_folder
 
 
 def grouped(folder):

@@ -3,7 +3,7 @@ import pytest
 import scipy.stats
 from report_cases import write_evaluation, write_run, write_runs
 
-from spnpolicy.errors import ConfigError
+from spnpolicy.base.errors import ConfigError
 from spnpolicy.experiments.reports.folder import make_report
 from spnpolicy.experiments.reports.numbers import choose_measure, compare
 from spnpolicy.experiments.reports.runs import MEASURES, read_run

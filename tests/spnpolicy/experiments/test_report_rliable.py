@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spnpolicy.experiments import statistics
-from spnpolicy.experiments.profiles import performance_profile, probability_of_improvement
+from spnpolicy.experiments.reports import statistics
+from spnpolicy.experiments.reports.profiles import performance_profile, probability_of_improvement
 
 REFERENCE = json.loads(Path(__file__).with_name("rliable_reference.json").read_text())
 # 95 % bounds from 50,000 draws there and 20,000 here: their standard error is below 0.0006 for aggregates, whose

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from spnpolicy.base.decoding import decode, encode
+from spnpolicy.base.errors import ConfigError
 from spnpolicy.cli import main
-from spnpolicy.errors import ConfigError
-from spnpolicy.experiments.plan import Plan, read_plan
-from spnpolicy.experiments.sweep import Sweep, read_sweep, sweep_plan
-from spnpolicy.training.decoding import decode, encode
+from spnpolicy.experiments.sweeps.plan import Plan, read_plan
+from spnpolicy.experiments.sweeps.sweep import Sweep, read_sweep, sweep_plan
 
 FIRST = {
     "name": "first",

@@ -1,0 +1,1 @@
+"""Pictures of circuits and of tables of their marginals."""

@@ -1,0 +1,1 @@
+"""Joint tables of many scopes in one pass."""

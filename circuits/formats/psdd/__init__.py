@@ -1,0 +1,1 @@
+"""The text format of probabilistic sentential decision diagrams."""

@@ -1,0 +1,1 @@
+"""Structures grown by splitting and copying where it gains most."""

@@ -1,0 +1,1 @@
+"""Trees of regions, and the labels that cross their borders."""

@@ -1,0 +1,1 @@
+"""Lower bounds: agents, or groups of them, made independent."""

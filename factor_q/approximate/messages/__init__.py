@@ -1,0 +1,1 @@
+"""Estimates from messages between factors and variables."""

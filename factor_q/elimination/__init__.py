@@ -1,0 +1,1 @@
+"""Exact inference by eliminating one variable after the other."""

@@ -1,0 +1,255 @@
+"""The engine of exact inference on Factors: joins, the pass up a plan, the pass down it, and the memory guard."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils.checkpoint import checkpoint
+
+from circuits.errors import NotTractableError
+from circuits.numerics import NEGATIVE_INFINITY, logsumexp, shifted_exp
+from factor_q.elimination.ordering import Order, checked_order, table_size
+from factor_q.elimination.plan import SLICE, Plan, Step, Term, sizes
+from factor_q.factors import Factors
+from factor_q.graph import Scope
+
+DEFAULT_MAX_ENTRIES = 2**26
+_HINTED = 2**32
+"""Assignments of a cutset from which on an error does not look for one."""
+
+Reduce = Callable[[Tensor], tuple[Tensor, ...]]
+"""Removes the first axis of a joined table; returns the message, and what else is to be remembered of the step."""
+
+
+class Upward(NamedTuple):
+    """What a pass up leaves."""
+
+    root: Tensor
+    """The table over the kept variables, shape (*kept, batch)."""
+    tables: dict[int, Tensor]
+    """By number, the factors and messages that were not used up; all of them when asked to keep them."""
+    remembered: list[tuple[Tensor, ...]]
+    """Per step what its reduction returned beside the message."""
+
+
+class Semiring(NamedTuple):
+    """How beliefs are reduced on the way down: `up` one axis at a time, `down` all axes but some at once."""
+
+    up: Callable[[Tensor], Tensor]
+    down: Callable[[Tensor, tuple[int, ...]], Tensor]
+    """Takes an opened belief and the axes to remove."""
+    open: Callable[[Tensor], Tensor]
+    close: Callable[[Tensor], Tensor]
+    normalised: bool
+    """Whether beliefs are relative to the total of all assignments."""
+
+
+def upward(plan: Plan, flat: Tensor, reduce: Reduce, *, keep: bool = False, recompute: bool = False) -> Upward:
+    """Run the plan: in turn join the tables with a variable and reduce it away.
+
+    The batch is folded into one last axis, so that every operation runs along contiguous memory even when
+    the tables are tiny. Without gradients a large joined table is made and reduced in slices.
+
+    Args:
+        plan: the steps.
+        flat: entries of all tables, shape (*batch, entries).
+        reduce: removes the first axis of a table.
+        keep: keep factors and messages instead of forgetting each once it is joined.
+        recompute: let autograd hold the messages only, and make each joined table again in the backward pass.
+
+    Example:
+        >>> from factor_q import FactorGraph
+        >>> from factor_q.elimination.plan import make_plan
+        >>> plan = make_plan(FactorGraph([2, 2], [(0,), (0, 1)]), None)
+        >>> upward(plan, torch.tensor([0.0, 1.0, 1.0, 0.0, 0.0, 1.0]), lambda joint: (joint.amax(0),)).root
+        tensor([2.])
+    """
+    batch = math.prod(flat.shape[:-1])
+    rows = flat.reshape(batch, flat.shape[-1]).t().contiguous()
+    pieces = rows.split(list(plan.graph.table_sizes)) if plan.factor_shapes else ()
+    shaped = zip(pieces, plan.factor_shapes, strict=True)
+    tables = {i: piece.reshape(*shape, batch) for i, (piece, shape) in enumerate(shaped)}
+    remembered: list[tuple[Tensor, ...]] = []
+    for i, step in enumerate(plan.steps, start=len(tables)):
+        views = aligned(step.terms, tables, batch, keep=keep) or [flat.new_zeros(*step.shape, batch)]
+        tables[i], *rest = _reduced(step.shape, views, reduce, recompute)
+        remembered.append(tuple(rest))
+        if step.twin is not None and not keep:
+            tables[step.twin] = tables[step.twin] + tables.pop(i)
+    views = aligned(plan.root, tables, batch, keep=keep)
+    return Upward(_sum([flat.new_zeros(*plan.root_shape, batch), *views]), tables, remembered)
+
+
+def downward(plan: Plan, up: Upward, semiring: Semiring) -> Iterator[tuple[Step, Tensor, Tensor]]:
+    """Run the plan in reverse after a pass up that kept its tables and every variable eliminated.
+
+    Yields (step, joined table, belief); the belief, of the shape of the joined table, counts all other tables too.
+    """
+    first, batch = len(plan.factor_shapes), up.root.shape[-1]
+    outer = {t.table: _without(semiring, up.root, up.tables[t.table]) for t in plan.root if t.table >= first}
+    for i in reversed(range(len(plan.steps))):
+        step = plan.steps[i]
+        joint = _sum(aligned(step.terms, up.tables, batch, keep=True) or [up.root.new_zeros(*step.shape, batch)])
+        belief = joint + outer.pop(first + i).unsqueeze(0)
+        opened = semiring.open(belief)
+        for term in step.terms:
+            if term.table >= first:
+                removed = tuple(axis for axis, size in enumerate(term.shape) if size == 1)
+                inner = semiring.close(semiring.down(opened, removed))
+                outer[term.table] = difference(inner, up.tables[term.table])
+        yield step, joint, opened
+
+
+def by_variable(plan: Plan, up: Upward, semiring: Semiring, single: Tensor) -> Tensor:
+    """Return what a pass down says about each variable, shape (n, max cardinality, batch).
+
+    Args:
+        plan: the steps, which eliminate every variable.
+        up: a pass up that kept its tables.
+        semiring: of both passes.
+        single: the answer for the only value of a variable that has one, shape (batch,).
+
+    Returns:
+        Beyond a variable's own values zero where beliefs are normalised, and otherwise -inf.
+    """
+    cardinalities = plan.graph.cardinalities
+    parts = [single.unsqueeze(0)] * len(cardinalities)
+    for step, _, opened in downward(plan, up, semiring):
+        parts[step.variable] = semiring.down(opened, tuple(range(1, opened.ndim - 1)))
+    longest = max(cardinalities, default=0)
+    if not longest:
+        return single.new_zeros(0, 0, *single.shape)
+    fill = 0.0 if semiring.normalised else NEGATIVE_INFINITY
+    return torch.stack([pad(part, (0, 0, 0, longest - len(part)), value=fill) for part in parts])
+
+
+def _without(semiring: Semiring, total: Tensor, message: Tensor) -> Tensor:
+    """Return what the rest of the root says to one of its messages."""
+    return difference(torch.zeros_like(total) if semiring.normalised else total, message)
+
+
+def difference(whole: Tensor, part: Tensor) -> Tensor:
+    """Return whole - part, and -inf where the part is: nothing added to it changes an impossible part."""
+    possible = part > NEGATIVE_INFINITY
+    return torch.where(possible, whole - part.masked_fill(~possible, 0.0), NEGATIVE_INFINITY)
+
+
+def _log(probability: Tensor) -> Tensor:
+    """Return the logarithm; at zero -inf, with zero gradient."""
+    zero = probability == 0
+    return probability.masked_fill(zero, 1.0).log().masked_fill(zero, NEGATIVE_INFINITY)
+
+
+def log_sum(joint: Tensor) -> Tensor:
+    """Return the log of the sum of the exponentials along the first axis."""
+    if joint.requires_grad and torch.is_grad_enabled():
+        return logsumexp(joint, 0)
+    weights, shift = shifted_exp(joint, 0)
+    return weights.sum(0).log_().add_(shift.squeeze(0))
+
+
+def _remove(function: Callable[..., Tensor]) -> Callable[[Tensor, tuple[int, ...]], Tensor]:
+    """Let a reduction of torch do nothing when no axes are to be removed."""
+    return lambda table, axes: function(table, axes) if axes else table
+
+
+SUM_PRODUCT = Semiring(log_sum, _remove(torch.sum), torch.exp, _log, normalised=True)
+MAX_SUM = Semiring(lambda joint: joint.amax(0), _remove(torch.amax), lambda x: x, lambda x: x, normalised=False)
+
+
+def aligned(terms: tuple[Term, ...], tables: dict[int, Tensor], batch: int, *, keep: bool) -> list[Tensor]:
+    """Return the tables of a join with their axes lined up; forget them in `tables` unless they are kept."""
+    take = tables.__getitem__ if keep else tables.pop
+    found = (term for term in terms if term.table in tables)  # a message may have been added to its twin
+    return [take(term.table).permute(*term.axes, -1).reshape(*term.shape, batch) for term in found]
+
+
+def _sum(views: Sequence[Tensor]) -> Tensor:
+    """Add tables by broadcasting."""
+    first, *rest = views
+    return sum(rest, start=first)
+
+
+def _reduced(shape: tuple[int, ...], views: list[Tensor], reduce: Reduce, recompute: bool) -> tuple[Tensor, ...]:
+    """Join the views to a table of this shape and reduce its first axis; a large one in slices or made twice."""
+    batch = views[0].shape[-1]
+    if torch.is_grad_enabled() and any(view.requires_grad for view in views):
+        if not recompute:
+            return reduce(_sum(views))
+        return checkpoint(lambda *parts: reduce(_sum(parts)), *views, use_reentrant=False, preserve_rng_state=False)
+    depth = _depth(shape, batch)
+    if not depth:
+        return reduce(_sum(views))
+    views = _small_joined(views)
+    whole: list[Tensor] = []
+    for index in product(*(range(size) for size in shape[1 : 1 + depth])):
+        parts = reduce(_sum([_slice(view, index) for view in views]))
+        whole = whole or [part.new_empty(*shape[1:], batch) for part in parts]
+        for table, part in zip(whole, parts, strict=True):
+            table[index] = part
+    return tuple(whole)
+
+
+def _depth(shape: tuple[int, ...], batch: int) -> int:
+    """Return how many axes after the first to walk along, so that a slice of the table is small."""
+    depth, entries = 0, math.prod(shape) * batch
+    while entries > SLICE and depth < len(shape) - 1:
+        depth += 1
+        entries //= shape[depth]
+    return depth
+
+
+def _small_joined(views: list[Tensor]) -> list[Tensor]:
+    """Add up the first views as long as the sum is small: they are then not added again in every slice."""
+    joined, rest = views[0], views[1:]
+    while rest:
+        shape = [max(sizes) for sizes in zip(joined.shape, rest[0].shape, strict=True)]
+        if math.prod(shape) * 16 > SLICE:
+            break
+        joined = joined + rest.pop(0)
+    return [joined, *rest]
+
+
+def _slice(view: Tensor, index: tuple[int, ...]) -> Tensor:
+    """Return view[:, index], where an axis of size 1 stands for all values."""
+    return view[(slice(None), *(i if size > 1 else 0 for i, size in zip(index, view.shape[1:], strict=False)))]
+
+
+def check_memory(factors: Factors, order: Order, needed: int, max_entries: int, *, kept: Scope = ()) -> None:
+    """Raise before memory is taken when a query would hold more table entries than allowed."""
+    if needed <= max_entries:
+        return
+    size, batch = sizes(factors.graph, order, kept), math.prod(factors.batch_shape)
+    raise NotTractableError(
+        f"exact elimination of {factors.graph} has induced width {size.width}: it would hold "
+        f"{amount(needed)} table entries ({amount(needed * factors.dtype.itemsize)} bytes), the "
+        f"largest table having {amount(size.largest)} for each of {batch} batch rows; max_entries is "
+        f"{amount(max_entries)}.\n"
+        "    Use fewer or smaller factors or a smaller batch, or give a better order=... or a larger max_entries=...; "
+        f"{_cutset_hint(factors, order, max_entries)}"
+        "For bounds of log Z at a size you choose: factor_q.weighted_mini_bucket from above, and from below "
+        "factor_q.maximize_elbo on a circuit built with circuits.structures.keep_set(..., labels=...)."
+    )
+
+
+def _cutset_hint(factors: Factors, order: Order, max_entries: int) -> str:
+    """Say how many variables would have to be fixed for the rest to fit."""
+    from factor_q.elimination.cutset import find_cutset  # cutset.py imports this file
+
+    graph, batch = factors.graph, math.prod(factors.batch_shape)
+    # In the order at hand: this is a message, and a new order after each variable takes time.
+    cutset = find_cutset(graph, max_entries, batch=batch, order=checked_order(graph, order), most=_HINTED)
+    ways = "factor_q.log_partition and factor_q.max_assignment with cutset='auto' would "
+    if cutset is None:
+        return f"{ways}loop over more than {amount(_HINTED)} assignments of a cutset. "
+    loops = amount(table_size(graph, cutset))
+    return f"{ways}fix about {len(cutset)} variables and loop over their {loops} assignments. " if cutset else ""
+
+
+def amount(count: int) -> str:
+    """Write a count, large ones as a power of ten."""
+    return f"{count:,}" if count < 10**12 else f"about 10^{math.log10(count):.0f}"

@@ -1,0 +1,1 @@
+"""Which factors a Q-function needs, learned from data."""

@@ -1,0 +1,1 @@
+"""Models and evidence in the UAI format."""

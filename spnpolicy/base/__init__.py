@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, strict reading, files, random streams, several processes."""

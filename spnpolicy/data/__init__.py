@@ -1,0 +1,1 @@
+"""What environments give and algorithms take, and where it is kept."""

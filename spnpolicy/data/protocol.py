@@ -1,0 +1,87 @@
+"""What an algorithm is: a frozen config and a small class with four methods."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from spnpolicy.data.env import Step
+
+
+class Batch(NamedTuple):
+    """Transitions. `terminated` is true only for real ends, never for time limits.
+
+    Single transitions from replay have the leading shape (batch,) and none of the last three fields. Windows of
+    consecutive steps (`Needs.rollout`, `Needs.sequence`) have the leading shape (time, batch) and all of them.
+    """
+
+    observation: Float[Tensor, "*batch agents features"]
+    state: Float[Tensor, "*batch state"]
+    actions: Int[Tensor, "*batch agents"]
+    reward: Float[Tensor, "*batch agents"]
+    terminated: Bool[Tensor, "*batch"]
+    available_actions: Bool[Tensor, "*batch agents actions"]
+    next_observation: Float[Tensor, "*batch agents features"]
+    next_state: Float[Tensor, "*batch state"]
+    next_available_actions: Bool[Tensor, "*batch agents actions"]
+    ended: Bool[Tensor, "time batch"] | None = None
+    """Where an episode was over after the step, for whatever reason: the next row belongs to another one."""
+    valid: Bool[Tensor, "time batch"] | None = None
+    """False where an environment failed: nothing of such a row may be used."""
+    memory: Float[Tensor, "batch agents memory"] | None = None
+    """What recurrent networks remembered before the first step; size 0 where there are none."""
+
+
+class Needs(NamedTuple):
+    """The data that an algorithm learns from, and what must be remembered for it while it acts."""
+
+    rollout: int | None = None
+    """On-policy: every update takes the newest so many steps of every environment, each step once. None: replay."""
+    sequence: int | None = None
+    """Replay gives windows of so many consecutive steps, for recurrent networks. None: single transitions."""
+    memory_size: int = 0
+    """Numbers that a recurrent network keeps per agent from step to step; 0 where there is none."""
+
+
+@dataclass
+class Memory:
+    """What a recurrent policy remembers of the episodes under way in one batch of environments."""
+
+    hidden: Float[Tensor, "envs agents memory"] | None = None
+    """None before the first step."""
+
+
+@runtime_checkable
+class Algorithm(Protocol):
+    """A learner. Built as `Algorithm(config, spec, streams)`.
+
+    Optional are a method `to(device)`, with which the networks can live on a GPU and batches come from there, and
+    `needs`, for an algorithm that learns from other data than single transitions from replay. One with a memory takes
+    `memory=Memory()` in `act`; `spnpolicy.training.player.Player` passes it.
+    """
+
+    config: Any
+
+    def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
+        """Choose joint actions; `progress` in [0, 1] is the share of training already done (for schedules).
+
+        Without `explore` no random stream moves: an evaluation in between changes nothing that follows.
+        """
+        ...
+
+    def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
+        """Learn from one batch and return named numbers for the metrics file.
+
+        If a loss or gradient is not finite, nothing is changed and one of the numbers says so by not being finite.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values; enough to go on learning."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        ...

@@ -1,0 +1,177 @@
+"""Replay: transitions in preallocated tensors, added in batches and drawn at random."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch
+from spnpolicy.networks.layers import existing_actions
+
+
+class ReplayBuffer:
+    """The last `capacity` transitions of a batch of environments.
+
+    What follows a transition is read from the `final_*` fields of the step, never from the first observation
+    of the next episode; `terminated` is stored as it is, so that a time limit still bootstraps.
+
+    Two things are not stored where that would waste memory: action masks of an environment that promises to
+    have none, and a state that is only the reshaped observation. The latter is recognised on the first
+    transition (state and observation share memory) unless `state_is_observation` says so.
+
+    Args:
+        capacity: number of transitions kept; the oldest ones are overwritten.
+        spec: sizes of the environment.
+        generator: source of the random draws of `sample`.
+        state_is_observation: True or False to decide, None to look at the first transition.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        spec: EnvSpec,
+        generator: torch.Generator,
+        *,
+        state_is_observation: bool | None = None,
+    ):
+        if capacity < 1:
+            raise ConfigError(f"replay capacity is {capacity}, but must be at least 1.")
+        self.capacity = capacity
+        self._spec = spec
+        self._generator = generator
+        self._state_is_observation = state_is_observation
+        self._available = existing_actions(spec.cardinalities)
+        self._columns: dict[str, Tensor] = {}
+        self._position = 0
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def prepare(self, step: Step) -> None:
+        """Lay the columns out for what the agents see first; from a checkpoint that could no longer be told."""
+        if not self._columns:
+            self._allocate(step)
+
+    def add(self, step_before: Step, actions: Int[np.ndarray, "envs agents"], step_after: Step) -> None:
+        """Store one transition of every environment, without those that an environment's failure made worthless.
+
+        Args:
+            step_before: what the agents saw.
+            actions: what they did.
+            step_after: what came of it.
+
+        Raises:
+            ConfigError: there are more environments than the buffer has rows.
+            EnvError: the state stopped being the reshaped observation.
+        """
+        if len(actions) > self.capacity:
+            raise ConfigError(f"replay capacity is {self.capacity}, but must be at least {len(actions)}, one per env.")
+        self.prepare(step_before)
+        if self._state_is_observation:
+            _check_state(step_before.state, step_before.observation)
+            _check_state(step_after.final_state, step_after.final_observation)
+        rows = transition_rows(step_before, actions, step_after)
+        if step_after.discarded is not None:
+            rows = {name: values[~step_after.discarded] for name, values in rows.items()}
+        count = len(rows["reward"])
+        head = min(count, self.capacity - self._position)
+        for name, column in self._columns.items():
+            target, values = column.numpy(), rows[name]
+            target[self._position : self._position + head] = values[:head]
+            if head < count:
+                target[: count - head] = values[head:]
+        self._position = (self._position + count) % self.capacity
+        self._size = min(self._size + count, self.capacity)
+
+    def sample(self, batch_size: int) -> Batch:
+        """Draw transitions uniformly and with replacement.
+
+        Raises:
+            ConfigError: nothing has been stored yet.
+        """
+        if self._size == 0:
+            raise ConfigError("replay is empty: add transitions before sampling.")
+        indices = torch.randint(self._size, (batch_size,), generator=self._generator)
+        drawn = {name: column.index_select(0, indices) for name, column in self._columns.items()}
+        if self._state_is_observation:
+            drawn["state"] = drawn["observation"].flatten(1)
+            drawn["next_state"] = drawn["next_observation"].flatten(1)
+        if not self._spec.has_action_masks:
+            everything = self._available.expand(batch_size, -1, -1)
+            drawn["available_actions"] = drawn["next_available_actions"] = everything
+        return Batch(**drawn)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the filled part of every column and the place of the next write."""
+        return {
+            "columns": {name: column[: self._size].clone() for name, column in self._columns.items()},
+            "position": self._position,
+            "state_is_observation": self._state_is_observation,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` of a buffer of the same capacity returned."""
+        self._state_is_observation = state["state_is_observation"]
+        self._position = state["position"]
+        self._columns, self._size = {}, 0
+        for name, rows in state["columns"].items():
+            self._columns[name] = torch.zeros((self.capacity, *rows.shape[1:]), dtype=rows.dtype)
+            self._columns[name][: len(rows)] = rows
+            self._size = len(rows)
+
+    def _allocate(self, step: Step) -> None:
+        if self._state_is_observation is None:
+            same_size = step.state.size == step.observation.size
+            self._state_is_observation = same_size and np.may_share_memory(step.state, step.observation)
+        agents, actions = self._available.shape
+        layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            "observation": ((agents, self._spec.observation_size), torch.float32),
+            "next_observation": ((agents, self._spec.observation_size), torch.float32),
+            "actions": ((agents,), torch.int64),
+            "reward": ((agents,), torch.float32),
+            "terminated": ((), torch.bool),
+        }
+        if not self._state_is_observation:
+            layout["state"] = layout["next_state"] = ((self._spec.state_size,), torch.float32)
+        if self._spec.has_action_masks:
+            layout["available_actions"] = layout["next_available_actions"] = ((agents, actions), torch.bool)
+        self._columns = {
+            name: torch.zeros((self.capacity, *shape), dtype=dtype) for name, (shape, dtype) in layout.items()
+        }
+
+
+def transition_rows(before: Step, actions: Int[np.ndarray, "envs agents"], after: Step) -> dict[str, np.ndarray]:
+    """Return one transition of every environment, by the names of `Batch`.
+
+    Args:
+        before: what the agents saw.
+        actions: what they did.
+        after: what came of it; only its `final_*` fields belong to the same episode.
+    """
+    return {
+        "observation": before.observation,
+        "state": before.state,
+        "available_actions": before.available_actions,
+        "actions": actions,
+        "reward": after.reward,
+        "terminated": after.terminated,
+        "next_observation": after.final_observation,
+        "next_state": after.final_state,
+        "next_available_actions": after.final_available_actions,
+    }
+
+
+def _check_state(state: np.ndarray, observation: np.ndarray) -> None:
+    # Comparing addresses is enough in the usual case; only a copy has to be compared by value.
+    if state.ctypes.data == observation.ctypes.data and state.size == observation.size:
+        return
+    if not np.array_equal(state, observation.reshape(len(observation), -1)):
+        raise EnvError(
+            "the state was the reshaped observation at first and no longer is. "
+            "Build ReplayBuffer(..., state_is_observation=False) for this environment."
+        )

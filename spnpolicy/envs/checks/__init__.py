@@ -1,0 +1,1 @@
+"""Checks of environments, before and during a run."""

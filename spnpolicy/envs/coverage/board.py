@@ -1,0 +1,143 @@
+"""The board of the coverage gridworld: where everything is, where moves lead, and what agents see."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from spnpolicy.base.errors import CheckpointError
+
+ACTION_NAMES = ("stay", "up", "down", "left", "right", "claim")
+STAY = ACTION_NAMES.index("stay")
+CLAIM = ACTION_NAMES.index("claim")
+ENTITY = 3
+"""Numbers in an observation per goal or agent: row, column, flag."""
+
+
+@dataclass(slots=True)
+class Board:
+    """State of a batch of games. Cells are counted row by row: cell = row * size + column."""
+
+    agent_cells: Int[np.ndarray, "envs agents"]
+    goal_cells: Int[np.ndarray, "envs goals"]
+    start_cells: Int[np.ndarray, "envs agents"]
+    """Cells of the agents when the episode began."""
+    agent_flags: Bool[np.ndarray, "envs agents"]
+    """The agent is latched (variant "simultaneous": it stands on a goal)."""
+    goal_flags: Bool[np.ndarray, "envs goals"]
+    """The goal is claimed (variant "simultaneous": some agent stands on it)."""
+    steps: Int[np.ndarray, " envs"]
+    """Steps done in the episode."""
+
+    def rows(self, rows: Int[np.ndarray, " rows"]) -> "Board":
+        """Return a copy of some of the games."""
+        return Board(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @classmethod
+    def start(cls, agent_cells: Int[np.ndarray, "envs agents"], goal_cells: Int[np.ndarray, "envs goals"]) -> "Board":
+        """Return games at the start of an episode."""
+        return cls(
+            agent_cells=agent_cells.copy(),
+            goal_cells=goal_cells.copy(),
+            start_cells=agent_cells.copy(),
+            agent_flags=np.zeros(agent_cells.shape, bool),
+            goal_flags=np.zeros(goal_cells.shape, bool),
+            steps=np.zeros(len(agent_cells), np.intp),
+        )
+
+
+class Grid:
+    """Lookup tables of a square grid."""
+
+    def __init__(self, size: int, agents: int, goals: int) -> None:
+        self.size = size
+        self.num_cells = size * size
+        self.features = ENTITY * (agents + goals)
+        self._moves = _move_table(size)
+        row, column = np.divmod(np.arange(self.num_cells), size)
+        self._positions = np.zeros((self.num_cells, ENTITY), np.float32)
+        self._positions[:, 0] = row / (size - 1)
+        self._positions[:, 1] = column / (size - 1)
+        self._tiled_positions = np.tile(self._positions, (1, agents + goals))
+
+    def move(
+        self, cells: Int[np.ndarray, "envs agents"], actions: Int[np.ndarray, "envs agents"]
+    ) -> Int[np.ndarray, "envs agents"]:
+        """Return the cells after one step; moves off the board and action 5 stay put."""
+        return self._moves.take(actions * self.num_cells + cells)
+
+    def observe(self, board: Board) -> Float[np.ndarray, "envs agents features"]:
+        """Return a fresh array of what every agent sees; the layout is described in `Coverage`."""
+        envs, agents = board.agent_cells.shape
+        goals = self._entities(board.goal_cells, board.goal_flags).reshape(envs, 1, -1)
+        own = self._entities(board.agent_cells, board.agent_flags)
+        first_other = ENTITY + goals.shape[2]
+        # Long rows are what makes numpy fast here: start from one's own position, repeated for every
+        # entity, and replace it in place by "their position minus mine" (flags minus zero).
+        seen = self._tiled_positions.take(board.agent_cells, axis=0)
+        seen[:, :, :ENTITY] = own
+        np.subtract(goals, seen[:, :, ENTITY:first_other], out=seen[:, :, ENTITY:first_other])
+        if agents > 1:
+            np.subtract(_others(own), seen[:, :, first_other:], out=seen[:, :, first_other:])
+        return seen
+
+    def _entities(
+        self, cells: Int[np.ndarray, "envs entities"], flags: Bool[np.ndarray, "envs entities"]
+    ) -> Float[np.ndarray, "envs entities 3"]:
+        entities = self._positions.take(cells, axis=0)
+        entities[:, :, 2] = flags
+        return entities
+
+
+def _others(entities: Float[np.ndarray, "envs agents 3"]) -> Float[np.ndarray, "envs agents others"]:
+    """Return the rows of agents i+1, i+2, ... (mod n) for every agent i, as a view that repeats nothing."""
+    envs, agents, _ = entities.shape
+    circle = np.concatenate([entities, entities[:, :-1]], axis=1)
+    per_env, per_entity, per_number = circle.strides
+    return np.ndarray(
+        (envs, agents, ENTITY * (agents - 1)),
+        circle.dtype,
+        buffer=circle,
+        offset=per_entity,
+        strides=(per_env, per_entity, per_number),
+    )
+
+
+def _move_table(size: int) -> Int[np.ndarray, "actions cells"]:
+    """Return the cell that each action leads to from each cell."""
+    row, column = np.divmod(np.arange(size * size), size)
+    shifts = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (0, 0))
+    last = size - 1
+    return np.stack([np.clip(row + r, 0, last) * size + np.clip(column + c, 0, last) for r, c in shifts])
+
+
+def start_distances(board: Board, size: int) -> Int[np.ndarray, "envs agents goals"]:
+    """Return the Manhattan distance from the first cell of every agent to every goal."""
+    agent_row, agent_column = np.divmod(board.start_cells, size)
+    goal_row, goal_column = np.divmod(board.goal_cells, size)
+    rows = np.abs(agent_row[:, :, None] - goal_row[:, None, :])
+    return rows + np.abs(agent_column[:, :, None] - goal_column[:, None, :])
+
+
+def check_saved_board(board: Board, envs: int, agents: int, goals: int, size: int, episode_limit: int) -> None:
+    """Refuse a board from a checkpoint that such a game cannot have.
+
+    Raises:
+        CheckpointError: an array has the wrong shape, type or range.
+    """
+    for name, shape, kind, top in (
+        ("agent_cells", (envs, agents), "i", size * size),
+        ("goal_cells", (envs, goals), "i", size * size),
+        ("start_cells", (envs, agents), "i", size * size),
+        ("agent_flags", (envs, agents), "b", 2),
+        ("goal_flags", (envs, goals), "b", 2),
+        ("steps", (envs,), "i", episode_limit),
+    ):
+        array = getattr(board, name)
+        if array.shape != shape or array.dtype.kind != kind:
+            raise CheckpointError(
+                f"coverage: {name} of the saved state has shape {array.shape} and dtype {array.dtype}; "
+                f"it should have shape {shape}."
+            )
+        if array.min() < 0 or array.max() >= top:
+            raise CheckpointError(f"coverage: {name} of the saved state has values outside 0 .. {top - 1}.")

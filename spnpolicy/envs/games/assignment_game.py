@@ -1,0 +1,229 @@
+"""The assignment game: every agent picks a task, and a task pays once; scales to hundreds of agents."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.envs.checks.options import checked_actions, whole_number
+from spnpolicy.envs.games.payoffs import discounted_sum
+
+MAX_TABLE_BYTES = 2**30
+
+
+class AssignmentGame:
+    """A batch of one-step games in which agents divide tasks among themselves.
+
+    Agent i is worth w[i, j] at task j. All choose at once; a task that several choose pays its best chooser's worth
+    and no more, a task that nobody chooses pays nothing. Everybody is paid the sum over tasks, divided by the number
+    of agents or tasks, whichever is smaller, so that rewards are in [0, 1]:
+
+        reward = 1 / min(agents, tasks) * sum over j of max over i with action j of w[i, j]
+
+    The best joint action is a maximum-weight assignment: the optimum is known exactly, for any number of agents. Every
+    step terminates the episode. Worths are independent and uniform on [0, 1). With 100 agents and 100 tasks random
+    play earns about 0.37, agents that all take their own best task 0.63, and the optimum is 0.98.
+
+    Agent i sees its own row of w, of length `tasks`; the state is all rows side by side, agent 0 first, a view of the
+    same memory. The number of an agent is not shown.
+
+    Args:
+        agents: number of agents, 1 or more.
+        tasks: number of tasks, 1 or more; None means as many as agents.
+        idle: add a last action that chooses no task.
+        fixed: play the same table, drawn from `table_seed`, in every episode instead of a new one in each.
+        table_seed: seed of the fixed table.
+        num_envs: number of games in the batch.
+
+    Raises:
+        ConfigError: an option has the wrong type or range, or the tables would need more than 1 GiB.
+    Source: Burkard, Dell'Amico & Martello 2009, chapter 4 (linear sum assignment).
+    """
+
+    name = "assignment_game"
+    episode_limit = 1
+
+    def __init__(
+        self,
+        *,
+        agents: int = 4,
+        tasks: int | None = None,
+        idle: bool = False,
+        fixed: bool = False,
+        table_seed: int = 0,
+        num_envs: int = 1,
+    ) -> None:
+        self.agents = whole_number(self.name, "agents", agents, 1)
+        self.tasks = self.agents if tasks is None else whole_number(self.name, "tasks", tasks, 1)
+        for option, value in (("idle", idle), ("fixed", fixed)):
+            if not isinstance(value, bool):
+                raise ConfigError(f"assignment_game: {option}={value!r} must be true or false.")
+        self.idle, self.fixed = idle, fixed
+        self.table_seed = whole_number(self.name, "table_seed", table_seed, 0)
+        self.num_envs = whole_number(self.name, "num_envs", num_envs, 1)
+        table_bytes = self.num_envs * self.agents * self.tasks * np.float32().nbytes
+        if table_bytes > MAX_TABLE_BYTES:
+            raise ConfigError(
+                f"assignment_game: agents={self.agents}, tasks={self.tasks} and num_envs={self.num_envs} need tables "
+                f"of {table_bytes / 2**30:.1f} GiB; use fewer."
+            )
+        actions = self.tasks + idle
+        self.action_names = (*(f"task {j}" for j in range(self.tasks)), *["idle"] * idle)
+        self.spec = EnvSpec((actions,) * self.agents, self.tasks, self.agents * self.tasks, has_action_masks=False)
+        self._available = np.broadcast_to(True, (self.num_envs, self.agents, actions))
+        self._fixed_table: Float[np.ndarray, "agents tasks"] | None = None
+        if fixed:
+            self._fixed_table = self._draw(np.random.default_rng(self.table_seed), 1)[0]
+        self._generator: np.random.Generator | None = None
+        self._before_table: dict[str, Any] = {}
+        self._worth: Float[np.ndarray, "envs agents tasks"] | None = None
+
+    def reset(self, *, seed: int | None = None) -> Step:
+        """Start a new game everywhere.
+
+        Args:
+            seed: makes all tables that follow reproducible; None goes on with the current stream of tables,
+                which at first is seeded from the operating system.
+
+        Returns:
+            The first observations; rewards are zero.
+
+        Raises:
+            ConfigError: the seed is not a whole number, 0 or more.
+        """
+        if seed is not None:
+            whole_number(self.name, "seed", seed, 0)
+        if seed is not None or self._generator is None:
+            self._generator = np.random.default_rng(seed)
+        return self._show_start(self._next_table(self._generator))
+
+    def step(self, actions: Int[np.ndarray, "envs agents"]) -> Step:
+        """Pay for the tasks that were chosen, and begin again.
+
+        Args:
+            actions: one action of each agent, shape (num_envs, agents).
+
+        Returns:
+            The same reward for all agents of a game; `terminated` is true everywhere.
+
+        Raises:
+            EnvError: `reset` was never called, or an action has the wrong shape, type or value.
+        """
+        worth = self._started()
+        assert self._generator is not None, "a table exists only after a stream was opened"
+        actions = checked_actions(self.name, actions, self.num_envs, np.array(self.spec.cardinalities))
+        reward = self._paid(worth, actions)
+        return self._show(self._next_table(self._generator), reward, has_ended=True, final_worth=worth)
+
+    def _paid(
+        self, worth: Float[np.ndarray, "envs agents tasks"], actions: Int[np.ndarray, "envs agents"]
+    ) -> Float[np.ndarray, " envs"]:
+        # One column more than tasks: what idle agents put there is never paid.
+        columns = self.tasks + 1
+        own = np.take_along_axis(worth, np.minimum(actions, self.tasks - 1)[..., None], axis=2)
+        best = np.zeros(self.num_envs * columns, np.float32)
+        np.maximum.at(best, (actions + columns * np.arange(self.num_envs)[:, None]).ravel(), own.ravel())
+        return best.reshape(-1, columns)[:, : self.tasks].sum(axis=1) / np.float32(min(self.agents, self.tasks))
+
+    def optimal_actions(self) -> Int[np.ndarray, "envs agents"]:
+        """Return a best joint action of each current game; agents for whom no task is left choose action 0.
+
+        Cost: O(n^3) per game, about 1 ms for 100 agents and tasks.
+
+        Raises:
+            EnvError: `reset` was never called.
+        """
+        # scipy takes longer to import than all the rest of this package
+        from scipy.optimize import linear_sum_assignment
+
+        actions = np.zeros((self.num_envs, self.agents), np.intp)
+        for row, worth in enumerate(self._started()):
+            chosen, tasks = linear_sum_assignment(worth, maximize=True)
+            actions[row, chosen] = tasks
+        return actions
+
+    def optimal_return(self, discount: float) -> Float[np.ndarray, " envs"]:
+        """Return the best return of each current game; with a single step, no discount changes it.
+
+        Args:
+            discount: factor per step, in [0, 1].
+
+        Returns:
+            Returns per agent, shape (num_envs,).
+
+        Raises:
+            ConfigError: the discount is outside [0, 1].
+            EnvError: `reset` was never called.
+        """
+        factor = discounted_sum(self.name, [1.0], discount)
+        return factor * self._paid(self._started(), self.optimal_actions()).astype(np.float64)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the options and the place in the stream of tables, from which the current ones are drawn again."""
+        self._started()
+        return {"options": self._options(), "generator": self._before_table}
+
+    def load_state_dict(self, state: dict[str, Any]) -> Step:
+        """Go on exactly from a state that `state_dict` returned; nothing changes when the state is refused.
+
+        Raises:
+            CheckpointError: the state is damaged, or belongs to other options.
+        """
+        generator = np.random.default_rng(0)
+        try:
+            options = dict(state["options"])
+            generator.bit_generator.state = state["generator"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"assignment_game: the saved state is damaged: {error!r}.") from error
+        for option, value in self._options().items():
+            if options.get(option) != value:
+                raise CheckpointError(
+                    f"assignment_game: the saved state has {option}={options.get(option)!r}, "
+                    f"this environment {option}={value!r}."
+                )
+        self._generator = generator
+        return self._show_start(self._next_table(generator))
+
+    def _options(self) -> dict[str, Any]:
+        names = ("agents", "tasks", "idle", "fixed", "table_seed", "num_envs")
+        return {name: getattr(self, name) for name in names}
+
+    def _draw(self, generator: np.random.Generator, tables: int) -> Float[np.ndarray, "tables agents tasks"]:
+        return generator.random((tables, self.agents, self.tasks), np.float32)
+
+    def _next_table(self, generator: np.random.Generator) -> Float[np.ndarray, "envs agents tasks"]:
+        self._before_table = dict(generator.bit_generator.state)
+        if self._fixed_table is not None:
+            self._worth = np.repeat(self._fixed_table[None], self.num_envs, axis=0)
+        else:
+            self._worth = self._draw(generator, self.num_envs)
+        return self._worth
+
+    def _started(self) -> Float[np.ndarray, "envs agents tasks"]:
+        if self._worth is None:
+            raise EnvError("assignment_game: no episode has begun; call reset() first.")
+        return self._worth
+
+    def _show_start(self, worth: Float[np.ndarray, "envs agents tasks"]) -> Step:
+        return self._show(worth, np.zeros(self.num_envs, np.float32), has_ended=False, final_worth=worth)
+
+    def _show(
+        self,
+        worth: Float[np.ndarray, "envs agents tasks"],
+        reward: Float[np.ndarray, " envs"],
+        has_ended: bool,
+        final_worth: Float[np.ndarray, "envs agents tasks"],
+    ) -> Step:
+        return Step(
+            observation=worth,
+            state=worth.reshape(self.num_envs, -1),
+            reward=np.repeat(reward[:, None], self.agents, axis=1),
+            terminated=np.full(self.num_envs, has_ended),
+            truncated=np.zeros(self.num_envs, bool),
+            available_actions=self._available,
+            final_observation=final_worth,
+            final_state=final_worth.reshape(self.num_envs, -1),
+            final_available_actions=self._available,
+        )

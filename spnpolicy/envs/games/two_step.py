@@ -1,0 +1,146 @@
+"""The two-step game: a first action decides which matrix is played; the better one needs coordination."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from spnpolicy.base.errors import CheckpointError, EnvError
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.envs.checks.options import checked_actions, whole_number
+from spnpolicy.envs.games.payoffs import discounted_sum
+
+BRANCHES = (((7.0, 7.0), (7.0, 7.0)), ((0.0, 1.0), (1.0, 8.0)))
+"""Payoffs in the second step after agent 0 has chosen A and B: agent 0 chooses the row, agent 1 the column."""
+AGENTS = 2
+START = 0
+STATES = 1 + len(BRANCHES)
+
+
+class TwoStep:
+    """A batch of games of two steps for two agents with two actions, A and B, paid the same.
+
+    In the first step agent 0 alone decides, A or B, and nobody is paid. After A every joint action pays 7; after B
+    the joint actions pay 0, 1, 1 and 8. Then the episode terminates. So 8 is the best return, and learners that judge
+    their actions by uniform play of the other agent settle for 7: additive values then rate the branch B at 6.5.
+
+    Every agent sees the state, one-hot of length 3: start, after A, after B. The end of an episode shows the branch
+    that was played. Rewards are not scaled.
+
+    Args:
+        num_envs: number of games in the batch.
+
+    Raises:
+        ConfigError: `num_envs` has the wrong type or range.
+    Source: Rashid et al. 2018 (QMIX), section 5.
+    """
+
+    name = "two_step"
+    episode_limit = 2
+    action_names = ("A", "B")
+
+    def __init__(self, *, num_envs: int = 1) -> None:
+        self.num_envs = whole_number(self.name, "num_envs", num_envs, 1)
+        actions = len(self.action_names)
+        self.spec = EnvSpec((actions,) * AGENTS, STATES, STATES, has_action_masks=False)
+        self._payoffs = np.array(BRANCHES, np.float32)
+        self._available = np.broadcast_to(True, (self.num_envs, AGENTS, actions))
+        self._places: Int[np.ndarray, " envs"] | None = None
+
+    @property
+    def optimum(self) -> float:
+        """Best return without discount."""
+        return float(self._payoffs.max())
+
+    def optimal_return(self, discount: float) -> Float[np.ndarray, " envs"]:
+        """Return the best discounted return of an episode, discount * 8.
+
+        Args:
+            discount: factor per step, in [0, 1].
+
+        Returns:
+            Returns per agent, shape (num_envs,).
+
+        Raises:
+            ConfigError: the discount is outside [0, 1].
+        """
+        return np.full(self.num_envs, discounted_sum(self.name, [0.0, self.optimum], discount))
+
+    def reset(self, *, seed: int | None = None) -> Step:
+        """Start new games; nothing here is random, so the seed is checked and then ignored."""
+        if seed is not None:
+            whole_number(self.name, "seed", seed, 0)
+        return self._begin(np.full(self.num_envs, START))
+
+    def step(self, actions: Int[np.ndarray, "envs agents"]) -> Step:
+        """Choose the branch, or play it and begin again.
+
+        Args:
+            actions: one action of each agent, shape (num_envs, 2).
+
+        Returns:
+            The payoff of the branch as everybody's reward in the second step, which terminates the episode.
+
+        Raises:
+            EnvError: `reset` was never called, or an action has the wrong shape, type or value.
+        """
+        if self._places is None:
+            raise EnvError("two_step: no episode has begun; call reset() first.")
+        actions = checked_actions(self.name, actions, self.num_envs, np.array(self.spec.cardinalities))
+        row, column = actions.T
+        terminated = self._places != START
+        # At the start the branch is read as the last one, and its payoff thrown away.
+        reward = np.where(terminated, self._payoffs[self._places - 1, row, column], np.float32(0))
+        final_places = np.where(terminated, self._places, 1 + row)
+        self._places = np.where(terminated, START, final_places)
+        return self._show(self._places, reward, terminated, final_places)
+
+    def _begin(self, places: Int[np.ndarray, " envs"]) -> Step:
+        self._places = places
+        nothing = np.zeros(self.num_envs, np.float32)
+        return self._show(places, nothing, np.zeros(self.num_envs, bool), places)
+
+    def _show(
+        self,
+        places: Int[np.ndarray, " envs"],
+        reward: Float[np.ndarray, " envs"],
+        terminated: Bool[np.ndarray, " envs"],
+        final_places: Int[np.ndarray, " envs"],
+    ) -> Step:
+        state, final_state = (np.eye(STATES, dtype=np.float32)[rows] for rows in (places, final_places))
+        return Step(
+            observation=np.repeat(state[:, None], AGENTS, axis=1),
+            state=state,
+            reward=np.repeat(reward[:, None], AGENTS, axis=1),
+            terminated=terminated,
+            truncated=np.zeros(self.num_envs, bool),
+            available_actions=self._available,
+            final_observation=np.repeat(final_state[:, None], AGENTS, axis=1),
+            final_state=final_state,
+            final_available_actions=self._available,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where each game is: 0 start, 1 after A, 2 after B."""
+        if self._places is None:
+            raise EnvError("two_step: no episode has begun; call reset() first.")
+        return {"places": self._places.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> Step:
+        """Go on from a state that `state_dict` returned; nothing changes when the state is refused.
+
+        Raises:
+            CheckpointError: the state is damaged, or belongs to another batch size.
+        """
+        try:
+            places = np.array(state["places"], np.intp)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"two_step: the saved state is damaged: {error!r}.") from error
+        if places.shape != (self.num_envs,):
+            raise CheckpointError(
+                f"two_step: the saved state has shape {places.shape}; with num_envs={self.num_envs} it has "
+                f"({self.num_envs},)."
+            )
+        if places.min() < START or places.max() >= STATES:
+            raise CheckpointError(f"two_step: the saved state is damaged: places must be 0 .. {STATES - 1}.")
+        return self._begin(places)

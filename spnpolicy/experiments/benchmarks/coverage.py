@@ -1,0 +1,76 @@
+"""The coverage benchmark from its trials to everything that is shown: table, curves, animation and answers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spnpolicy.algorithms import algorithm_class
+from spnpolicy.experiments.answers.answers import STATES, write_answers
+from spnpolicy.experiments.benchmarks.curves import draw_curves
+from spnpolicy.experiments.benchmarks.report import write_report
+from spnpolicy.experiments.benchmarks.results import Results, load_results
+from spnpolicy.experiments.media.animation import animate
+from spnpolicy.experiments.sweeps.plan import Plan, trial_folder
+from spnpolicy.training.config import RunConfig
+from spnpolicy.training.runs import load_run
+
+ANIMATED_LAYOUTS = 6
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """What was found, in words, and the files that show it."""
+
+    report: str
+    answers: str
+    files: dict[str, Path]
+    """What it is -> where it is."""
+
+
+def present(plan: Plan, folder: Path) -> Presentation:
+    """Write everything about the finished trials of a plan.
+
+    Animation and answers come from the first seed of the algorithm with a joint policy that the plan names first, not
+    from the best run.
+
+    Raises:
+        ConfigError: no trial is finished.
+    """
+    results = load_results(plan, folder)
+    report = write_report(results, folder / "report.txt", folder / "table.csv", folder / "episodes.csv")
+    draw_curves(results, folder / "curves.png")
+    files = {
+        "report": folder / "report.txt",
+        "table": folder / "table.csv",
+        "episodes of the final evaluations": folder / "episodes.csv",
+        "learning curves": folder / "curves.png",
+    }
+    shown = _shown_trial(results)
+    seed = plan.evaluation_seed
+    animate(load_run(trial_folder(folder, shown), num_envs=ANIMATED_LAYOUTS), folder / "animation.gif", seed=seed)
+    files[f"animation of {shown.algorithm}, seed {shown.train.seed}"] = folder / "animation.gif"
+    answers = _answers(shown, folder, seed, files)
+    files["runs (settings, metrics, episodes, checkpoints)"] = folder / "trials"
+    return Presentation(report, answers, files)
+
+
+def _shown_trial(results: Results) -> RunConfig:
+    """Return the first seed of the first algorithm with a joint policy, or else of the first algorithm."""
+    with_policy = [name for name in results.evaluations if _has_joint_policy(name)]
+    algorithm = [*with_policy, *results.evaluations][0]
+    seed = min(results.evaluations[algorithm])
+    return next(t for t in results.plan.trials if (t.algorithm, t.train.seed) == (algorithm, seed))
+
+
+def _answers(shown: RunConfig, folder: Path, seed: int, files: dict[str, Path]) -> str:
+    if not _has_joint_policy(shown.algorithm):
+        return f"{shown.algorithm} has no joint distribution, so there are no questions to ask it.\n"
+    run = load_run(trial_folder(folder, shown), num_envs=STATES)
+    if run.env.spec.num_agents < 2:
+        return "One agent alone leaves nothing to ask about the others.\n"
+    files["answers in words"] = folder / "answers.txt"
+    files["answers as a picture"] = folder / "answers.png"
+    return write_answers(run, folder / "answers.txt", folder / "answers.png", seed=seed)
+
+
+def _has_joint_policy(algorithm: str) -> bool:
+    return hasattr(algorithm_class(algorithm), "policy_at")

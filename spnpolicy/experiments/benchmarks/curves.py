@@ -1,0 +1,152 @@
+"""Learning curves: evaluations against env steps, one line and one band per algorithm."""
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from spnpolicy.experiments.benchmarks.results import Results
+from spnpolicy.experiments.media.picture import INK, PAPER, agent_color, save_figure
+from spnpolicy.experiments.reports.efficiency import Curve, curve_band
+from spnpolicy.experiments.reports.statistics import Band
+
+_LINE_STYLES = ("-", "--", "-.", ":")
+_COLORS = 6
+_LABEL_GAP = 0.052
+_TOP = 1.0
+_LONGEST_NAME = 44
+_ROOM_ABOVE = 1.04
+
+
+def draw_curves(results: Results, path: Path) -> None:
+    """Write a PNG with the interquartile mean over runs and its 95 % bootstrap interval, and two references."""
+    discount = results.plan.trials[0].train.discount
+    draw_lines(
+        path,
+        {
+            name: (curve, curve_band(curve, generator=np.random.default_rng(0)))
+            for name, curve in results.curves.items()
+        },
+        title=f"{results.plan.name}: greedy play during training, interquartile mean and 95 % interval over runs",
+        ylabel=f"discounted return ({discount:g}) as a fraction of the exact optimum",
+        levels=_reference_levels(results),
+        limits=(0.0, _ROOM_ABOVE),
+    )
+
+
+def draw_lines(
+    path: Path,
+    curves: Mapping[str, tuple[Curve, Band]],
+    *,
+    title: str,
+    ylabel: str,
+    levels: Mapping[str, float] | None = None,
+    styles: Mapping[str, int] | None = None,
+    limits: tuple[float, float] | None = None,
+) -> None:
+    """Write a PNG with a line and a band for each curve; lines differ in colour and dashes and are named at their ends.
+
+    Args:
+        path: where to write it.
+        curves: evaluations and what was made of them, by name.
+        title: one or two lines above.
+        ylabel: what is measured.
+        levels: horizontal lines by name.
+        styles: number of each curve's style, for the same colours in several pictures; None to count.
+        limits: of the vertical axis; None for what the lines need.
+    """
+    figure, axes = new_axes(title=title, xlabel="env steps", ylabel=ylabel)
+    ends: list[tuple[float, str, Any]] = []
+    for number, (name, (curve, band)) in enumerate(curves.items()):
+        color, style = series_style(number if styles is None else styles[name])
+        # One evaluation makes no line: it is a dot.
+        marker = "o" if len(curve.steps) == 1 else ""
+        axes.plot(curve.steps, band.estimate, color=color, linewidth=2.0, linestyle=style, marker=marker)
+        if len(curve.values) > 1:
+            axes.fill_between(curve.steps, band.low, band.high, color=color, alpha=0.16, linewidth=0)
+        ends.append((float(band.estimate[-1]), name, color))
+    for name, level in (levels or {}).items():
+        axes.axhline(level, color=INK, linewidth=0.9, linestyle=(0, (1, 2)))
+        ends.append((level, name, INK))
+    axes.set_xlim(0, max(1, *(int(curve.steps[-1]) for curve, _ in curves.values())))
+    if limits is not None:
+        axes.set_ylim(*limits)
+    axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
+    _name_the_ends(axes, ends)
+    save_figure(figure, path)
+
+
+def new_axes(*, title: str, xlabel: str, ylabel: str, height: float = 5.2) -> tuple[Figure, Axes]:
+    """Return a figure in the style of all plots, with its axes."""
+    figure = Figure(figsize=(9.0, height), dpi=130, layout="constrained")
+    figure.set_facecolor(PAPER)
+    axes = figure.add_subplot()
+    # The figure's title and not that of the axes, which begins to the right of long names.
+    figure.suptitle(textwrap.fill(plain(title), 100), x=0.012, ha="left", fontsize=11, color=INK)
+    axes.set_xlabel(xlabel, color=INK)
+    axes.set_ylabel(ylabel, color=INK)
+    axes.set_facecolor(PAPER)
+    axes.grid(axis="y", color="#e4e1d9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def series_style(number: int) -> tuple[tuple[float, float, float], str]:
+    """Return colour and dashes of the n-th line of a plot; the first 24 pairs differ."""
+    return agent_color(number % _COLORS), _LINE_STYLES[(number + number // _COLORS) % len(_LINE_STYLES)]
+
+
+def plain(text: str, longest: int | None = None) -> str:
+    """Return text that is drawn as it is: dollar signs would start formulas."""
+    shown = text if longest is None or len(text) <= longest else f"{text[: longest - 1]}…"
+    return shown.replace("$", r"\$")
+
+
+def _reference_levels(results: Results) -> dict[str, float]:
+    fixed = results.references.fixed_fraction
+    levels = {"exact optimum": 1.0}
+    return levels if fixed is None else {**levels, "fixed goal per agent": float(fixed.mean())}
+
+
+def _name_the_ends(axes: Axes, ends: list[tuple[float, str, Any]]) -> None:
+    """Write names to the right of the plot, moved apart where they would overlap."""
+    bottom, top = axes.get_ylim()
+    ends = sorted(ends, key=lambda end: end[0])
+    places = _spread(np.array([(level - bottom) / (top - bottom) for level, _, _ in ends]))
+    for place, (level, name, color) in zip(places, ends, strict=True):
+        axes.annotate(
+            f"{plain(name, _LONGEST_NAME)}  {level:.4g}", xy=(1.0, level), xycoords=axes.get_yaxis_transform(),
+            xytext=(1.035, place), textcoords="axes fraction", color=color, fontsize=9.5, va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkA": 2, "shrinkB": 0, "relpos": (0.0, 0.5),
+            },
+        )  # fmt: skip
+
+
+def _spread(levels: Float[np.ndarray, " labels"]) -> Float[np.ndarray, " labels"]:
+    """Return places for labels in rising order: near their levels, a line apart, inside the height of the plot.
+
+    Where there are more than fit, they come closer, down to the lower edge.
+    """
+    places = levels.copy()
+    gap = min(_LABEL_GAP, _TOP / max(1, len(places) - 1))
+    for lower in range(len(places) - 1):
+        places[lower + 1] = max(places[lower + 1], places[lower] + gap)
+    places[-1] = min(places[-1], _TOP)
+    for upper in range(len(places) - 1, 0, -1):
+        places[upper - 1] = min(places[upper - 1], places[upper] - gap)
+    return places
+
+
+def _short_number(value: float, _: object) -> str:
+    if value >= 1e6:
+        return f"{value / 1e6:g} M"
+    return f"{value / 1e3:g} k" if value >= 1e3 else f"{value:g}"

@@ -1,0 +1,105 @@
+"""What the finished trials of a plan found, beside two references that need no training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.envs import make_env
+from spnpolicy.experiments.reports.efficiency import Curve, History, common_curve
+from spnpolicy.experiments.reports.statistics import Interval, interval_over_runs
+from spnpolicy.experiments.sweeps.plan import Plan, trial_folder
+from spnpolicy.experiments.sweeps.trials import EVALUATION_FILE, FinalEvaluation, is_finished, read_evaluation
+from spnpolicy.training.metrics import read_metrics
+
+MEASURES = ("success", "steps", "fraction_of_optimum")
+"""Success rate; steps to success, where a failed episode counts as the episode limit; return over the optimum's."""
+
+
+@dataclass(frozen=True)
+class References:
+    """What the layouts of the final evaluation allow; all arrays have one entry per layout."""
+
+    optimal_steps: Int[np.ndarray, " layouts"]
+    fixed_steps: Int[np.ndarray, " layouts"] | None
+    """Steps when agent i always takes goal i; None where agents and goals differ in number."""
+    fixed_fraction: Float[np.ndarray, " layouts"] | None
+    """Discounted return of that, over the optimum's."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one algorithm did; each measure is an interquartile mean over runs with its interval."""
+
+    algorithm: str
+    runs: int
+    measures: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that reports are made of."""
+
+    plan: Plan
+    evaluations: dict[str, dict[int, FinalEvaluation]]
+    """Algorithm -> seed -> final evaluation; algorithms without a finished trial are left out."""
+    scores: list[Score]
+    curves: dict[str, Curve]
+    """Fraction of the optimum during training."""
+    references: References
+
+
+def load_results(plan: Plan, folder: Path) -> Results:
+    """Read the finished trials of a plan.
+
+    Raises:
+        ConfigError: none is finished.
+    """
+    finished = [config for config in plan.trials if is_finished(config, folder)]
+    if not finished:
+        raise ConfigError(f"{folder} has no finished trial to report on.")
+    evaluations: dict[str, dict[int, FinalEvaluation]] = {}
+    histories: dict[str, list[History]] = {}
+    for config in finished:
+        own = trial_folder(folder, config)
+        evaluations.setdefault(config.algorithm, {})[config.train.seed] = read_evaluation(own / EVALUATION_FILE)
+        histories.setdefault(config.algorithm, []).append(_history(own / "metrics.jsonl"))
+    ordered = {name: evaluations[name] for name in plan.algorithms if name in evaluations}
+    scores = [_score(name, list(runs.values())) for name, runs in ordered.items()]
+    curves = {name: common_curve(histories[name]) for name in ordered}
+    return Results(plan, ordered, scores, curves, _references(plan))
+
+
+def _score(algorithm: str, runs: list[FinalEvaluation]) -> Score:
+    # A run counts with its mean over all layouts. Pooling single episodes instead would let the interquartile mean
+    # cut off the failures of a policy that fails in less than a quarter of them.
+    columns = {
+        "success": [float(run.success.mean()) for run in runs],
+        "steps": [float(run.length.mean()) for run in runs],
+        "fraction_of_optimum": [float(run.fraction_of_optimum.mean()) for run in runs],
+    }
+    return Score(algorithm, len(runs), {name: interval_over_runs(values) for name, values in columns.items()})
+
+
+def _history(path: Path) -> History:
+    records = [record for record in read_metrics(path).records if record["kind"] == "evaluation"]
+    return History(*(np.array([record[name] for record in records]) for name in ("step", "fraction_of_optimum")))
+
+
+def _references(plan: Plan) -> References:
+    config = plan.trials[0]
+    env: Any = make_env(config.env, num_envs=plan.evaluation_episodes, **config.env_options)
+    env.reset(seed=plan.evaluation_seed)
+    optimal_steps = env.optimal_steps()
+    if env.goals != env.agents:
+        return References(optimal_steps, None, None)
+    discount = config.train.discount
+    fixed_steps = env.fixed_assignment_steps()
+    returns = np.where(fixed_steps <= env.episode_limit, np.power(discount, fixed_steps - 1), 0.0)
+    optimum = env.optimal_return(discount)
+    return References(
+        optimal_steps, fixed_steps, np.divide(returns, optimum, out=np.ones_like(returns), where=optimum > 0)
+    )

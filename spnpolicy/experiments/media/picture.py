@@ -1,0 +1,112 @@
+"""A picture of an answer: the state beside every agent's marginals, before and after."""
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from spnpolicy.base.files import replace_file
+from spnpolicy.envs.sprites import AGENT_COLORS
+
+INK = "#2d313a"
+FAINT = "#c9c6bd"
+PAPER = "#f6f4ef"
+_DPI = 130
+_MAX_ROWS = 4
+_KEY = "probability of each action; grey: before, coloured: given the evidence"
+
+
+def draw_answer(
+    path: Path,
+    *,
+    board: UInt8[np.ndarray, "height width 3"] | None,
+    before: Float[np.ndarray, "agents actions"],
+    after: Float[np.ndarray, "agents actions"] | None,
+    action_names: Sequence[str],
+    cardinalities: Sequence[int],
+    title: str,
+    notes: Mapping[int, str] | None = None,
+) -> None:
+    """Write a PNG with the state on the left and a bar chart per agent on the right.
+
+    Args:
+        path: where to write it.
+        board: picture of the state, or None where there is none.
+        before: marginals of the policy.
+        after: marginals given the evidence; None to show one set of bars only.
+        action_names: names of the actions.
+        cardinalities: number of actions of each agent.
+        title: one line above everything.
+        notes: for some agents, a remark beside their name, such as "stuck".
+    """
+    agents = len(cardinalities)
+    columns = ceil(agents / _MAX_ROWS)
+    rows = ceil(agents / columns)
+    board_width = 4.2 if board is not None else 0.0
+    figure = Figure(
+        figsize=(board_width + 4.3 * columns, max(4.4, 1.55 * rows + 1.2)),
+        dpi=_DPI,
+        layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12),
+    )
+    figure.set_facecolor(PAPER)
+    figure.suptitle(title if after is None else f"{title}\n{_KEY}", color=INK, fontsize=11.5, linespacing=1.5)
+    widths = ([board_width] if board is not None else []) + [4.3] * columns
+    grid = figure.add_gridspec(rows, len(widths), width_ratios=widths)
+    if board is not None:
+        _show_board(figure.add_subplot(grid[:, 0]), board)
+    for agent, cardinality in enumerate(cardinalities):
+        axes = figure.add_subplot(grid[agent % rows, agent // rows + (board is not None)])
+        new = None if after is None else after[agent, :cardinality]
+        _show_bars(axes, agent, before[agent, :cardinality], new, action_names)
+        axes.set_title(f"agent {agent}{(notes or {}).get(agent, '')}", loc="left", fontsize=10, color=INK)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG so that a crash leaves no half of it."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        # A name may have letters that the font lacks: boxes in the picture say enough.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(file, format="png", facecolor=figure.get_facecolor())
+    replace_file(path, file.getvalue())
+
+
+def agent_color(agent: int) -> tuple[float, float, float]:
+    """Return the colour that an agent has on boards."""
+    red, green, blue = AGENT_COLORS[agent % len(AGENT_COLORS)]
+    return red / 255, green / 255, blue / 255
+
+
+def _show_board(axes: Axes, board: UInt8[np.ndarray, "height width 3"]) -> None:
+    axes.imshow(board, interpolation="antialiased")
+    axes.axis("off")
+
+
+def _show_bars(axes: Axes, agent: int, before: Any, after: Any, names: Sequence[str]) -> None:
+    places = np.arange(len(before))
+    if after is None:
+        _labelled_bars(axes, places, before, 0.7, agent_color(agent))
+    else:
+        _labelled_bars(axes, places - 0.21, before, 0.4, FAINT)
+        _labelled_bars(axes, places + 0.21, after, 0.4, agent_color(agent))
+    axes.set_xticks(places, list(names[: len(before)]), fontsize=9, color=INK)
+    axes.set_ylim(0, 1.22)
+    axes.set_yticks([0, 0.5, 1], ["0", "", "1"], fontsize=8, color=INK)
+    axes.set_facecolor(PAPER)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(axis="x", length=0)
+
+
+def _labelled_bars(axes: Axes, places: Any, heights: Any, width: float, color: Any) -> None:
+    bars = axes.bar(places, heights, width, color=color)
+    texts = [f"{height:.2f}".replace("0.", ".", 1) if height >= 0.01 else "" for height in heights]
+    axes.bar_label(bars, texts, fontsize=7.5, color=INK, padding=1)

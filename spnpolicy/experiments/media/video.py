@@ -1,0 +1,82 @@
+"""Videos in H.264, as browsers play them; needs PyAV (`pip install spnpolicy[video]`)."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from jaxtyping import UInt8
+
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.files import sync_folder
+from spnpolicy.experiments.media.animation import Shot
+
+FRAMES_PER_SECOND = 20
+"""Every time that a picture of an animation is shown for is a whole number of these frames."""
+_BT709 = 1
+_LIMITED_RANGE = 1
+_QUALITY = {"crf": "18", "preset": "medium", "tune": "animation"}
+
+
+def check_video_support() -> ModuleType:
+    """Return PyAV.
+
+    Raises:
+        ConfigError: it is not installed; the message says how to install it.
+    """
+    try:
+        import av
+    except ImportError as problem:
+        raise ConfigError(f"a video needs PyAV ({problem}): pip install 'spnpolicy[video]'.") from None
+    return av
+
+
+def write_video(shots: Iterable[Shot], path: Path) -> None:
+    """Write an MP4 file, complete or not at all.
+
+    Args:
+        shots: pictures of one size, each with the time that it is shown for.
+        path: where to write it; a file there is replaced.
+
+    Raises:
+        ConfigError: PyAV is not installed.
+        OSError: the disk refuses.
+    """
+    check_video_support()
+    temporary = path.with_name(f".writing-{path.name}-{os.getpid()}")
+    try:
+        _encode(shots, temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def _encode(shots: Iterable[Shot], path: Path) -> None:
+    av = check_video_support()
+    # The index goes to the start of the file: a browser then plays before it has loaded everything.
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=_QUALITY)
+        context = stream.codec_context
+        context.pix_fmt = "yuv420p"
+        # Without these marks players guess how colours are stored, and guess differently.
+        context.color_range, context.colorspace = _LIMITED_RANGE, _BT709
+        context.color_primaries, context.color_trc = _BT709, _BT709
+        for number, shot in enumerate(shots):
+            picture = _with_even_sides(shot.picture)
+            if number == 0:
+                context.height, context.width = picture.shape[:2]
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24").reformat(format="yuv420p", dst_colorspace="ITU709")
+            for _ in range(round(shot.milliseconds * FRAMES_PER_SECOND / 1_000)):
+                frame.pts = None
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _with_even_sides(picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "even_height even_width 3"]:
+    # yuv420p keeps one colour per two by two pixels, so it has no odd sides.
+    height, width = picture.shape[:2]
+    return np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

@@ -1,0 +1,141 @@
+"""One trial: a training run, then its final evaluation on layouts that all trials share."""
+
+import csv
+import io
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from spnpolicy.base.decoding import decode, encode
+from spnpolicy.base.errors import CheckpointError, ConfigError, DiskError, SpnPolicyError
+from spnpolicy.base.files import replace_file
+from spnpolicy.base.strict_json import parse_json
+from spnpolicy.experiments.sweeps.plan import Plan, run_config, trial_folder
+from spnpolicy.training.config import RunConfig
+from spnpolicy.training.evaluation import EvaluationResult, evaluate
+from spnpolicy.training.learning import close_env
+from spnpolicy.training.loop import Progress, TrainResult, resume, train
+from spnpolicy.training.runs import load_run
+
+EVALUATION_FILE = "evaluation.csv"
+FAILURE_FILE = "failure.txt"
+RESULT_FILE = "result.json"
+_COLUMNS = ("layout", "discounted_return", "length", "success", "fraction_of_optimum")
+
+_log = logging.getLogger(__name__)
+
+
+class FinalEvaluation(NamedTuple):
+    """The last word on a trial, one entry per layout."""
+
+    discounted_return: Float[np.ndarray, " layouts"]
+    length: Int[np.ndarray, " layouts"]
+    success: Bool[np.ndarray, " layouts"]
+    fraction_of_optimum: Float[np.ndarray, " layouts"]
+    """Discounted return over that of the exact optimum."""
+
+
+def run_trial(
+    plan: Plan, config: RunConfig, folder: Path, *, on_progress: Callable[[Progress], None] | None = None
+) -> bool:
+    """Do what is missing of a trial; return False if training was interrupted.
+
+    Training goes on from its checkpoint, bit for bit as if nothing had happened; where there is none that can be read,
+    or it is that of another configuration, what an earlier attempt left is removed.
+
+    Args:
+        plan: the plan it belongs to; its trials are not looked at.
+        config: the trial.
+        folder: folder of the plan.
+        on_progress: called after every iteration of training; a KeyboardInterrupt from it is a request to stop.
+    """
+    own = trial_folder(folder, config)
+    if not (own / RESULT_FILE).is_file() and not _train(run_config(config), own, on_progress).is_finished:
+        return False
+    loaded = load_run(own, num_envs=plan.evaluation_episodes)
+    discount = config.train.discount
+    try:
+        result = evaluate(loaded.algorithm, loaded.env, plan.evaluation_episodes, discount, plan.evaluation_seed)
+    finally:
+        close_env(loaded.env)
+    _write_evaluation(own / EVALUATION_FILE, result)
+    (own / FAILURE_FILE).unlink(missing_ok=True)
+    return True
+
+
+def is_finished(config: RunConfig, folder: Path) -> bool:
+    """Return whether a trial of exactly this configuration has been trained and evaluated.
+
+    Raises:
+        SpnPolicyError: a finished trial of another configuration is in its place.
+    """
+    own = trial_folder(folder, config)
+    if not (own / EVALUATION_FILE).is_file() or not (own / RESULT_FILE).is_file():
+        return False
+    if not _has_config(own, run_config(config)):
+        raise SpnPolicyError(f"{own} was trained with other settings than plan.json says: choose another --out.")
+    return True
+
+
+def _train(config: RunConfig, own: Path, on_progress: Callable[[Progress], None] | None) -> TrainResult:
+    if (own / "checkpoints").is_dir() and _has_config(own, config):
+        try:
+            return resume(own, on_progress=on_progress)
+        except DiskError:
+            raise
+        except CheckpointError as problem:
+            _log.warning("%s starts again from nothing: %s", own.name, problem)
+    if own.exists():
+        shutil.rmtree(own)
+    return train(config, own, on_progress=on_progress)
+
+
+def _has_config(own: Path, config: RunConfig) -> bool:
+    path = own / "config.json"
+    try:
+        saved = parse_json(path.read_bytes(), source=str(path), error=ConfigError)
+        # Decoded only when that is needed: a plan may have ten thousand trials.
+        return saved == encode(config) or decode(RunConfig, saved, path=str(path)) == config
+    except (ConfigError, OSError):
+        return False
+
+
+def read_evaluation(path: Path) -> FinalEvaluation:
+    """Read the final evaluation of a trial.
+
+    Raises:
+        SpnPolicyError: the file is damaged.
+    """
+    try:
+        header, *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
+        # All numbers at once: a sweep of ten thousand trials reads a million rows.
+        table = np.array(rows, dtype=np.float64).reshape(len(rows), len(header))
+        column = {name: table[:, header.index(name)] for name in _COLUMNS}
+    except (OSError, ValueError) as problem:
+        raise SpnPolicyError(f"{path} is damaged ({problem}): remove it and run the benchmark again.") from problem
+    return FinalEvaluation(
+        column["discounted_return"],
+        column["length"].astype(np.int64),
+        column["success"].astype(bool),
+        column["fraction_of_optimum"],
+    )
+
+
+def _write_evaluation(path: Path, result: EvaluationResult) -> None:
+    episodes = result.episodes
+    fraction = result.fraction_of_optimum
+    if fraction is None:
+        fraction = np.full(len(episodes.env), np.nan)
+    text = io.StringIO()
+    text.write(",".join(_COLUMNS) + "\n")
+    for index in range(len(episodes.env)):
+        text.write(
+            f"{index},{episodes.discounted_returns[index]:.9g},{episodes.lengths[index]},"
+            f"{int(episodes.successes[index])},{fraction[index]:.9g}\n"
+        )
+    replace_file(path, text.getvalue().encode())

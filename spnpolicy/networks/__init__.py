@@ -1,0 +1,1 @@
+"""Networks: layers, encoders, agents, mixers, policies."""

@@ -1,0 +1,250 @@
+"""AgentNetwork: numbers for every agent from its observation or its history, with shared or with own weights."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch, Memory
+from spnpolicy.networks.features import FourierFeatures
+from spnpolicy.networks.layers import existing_actions, initialize_orthogonal, mlp
+
+
+class AgentNetwork(nn.Module):
+    """Numbers for every agent, action values or logits for example, in one pass for all agents.
+
+    With shared weights, agents are told apart by a one-hot number appended to their observation. It is never built:
+    multiplied by the first layer it selects one column, so each agent has a first-layer offset of its own. Outputs
+    start near 0: larger values would be bootstrapped for thousands of steps before a sparse reward is seen behind them.
+
+    Args:
+        spec: sizes of the environment.
+        hidden: widths of the hidden layers; at least one.
+        features: what the network sees of an observation.
+        recurrent: put a GRU as wide as the first hidden layer behind it.
+        shared: one set of weights for all agents; False gives each agent its own.
+        sees_state: the network also sees the state of the environment, beside each agent's observation.
+        outputs: numbers per agent; None for one per action, -inf where an agent has no such action.
+        output_gain: scale of the last layer's first weights.
+    """
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        hidden: Sequence[int],
+        features: FourierFeatures,
+        *,
+        recurrent: bool = False,
+        shared: bool = True,
+        sees_state: bool = False,
+        outputs: int | None = None,
+        output_gain: float = 0.01,
+    ):
+        super().__init__()
+        if not hidden:
+            raise ConfigError("hidden is empty, but the agents' network needs at least one hidden layer.")
+        self.features = features
+        self.is_recurrent = recurrent
+        self._sees_state = sees_state
+        size = features.size(spec.observation_size + (spec.state_size if sees_state else 0))
+        agents = None if shared else spec.num_agents
+        if shared:
+            first = nn.Linear(size + spec.num_agents, hidden[0])
+            weight = initialize_orthogonal(first, math.sqrt(2)).weight.detach()
+            # Own contiguous copies: the optimiser must not meet views of one tensor.
+            self.observation_weight = nn.Parameter(torch.empty(hidden[0], size))
+            self.agent_offset = nn.Parameter(torch.empty(spec.num_agents, hidden[0]))
+            self.observation_weight.data.copy_(weight[:, :size])
+            self.agent_offset.data.copy_(weight[:, size:].T)
+        else:
+            self.first = AgentLinear(spec.num_agents, size, hidden[0], math.sqrt(2))
+        self._is_shared = shared
+        self.memory_size = hidden[0] if recurrent else 0
+        if recurrent:
+            self.cell = GatedCell(hidden[0], agents)
+        widths = (*hidden, max(spec.cardinalities) if outputs is None else outputs)
+        # No ReLU behind a cell: what it remembers is bounded already, and its sign means something.
+        self.head = _layers(widths, agents, output_gain)
+        missing = ~existing_actions(spec.cardinalities)
+        self.missing_actions: Tensor | None
+        has_missing = outputs is None and bool(missing.any())
+        self.register_buffer("missing_actions", missing if has_missing else None, persistent=False)
+
+    def forward(
+        self, observation: Float[Tensor, "*batch agents features"], state: Float[Tensor, "*batch state"] | None = None
+    ) -> Float[Tensor, "*batch agents outputs"]:
+        """Return the outputs of a network without memory, for any batch shape."""
+        return self._outputs(self._embed(observation, state))
+
+    def advance(
+        self,
+        observation: Float[Tensor, "*batch agents features"],
+        hidden: Float[Tensor, "*batch agents memory"],
+        state: Float[Tensor, "*batch state"] | None = None,
+    ) -> tuple[Float[Tensor, "*batch agents outputs"], Float[Tensor, "*batch agents memory"]]:
+        """Return the outputs of a recurrent network for one more step, and what it then remembers."""
+        hidden = self.cell(self.cell.inputs(self._embed(observation, state)), hidden)
+        return self._outputs(hidden), hidden
+
+    def look(self, step: Step, memory: Memory | None = None) -> Float[Tensor, "envs agents outputs"]:
+        """Return the outputs for what the agents see, without gradient and on the CPU; a memory is taken on.
+
+        Raises:
+            ValueError: a recurrent network was given no memory.
+        """
+        device = next(self.parameters()).device
+        # Copies, because torch refuses to share memory with read-only arrays.
+        observation = torch.tensor(step.observation, dtype=torch.float32, device=device)
+        state = torch.tensor(step.state, dtype=torch.float32, device=device) if self._sees_state else None
+        with torch.inference_mode():
+            if not self.is_recurrent:
+                return self(observation, state).cpu()
+            if memory is None or memory.hidden is None:
+                raise ValueError(
+                    "a recurrent policy acts through spnpolicy.training.player.Player, which keeps its memory."
+                )
+            outputs, hidden = self.advance(observation, memory.hidden.to(device), state)
+        memory.hidden = hidden.clone()
+        return outputs.cpu()
+
+    def now(self, batch: Batch) -> Float[Tensor, "*batch agents outputs"]:
+        """Return the outputs at the observations of a batch."""
+        if not self.is_recurrent:
+            return self(batch.observation, batch.state)
+        return self._outputs(self._unroll(batch))
+
+    def both(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the outputs at the observations of a batch and, without gradient, at the next ones."""
+        if not self.is_recurrent:
+            outputs = self(batch.observation, batch.state)
+            return outputs, self.following(batch) if batch.ended is None else self._shifted(outputs.detach(), batch)
+        hidden = self._unroll(batch)
+        with torch.no_grad():
+            following, _ = self.advance(batch.next_observation, hidden, batch.next_state)
+        return self._outputs(hidden), following
+
+    @torch.no_grad()
+    def following(self, batch: Batch) -> Float[Tensor, "*batch agents outputs"]:
+        """Return the outputs at the next observations of a batch, without gradient."""
+        if self.is_recurrent:
+            return self.both(batch)[1]
+        return self(batch.next_observation, batch.next_state)
+
+    @torch.no_grad()
+    def _shifted(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return the outputs at the next observations of a window, computing only those that are not its next rows."""
+        assert batch.ended is not None, "windows say where episodes end"
+        is_cut = batch.ended.clone()
+        is_cut[-1] = True
+        following = outputs.roll(-1, 0)
+        following[is_cut] = self(batch.next_observation[is_cut], batch.next_state[is_cut])
+        return following
+
+    def _embed(self, observation: Tensor, state: Tensor | None) -> Tensor:
+        if self._sees_state:
+            if state is None:
+                raise ValueError("this network sees the state: give it beside the observation.")
+            state = state.unsqueeze(-2).expand(*observation.shape[:-1], state.shape[-1])
+            observation = torch.cat([observation, state], -1)
+        seen = self.features(observation)
+        if self._is_shared:
+            return nn.functional.linear(seen, self.observation_weight).add_(self.agent_offset).relu_()
+        return self.first(seen).relu()
+
+    def _outputs(self, embedded: Tensor) -> Tensor:
+        values = self.head(embedded)
+        if self.missing_actions is None:
+            return values
+        return values.masked_fill(self.missing_actions, -math.inf)
+
+    def _unroll(self, batch: Batch) -> Float[Tensor, "time batch agents memory"]:
+        """Return what is remembered after each step of a window; the end of an episode wipes it out."""
+        if batch.ended is None or batch.memory is None:
+            raise ValueError("a recurrent network learns from windows of steps, not from single transitions.")
+        inputs = self.cell.inputs(self._embed(batch.observation, batch.state))
+        hidden, history = batch.memory, []
+        if not hidden.shape[-1]:  # a network that did not act, such as a critic, begins without a memory
+            hidden = hidden.new_zeros(*hidden.shape[:-1], self.memory_size)
+        for inputs_t, ended_t in zip(inputs, batch.ended, strict=True):
+            hidden = self.cell(inputs_t, hidden)
+            history.append(hidden)
+            hidden = hidden.masked_fill(ended_t[:, None, None], 0.0)
+        return torch.stack(history)
+
+
+class AgentLinear(nn.Module):
+    """A linear layer with weights of its own for every agent: [*batch, agents, inputs] to [*batch, agents, outputs]."""
+
+    def __init__(self, agents: int, inputs: int, outputs: int, gain: float):
+        super().__init__()
+        layers = [initialize_orthogonal(nn.Linear(inputs, outputs), gain) for _ in range(agents)]
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
+        self.bias = nn.Parameter(torch.zeros(agents, outputs))
+
+    def forward(self, x: Float[Tensor, "*batch agents inputs"]) -> Float[Tensor, "*batch agents outputs"]:
+        """Apply each agent's weights to its row."""
+        rows = x.reshape(-1, *x.shape[-2:]).transpose(0, 1)
+        product = torch.baddbmm(self.bias.unsqueeze(1), rows, self.weight.transpose(1, 2))
+        return product.transpose(0, 1).reshape(*x.shape[:-1], -1)
+
+
+class GatedCell(nn.Module):
+    """A gated recurrent unit (GRU) as wide as its input, whose input part is computed for many steps at once.
+
+    r, z = sigmoid(W x + U h), c = tanh(W_c x + b + r * (U_c h + b')), h' = (1 - z) c + z h.
+
+    Source: Cho et al. 2014, in the form of torch.nn.GRUCell.
+    """
+
+    def __init__(self, width: int, agents: int | None):
+        super().__init__()
+        self._input = _linear(width, 3 * width, agents, 1.0)
+        self._recurrent = _linear(width, 3 * width, agents, 1.0)
+
+    def inputs(self, x: Float[Tensor, "*batch agents width"]) -> Float[Tensor, "*batch agents gates"]:
+        """Return the part of the gates that does not depend on the memory."""
+        return self._input(x)
+
+    def forward(
+        self, inputs: Float[Tensor, "*batch agents gates"], hidden: Float[Tensor, "*batch agents width"]
+    ) -> Float[Tensor, "*batch agents width"]:
+        """Return the memory after one more step."""
+        in_reset, in_update, in_new = inputs.chunk(3, -1)
+        reset, update, new = self._recurrent(hidden).chunk(3, -1)
+        candidate = torch.tanh(in_new + torch.sigmoid(in_reset + reset) * new)
+        return candidate.lerp(hidden, torch.sigmoid(in_update + update))
+
+
+def agent_network(spec: EnvSpec, settings: Any, **options: Any) -> AgentNetwork:
+    """Build the agents' network that the settings of an algorithm ask for (`spnpolicy.parts.settings`).
+
+    Args:
+        spec: sizes of the environment.
+        settings: with the fields of `AgentSettings`.
+        options: further arguments of `AgentNetwork`; they win over the settings.
+    """
+    chosen = {"recurrent": settings.recurrent, "shared": settings.share_parameters} | options
+    return AgentNetwork(spec, settings.hidden, settings.features, **chosen)
+
+
+def _linear(inputs: int, outputs: int, agents: int | None, gain: float) -> nn.Module:
+    if agents is None:
+        return initialize_orthogonal(nn.Linear(inputs, outputs), gain)
+    return AgentLinear(agents, inputs, outputs, gain)
+
+
+def _layers(sizes: Sequence[int], agents: int | None, output_gain: float) -> nn.Sequential:
+    if agents is None:
+        return mlp(sizes, output_gain=output_gain)
+    layers: list[nn.Module] = []
+    for index, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        is_last = index == len(sizes) - 2
+        layers.append(AgentLinear(agents, inputs, outputs, output_gain if is_last else math.sqrt(2)))
+        if not is_last:
+            layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)

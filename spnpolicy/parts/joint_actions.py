@@ -1,0 +1,85 @@
+"""One learner for the whole team: joint actions as single numbers, their masks, and targets of the common reward."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.data.env import Step
+from spnpolicy.data.protocol import Batch
+from spnpolicy.maths.returns import lambda_target, q_target
+from spnpolicy.networks.features import FourierFeatures
+
+MOST_JOINT_ACTIONS = 100_000
+"""Beyond this a network with one output per joint action is refused."""
+
+
+def count_joint_actions(name: str, cardinalities: Sequence[int]) -> int:
+    """Return the number of joint actions.
+
+    Args:
+        name: of the algorithm, for the message.
+        cardinalities: number of actions of each agent.
+
+    Raises:
+        ConfigError: there are too many for one output each; the message says what to use instead.
+    """
+    count = math.prod(cardinalities)
+    if count > MOST_JOINT_ACTIONS:
+        raise ConfigError(
+            f"{name}: {len(cardinalities)} agents have {count:,} joint actions, but each needs an output of its own, "
+            f"and at most {MOST_JOINT_ACTIONS:,} are allowed. Use spn_ac or coordinated, which do not list them."
+        )
+    return count
+
+
+def joint_index(actions: Int[Tensor, "*batch agents"], cardinalities: Sequence[int]) -> Int[Tensor, "*batch"]:
+    """Return the number of each joint action: the last agent's action changes fastest."""
+    index = torch.zeros_like(actions[..., 0])
+    for action, cardinality in zip(actions.unbind(-1), cardinalities, strict=True):
+        index = index * cardinality + action
+    return index
+
+
+def split_index(index: Int[Tensor, "*batch"], cardinalities: Sequence[int]) -> Int[Tensor, "*batch agents"]:
+    """Return the agents' actions behind the numbers that `joint_index` gives."""
+    return torch.stack(torch.unravel_index(index, tuple(cardinalities)), -1)
+
+
+def joint_mask(
+    available: Bool[Tensor, "*batch agents actions"], cardinalities: Sequence[int]
+) -> Bool[Tensor, "*batch joint"]:
+    """Return which joint actions are available: those in which every agent's action is."""
+    mask = available[..., 0, : cardinalities[0]]
+    for agent, cardinality in enumerate(cardinalities[1:], start=1):
+        mask = (mask.unsqueeze(-1) & available[..., agent, :cardinality].unsqueeze(-2)).flatten(-2)
+    return mask
+
+
+def seen_state(step: Step, features: FourierFeatures, device: torch.device) -> Float[Tensor, "envs more"]:
+    """Return the features of the states of a step, on a device."""
+    # A copy, because torch refuses to share memory with read-only arrays.
+    return features(torch.tensor(step.state, dtype=torch.float32, device=device))
+
+
+def team_target(
+    batch: Batch, value_tp1: Float[Tensor, "*batch"], *, discount: float, trace: float = 0.0
+) -> Float[Tensor, "*batch"]:
+    """Return lambda-returns of the common reward, which is the mean over agents; 0 in rows that are not valid.
+
+    Args:
+        batch: single transitions, whose targets look one step ahead, or windows of steps.
+        value_tp1: value of what each step led to.
+        discount: worth of a reward one step later.
+        trace: lambda of the returns in windows.
+    """
+    reward = batch.reward.mean(-1)
+    if batch.ended is None or batch.valid is None:
+        return q_target(reward, discount, batch.terminated, value_tp1)
+    # The step before a failure is sound, but what came after it is not: its return ends there, with a bootstrap.
+    before_failure = torch.cat([~batch.valid[1:], torch.zeros_like(batch.valid[:1])])
+    ended = batch.ended | before_failure
+    return lambda_target(reward, discount, batch.terminated, ended, value_tp1, trace).where(batch.valid, 0.0)
