@@ -1,12 +1,12 @@
 """House rules, read from the source: who imports whom, what is never called, and how long files and functions are."""
 
 import ast
+import functools
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import networkx as nx
-import pytest
 
 import circuits
 
@@ -31,6 +31,7 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@functools.cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
@@ -54,16 +55,21 @@ def imports_of(tree: ast.AST) -> Iterator[str]:
             yield node.module or ""
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_imports_follow_the_dependency_direction(path: Path) -> None:
-    package = path.relative_to(ROOT).parts[0]
-    ours = {name.split(".")[0] for name in imports_of(parse(path))} & {*PACKAGES, "tests", "benchmarks", "examples"}
-    assert ours <= MAY_IMPORT[package], f"{name_of(path)} imports {sorted(ours - MAY_IMPORT[package])}"
+def offenders(found: dict[str, Iterable[str]]) -> str:
+    """One line a file, for a failing assertion; empty where nobody offends."""
+    return "\n".join(f"{name}: {', '.join(sorted(bad))}" for name, bad in found.items() if bad)
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_nothing_unpickles_or_runs_text(path: Path) -> None:
-    tree = parse(path)
+def test_packages_follow_the_dependency_direction() -> None:
+    known = {*PACKAGES, "tests", "benchmarks", "examples"}
+    found = {}
+    for path in FILES:
+        ours = {name.split(".")[0] for name in imports_of(parse(path))} & known
+        found[name_of(path)] = ours - MAY_IMPORT[path.relative_to(ROOT).parts[0]]
+    assert not (bad := offenders(found)), f"imports of what lies above:\n{bad}"
+
+
+def unsafe(tree: ast.Module) -> set[str]:
     bad = {name for name in imports_of(tree) if name.split(".")[0] in FORBIDDEN_MODULES}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
@@ -71,7 +77,11 @@ def test_nothing_unpickles_or_runs_text(path: Path) -> None:
             bad |= {"shell=True" for k in node.keywords if k.arg == "shell" and getattr(k.value, "value", None)}
         elif isinstance(node, ast.ImportFrom) and node.module in ("torch", "os", "yaml", "numpy"):
             bad |= {f"{node.module}.{alias.name}" for alias in node.names} & FORBIDDEN_CALLS
-    assert not bad, f"{name_of(path)} uses {sorted(bad)}"
+    return bad
+
+
+def test_nothing_unpickles_or_runs_text() -> None:
+    assert not (bad := offenders({name_of(path): unsafe(parse(path)) for path in FILES})), bad
 
 
 def calls_a_normaliser(tree: ast.AST) -> set[str]:
@@ -91,25 +101,25 @@ def calls_a_normaliser(tree: ast.AST) -> set[str]:
     return found
 
 
-# Policies over single actions live outside the two engines; a plain softmax there has no -inf rows to care for.
-ENGINE_FILES = [path for path in FILES if path.relative_to(ROOT).parts[0] in ("circuits", "factor_q")]
+def test_only_numerics_calls_logsumexp_and_friends() -> None:
+    # Policies over single actions live outside the two engines; a plain softmax there has no -inf rows to care for.
+    engines = [path for path in FILES if path.relative_to(ROOT).parts[0] in ("circuits", "factor_q")]
+    found = {name_of(path): calls_a_normaliser(parse(path)) for path in engines if path.name != "numerics.py"}
+    assert not (bad := offenders(found)), f"use numerics:\n{bad}"
 
 
-@pytest.mark.parametrize("path", ENGINE_FILES, ids=name_of)
-def test_only_numerics_calls_logsumexp_and_friends(path: Path) -> None:
-    if path.name == "numerics.py":
-        return  # the one place
-    assert not (found := calls_a_normaliser(parse(path))), f"{name_of(path)} calls {sorted(found)}; use numerics"
-
-
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_files_and_functions_are_short(path: Path) -> None:
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= MOST_LINES_IN_A_FILE, f"{name_of(path)} has {lines} lines"
-    for node in ast.walk(parse(path)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            length = (node.end_lineno or 0) - node.lineno + 1
-            assert length <= MOST_LINES_IN_A_FUNCTION, f"{name_of(path)}: {node.name} has {length} lines"
+def test_files_and_functions_are_short() -> None:
+    found: dict[str, Iterable[str]] = {}
+    for path in FILES:
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        long = {f"{lines} lines"} if lines > MOST_LINES_IN_A_FILE else set()
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > MOST_LINES_IN_A_FUNCTION:
+                    long.add(f"{node.name} has {length} lines")
+        found[name_of(path)] = long
+    assert not (bad := offenders(found)), bad
 
 
 def module_of(path: Path) -> str:
@@ -117,30 +127,71 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def top_level_imports(body: list[ast.stmt]) -> Iterator[ast.Import | ast.ImportFrom]:
-    """Imports that run when a module is loaded: not those inside functions or under TYPE_CHECKING."""
-    for node in body:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield node
-        elif isinstance(node, ast.If) and dotted(node.test).split(".")[-1] != "TYPE_CHECKING":
-            yield from top_level_imports(node.body + node.orelse)
-        elif isinstance(node, ast.Try):
-            yield from top_level_imports(node.body)
+MODULES = {module_of(path): path for path in FILES}
+ROOMS = ["", *(module for module, path in MODULES.items() if path.name == "__init__.py")]
 
 
-def test_no_import_cycles() -> None:
-    modules = {module_of(path): path for path in FILES}
-    graph = nx.DiGraph()
-    for module, path in modules.items():
-        for node in top_level_imports(parse(path).body):
-            if isinstance(node, ast.Import):
-                targets = [alias.name for alias in node.names]
-            else:  # `from package import module` needs the module; anything else needs the package
-                inner = [f"{node.module}.{alias.name}" for alias in node.names]
-                targets = [name if name in modules else node.module or "" for name in inner]
-            graph.add_edges_from((module, target) for target in targets if target in modules and target != module)
-    cycles = list(nx.simple_cycles(graph))
-    assert not cycles, f"import cycle: {' -> '.join(cycles[0])}"
+def targets_of(tree: ast.AST) -> set[str]:
+    """Our modules that a file imports anywhere: under TYPE_CHECKING and inside functions as well.
+
+    `from package import module` needs the module; anything else needs the package.
+    """
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module or "" for name in inner}
+    return found & MODULES.keys()
+
+
+@functools.cache
+def arrows() -> list[tuple[str, str]]:
+    return [(m, target) for m, path in MODULES.items() for target in targets_of(parse(path)) if target != m]
+
+
+def part_of(module: str, room: str) -> str | None:
+    """The file or folder of a room that holds a module; None outside. The room's own face is its `__init__`."""
+    if module == room:
+        return "__init__"
+    inside = module.removeprefix(f"{room}.") if room else module
+    return None if room and inside == module else inside.split(".")[0]
+
+
+def cycles_in(edges: Iterable[tuple[str, str]]) -> list[list[str]]:
+    return [sorted(part) for part in nx.strongly_connected_components(nx.DiGraph([*edges])) if len(part) > 1]
+
+
+def test_no_file_imports_itself_in_a_circle() -> None:
+    edges = arrows()
+    found = [
+        f"{', '.join(cycle)}:\n" + "\n".join(f"  {a} -> {b}" for a, b in edges if {a, b} <= {*cycle})
+        for cycle in cycles_in(edges)
+    ]
+    assert not found, "import cycles:\n" + "\n".join(found)
+
+
+@functools.cache
+def inside_of(room: str) -> dict[tuple[str, str], list[str]]:
+    """Arrows between the files and folders of one room, each with the imports that make it."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for a, b in arrows():
+        ends = part_of(a, room), part_of(b, room)
+        if None not in ends and ends[0] != ends[1]:
+            found.setdefault(ends, []).append(f"{a} -> {b}")
+    return found
+
+
+def test_arrows_between_rooms_point_down() -> None:
+    """In every folder, its files and its folders, each folder as a whole, can be put in an order without a circle."""
+    found = []
+    for room in ROOMS:
+        inside = inside_of(room)
+        for cycle in cycles_in(inside):
+            found.append(f"{room or 'the whole'}: {', '.join(cycle)}")
+            found += [f"  {import_}" for ends, made_by in inside.items() if {*ends} <= {*cycle} for import_ in made_by]
+    assert not found, "rooms in a circle:\n" + "\n".join(found)
 
 
 def test_circuits_is_ours() -> None:
@@ -162,5 +213,9 @@ def test_the_checks_see_what_they_look_for() -> None:
     assert calls_a_normaliser(ast.parse("F.log_softmax(f(x), 0)"))
     assert not calls_a_normaliser(ast.parse("from circuits.numerics import logsumexp\nlogsumexp(x, 0)"))
     assert list(imports_of(ast.parse("def f():\n    import spnpolicy.cli"))) == ["spnpolicy.cli"]
-    hidden = "if TYPE_CHECKING:\n    import a\nif x:\n    import b\ndef f():\n    import c"
-    assert [ast.unparse(node) for node in top_level_imports(ast.parse(hidden).body)] == ["import b"]
+    tree = ast.parse("if TYPE_CHECKING:\n    import circuits.nodes\ndef f():\n    from circuits import errors, Circuit")
+    assert targets_of(tree) == {"circuits", "circuits.nodes", "circuits.errors"}
+    assert cycles_in([("a", "b"), ("b", "a"), ("b", "c")]) == [["a", "b"]]
+    assert part_of("circuits.engine.passes", "circuits") == "engine"
+    assert part_of("circuits", "circuits") == "__init__"
+    assert part_of("circuits_of.x", "circuits") is None

@@ -13,11 +13,12 @@ from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
+from spnpolicy.maths.masks import require_some_action
 from spnpolicy.maths.returns import q_target
 from spnpolicy.networks import nearest, proposals
 from spnpolicy.networks.layers import TargetUpdate, frozen_copy
 from spnpolicy.parts import optimization, settings
-from spnpolicy.parts.exploration import EpsilonSchedule, require_some_action
+from spnpolicy.parts.exploration import EpsilonSchedule
 from spnpolicy.parts.saving import saves
 
 GREEDY_SEED = 20_200_124

@@ -13,9 +13,9 @@ from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch, Needs
 from spnpolicy.maths import categorical
 from spnpolicy.maths.losses import chosen_value, mean_of_valid, policy_gradient_loss, squared_td_loss
+from spnpolicy.maths.masks import require_some_action
 from spnpolicy.networks import layers as networks
 from spnpolicy.parts import joint_actions, settings
-from spnpolicy.parts.exploration import require_some_action
 from spnpolicy.parts.optimization import descend, make_optimizer
 from spnpolicy.parts.saving import saves
 

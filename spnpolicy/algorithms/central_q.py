@@ -12,10 +12,11 @@ from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch, Needs
 from spnpolicy.maths import losses
+from spnpolicy.maths.masks import require_some_action
 from spnpolicy.maths.returns import greedy_value
 from spnpolicy.networks.layers import frozen_copy, mlp
 from spnpolicy.parts import joint_actions
-from spnpolicy.parts.exploration import epsilon_greedy, require_some_action
+from spnpolicy.parts.exploration import epsilon_greedy
 from spnpolicy.parts.optimization import descend, make_optimizer
 from spnpolicy.parts.saving import saves
 from spnpolicy.parts.settings import ReplaySettings

@@ -11,12 +11,13 @@ from torch import Tensor
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch, Memory, Needs
-from spnpolicy.maths import categorical, losses
+from spnpolicy.maths import categorical, losses, masks
+from spnpolicy.maths.masks import require_some_action
 from spnpolicy.networks.agents import AgentNetwork, agent_network
 from spnpolicy.networks.features import FourierFeatures
 from spnpolicy.networks.layers import frozen_copy
 from spnpolicy.parts import counterfactual, optimization, settings
-from spnpolicy.parts.exploration import EpsilonSchedule, require_some_action
+from spnpolicy.parts.exploration import EpsilonSchedule
 from spnpolicy.parts.saving import saves
 
 
@@ -122,7 +123,7 @@ class COMA:
         }
 
     def _log_probs(self, logits: Tensor, available: Tensor, epsilon: float) -> Tensor:
-        allowed = counterfactual.usable(available, self._spec.cardinalities)
+        allowed = masks.usable(available, self._spec.cardinalities)
         return counterfactual.with_floor(categorical.masked_log_probs(logits, allowed), epsilon)
 
     @torch.no_grad()

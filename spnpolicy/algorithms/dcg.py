@@ -15,7 +15,9 @@ from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch, Memory
+from spnpolicy.maths import masks
 from spnpolicy.maths.losses import squared_td_loss
+from spnpolicy.maths.masks import require_some_action
 from spnpolicy.networks import layers as networks
 from spnpolicy.networks.agents import AgentLinear, agent_network
 from spnpolicy.parts import optimization, settings
@@ -27,7 +29,6 @@ from spnpolicy.parts.coordination import (
     max_plus,
     zero_where_stuck,
 )
-from spnpolicy.parts.exploration import require_some_action
 from spnpolicy.parts.saving import saves
 
 OUTPUT_GAIN = 0.01
@@ -89,7 +90,7 @@ class PayoffNetwork(nn.Module):
         self.state_value = (
             networks.mlp((size, *config.hidden, 1), output_gain=OUTPUT_GAIN) if config.state_value else None
         )
-        self.register_buffer("missing", ~networks.existing_actions(spec.cardinalities), persistent=False)
+        self.register_buffer("missing", ~masks.existing_actions(spec.cardinalities), persistent=False)
 
     ends: Tensor
     missing: Tensor

@@ -17,9 +17,10 @@ from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch, Memory, Needs
 from spnpolicy.maths.categorical import entropy, masked_log_probs
 from spnpolicy.maths.losses import chosen_value, mean_of_valid, policy_gradient_loss, squared_td_loss
+from spnpolicy.maths.masks import usable
 from spnpolicy.networks.agents import agent_network
 from spnpolicy.networks.layers import frozen_copy
-from spnpolicy.parts.counterfactual import agents_target, following_value, optimistic_values, usable
+from spnpolicy.parts.counterfactual import agents_target, following_value, optimistic_values
 from spnpolicy.parts.exploration import act_by_policy
 from spnpolicy.parts.optimization import descend, make_optimizer
 from spnpolicy.parts.saving import saves

@@ -16,8 +16,7 @@ from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch, Needs
 from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
-from spnpolicy.networks.layers import existing_actions
-from spnpolicy.parts.exploration import require_some_action
+from spnpolicy.maths.masks import existing_actions, require_some_action
 from spnpolicy.parts.joint_actions import joint_mask, seen_state, split_index, team_target
 from spnpolicy.parts.optimization import descend, make_optimizer
 from spnpolicy.parts.saving import saves

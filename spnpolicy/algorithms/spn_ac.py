@@ -18,12 +18,12 @@ from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import squared_td_loss
+from spnpolicy.maths.masks import existing_actions, require_some_action
 from spnpolicy.maths.objective import elbo
 from spnpolicy.maths.returns import q_target
 from spnpolicy.networks.features import FourierFeatures
-from spnpolicy.networks.layers import TargetUpdate, existing_actions, frozen_copy
+from spnpolicy.networks.layers import TargetUpdate, frozen_copy
 from spnpolicy.networks.policy import SPNPolicy
-from spnpolicy.parts.exploration import require_some_action
 from spnpolicy.parts.optimization import descend, make_optimizer
 from spnpolicy.parts.temperature import Temperature, TemperatureConfig, spread
 

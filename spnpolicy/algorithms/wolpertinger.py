@@ -13,11 +13,12 @@ from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
+from spnpolicy.maths.masks import require_some_action
 from spnpolicy.maths.returns import q_target
 from spnpolicy.networks.layers import TargetUpdate, frozen_copy, mlp
 from spnpolicy.networks.nearest import EmbeddingKind, JointCritic, best_of, nearest_joint_actions, playable
 from spnpolicy.networks.proposals import sometimes_uniform
-from spnpolicy.parts.exploration import EpsilonSchedule, require_some_action
+from spnpolicy.parts.exploration import EpsilonSchedule
 from spnpolicy.parts.optimization import descend, make_optimizer
 from spnpolicy.parts.saving import saves
 from spnpolicy.parts.settings import LearnerSettings, LinearSchedule

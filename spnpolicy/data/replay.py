@@ -10,7 +10,7 @@ from torch import Tensor
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
-from spnpolicy.networks.layers import existing_actions
+from spnpolicy.maths.masks import existing_actions
 
 
 class ReplayBuffer:

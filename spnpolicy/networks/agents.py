@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch, Memory
+from spnpolicy.maths.masks import existing_actions
 from spnpolicy.networks.features import FourierFeatures
-from spnpolicy.networks.layers import existing_actions, initialize_orthogonal, mlp
+from spnpolicy.networks.layers import initialize_orthogonal, mlp
 
 
 class AgentNetwork(nn.Module):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from spnpolicy.base.errors import ConfigError
@@ -54,11 +54,6 @@ def initialize_orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def existing_actions(cardinalities: Sequence[int]) -> Bool[Tensor, "agents actions"]:
-    """Return which entries of the padded action axis are actions of each agent."""
-    return torch.arange(max(cardinalities)) < torch.tensor(cardinalities)[:, None]
 
 
 def frozen_copy(network: Network) -> Network:

@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from spnpolicy.data.env import EnvSpec
+from spnpolicy.maths.masks import existing_actions
 from spnpolicy.networks.features import FourierFeatures
-from spnpolicy.networks.layers import existing_actions, initialize_orthogonal, mlp
+from spnpolicy.networks.layers import initialize_orthogonal, mlp
 
 EmbeddingKind = Literal["one_hot", "code"]
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from circuits import CircuitDistribution, structures
 from spnpolicy.maths.categorical import entropy, masked_log_probs, sample
-from spnpolicy.networks.layers import existing_actions, mlp
+from spnpolicy.maths.masks import existing_actions
+from spnpolicy.networks.layers import mlp
 from spnpolicy.networks.nearest import ContextNetwork, JointEmbedding
 from spnpolicy.networks.policy import SPNPolicy
 

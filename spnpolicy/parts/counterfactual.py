@@ -1,7 +1,5 @@
 """Counterfactuals: what an action is worth beside the agent's average, or beside the best that others could do."""
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -13,8 +11,8 @@ from factor_q.queries.condition import add_log_weights
 from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.categorical import expected
 from spnpolicy.maths.losses import chosen_value
+from spnpolicy.maths.masks import existing_actions, usable
 from spnpolicy.maths.returns import lambda_target
-from spnpolicy.networks.layers import existing_actions
 
 
 def counterfactual_advantage(
@@ -166,14 +164,6 @@ def _enumerated(table: Tensor, weights: Float[Tensor, "*batch agents actions"]) 
             joint = joint.amax(-1 - len(behind))
         best[..., i, : cardinalities[i]] = joint
     return best
-
-
-def usable(
-    available: Bool[Tensor, "*batch agents actions"], cardinalities: Sequence[int]
-) -> Bool[Tensor, "*batch agents actions"]:
-    """Return the available actions, and all that exist for an agent with none, as in a state where the task is over."""
-    exists = existing_actions(cardinalities).to(available.device)
-    return (available & exists) | (exists & ~available.any(-1, keepdim=True))
 
 
 def goes_on(batch: Batch) -> Bool[Tensor, "time batch"]:

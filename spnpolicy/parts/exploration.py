@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.env import Step
 from spnpolicy.data.protocol import Memory
 from spnpolicy.maths import categorical
+from spnpolicy.maths.masks import require_some_action
 from spnpolicy.networks.agents import AgentNetwork
 
 
@@ -110,10 +111,3 @@ def act_by_policy(
     log_probs = categorical.masked_log_probs(logits, torch.tensor(step.available_actions))
     chosen = log_probs.argmax(-1) if generator is None else categorical.sample(log_probs, generator)
     return chosen.numpy()
-
-
-def require_some_action(available: Bool[np.ndarray, "envs agents actions"]) -> None:
-    """Raise an EnvError that names environment and agent if a mask allows nothing."""
-    if not available.any(axis=-1).all():
-        env, agent = np.argwhere(~available.any(axis=-1))[0]
-        raise EnvError(f"env {env}: agent {agent} has no available action; the mask must allow at least one.")
