@@ -1,16 +1,21 @@
-# Two commands matter: `make coverage` runs the main job, `make test` runs the tests.
+# Two commands matter: `make coverage` runs the main job, `make test` runs the tests that catch mistakes soonest.
 # Each creates the environment in .venv first when it is missing or out of date.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: coverage test test-slow exactness factor-exactness fuzz faults sweep-faults planted lint format clean
+.PHONY: coverage test test-all test-slow exactness factor-exactness fuzz faults sweep-faults planted lint format clean
 
 coverage: $(READY)
 	$(BIN)/spnpolicy benchmark coverage --preset quick
 
+# Contracts, oracles and what catches planted bugs: minutes. The rest of the suite comes with `make test-all`.
 test: $(READY)
+	$(BIN)/python -m pytest -q -n 2 -m "not slow and not full"
+
+# Everything but the statistical and long checks of `make test-slow`.
+test-all: $(READY)
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 test-slow: $(READY)
