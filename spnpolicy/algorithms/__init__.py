@@ -5,7 +5,7 @@ The module of an algorithm holds the class named here and a frozen dataclass `Co
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from spnpolicy.base.decoding import decode, unknown_name
 from spnpolicy.base.errors import ConfigError
@@ -31,6 +31,12 @@ class Entry(NamedTuple):
     """What must be known where an action is chosen once training is over."""
     source: str
     """Where it was published."""
+    reward: Literal["common", "individual"]
+    """"common": it learns from one reward of the whole team; "individual": from each agent's own."""
+    actions: Literal["discrete"] = "discrete"
+    """What kind of actions it chooses among."""
+    has_joint_policy: bool = False
+    """It has a method `policy_at`, whose distribution over joint actions can be asked anything."""
 
 
 _ALONE = "each agent's own observation"
@@ -40,87 +46,88 @@ _GRAPH = "all observations in one place, or messages along the graph"
 ALGORITHMS: dict[str, Entry] = {
     "spn_ac": Entry(
         "spnpolicy.algorithms.spn_ac:SPNActorCritic", "joint circuit policy trained on the exact ELBO",
-        "maximum-entropy actor-critic", _STATE, "Vora; Shih and Ermon 2020",
+        "maximum-entropy actor-critic", _STATE, "Vora; Shih and Ermon 2020", "common", has_joint_policy=True,
     ),
     "mean_field": Entry(
         "spnpolicy.algorithms.mean_field:MeanField", "the same with independent agents",
-        "maximum-entropy actor-critic", _STATE, "Vora; Jordan et al. 1999",
+        "maximum-entropy actor-critic", _STATE, "Vora; Jordan et al. 1999", "common", has_joint_policy=True,
     ),
     "reinforce_vi": Entry(
         "spnpolicy.algorithms.reinforce_vi:ReinforceVI", "the circuit policy of spn_ac, trained on sampled gradients",
-        "maximum-entropy actor-critic", _STATE, "Vora; Williams 1992; Kool et al. 2019",
+        "maximum-entropy actor-critic", _STATE, "Vora; Williams 1992; Kool et al. 2019", "common",
+        has_joint_policy=True,
     ),
     "iql": Entry(
         "spnpolicy.algorithms.iql:IQL", "every agent learns action values of its own",
-        "value-based, independent", _ALONE, "Tan 1993; Tampuu et al. 2017",
+        "value-based, independent", _ALONE, "Tan 1993; Tampuu et al. 2017", "individual",
     ),
     "vdn": Entry(
         "spnpolicy.algorithms.vdn:VDN", "the joint action value is the sum of the agents' values",
-        "value-based, decomposed", _ALONE, "Sunehag et al. 2018",
+        "value-based, decomposed", _ALONE, "Sunehag et al. 2018", "common",
     ),
     "qmix": Entry(
         "spnpolicy.algorithms.qmix:QMIX", "the joint action value is a monotonic mix of the agents' values",
-        "value-based, decomposed", _ALONE, "Rashid et al. 2018",
+        "value-based, decomposed", _ALONE, "Rashid et al. 2018", "common",
     ),
     "qtran": Entry(
         "spnpolicy.algorithms.qtran:QTRAN", "agents' values that agree with a free joint value where it is best",
-        "value-based, decomposed", _ALONE, "Son et al. 2019",
+        "value-based, decomposed", _ALONE, "Son et al. 2019", "common",
     ),
     "reinforce": Entry(
         "spnpolicy.algorithms.reinforce:Reinforce", "every agent raises what was followed by a high return",
-        "policy gradient, independent", _ALONE, "Williams 1992",
+        "policy gradient, independent", _ALONE, "Williams 1992", "individual",
     ),
     "ia2c": Entry(
         "spnpolicy.algorithms.ia2c:IA2C", "actor-critic per agent, with a critic of its own observations",
-        "policy gradient, independent", _ALONE, "Mnih et al. 2016; Papoudakis et al. 2021",
+        "policy gradient, independent", _ALONE, "Mnih et al. 2016; Papoudakis et al. 2021", "individual",
     ),
     "maa2c": Entry(
         "spnpolicy.algorithms.maa2c:MAA2C", "actor-critic per agent, with critics that see the state",
-        "policy gradient, centralised critic", _ALONE, "Papoudakis et al. 2021",
+        "policy gradient, centralised critic", _ALONE, "Papoudakis et al. 2021", "individual",
     ),
     "ippo": Entry(
         "spnpolicy.algorithms.ippo:IPPO", "clipped policy steps per agent, with a critic of its own observations",
-        "policy gradient, independent", _ALONE, "Schulman et al. 2017; de Witt et al. 2020",
+        "policy gradient, independent", _ALONE, "Schulman et al. 2017; de Witt et al. 2020", "individual",
     ),
     "mappo": Entry(
         "spnpolicy.algorithms.mappo:MAPPO", "clipped policy steps per agent, with critics that see the state",
-        "policy gradient, centralised critic", _ALONE, "Yu et al. 2022",
+        "policy gradient, centralised critic", _ALONE, "Yu et al. 2022", "individual",
     ),
     "coma": Entry(
         "spnpolicy.algorithms.coma:COMA", "each action is compared with what the agent would do on average",
-        "policy gradient, centralised critic", _ALONE, "Foerster et al. 2018",
+        "policy gradient, centralised critic", _ALONE, "Foerster et al. 2018", "common",
     ),
     "pareto_ac": Entry(
         "spnpolicy.algorithms.pareto_ac:ParetoAC", "actor-critic that trusts the others to do their best",
-        "policy gradient, centralised critic", _ALONE, "Christianos et al. 2022",
+        "policy gradient, centralised critic", _ALONE, "Christianos et al. 2022", "individual",
     ),
     "central_q": Entry(
         "spnpolicy.algorithms.central_q:CentralQ", "one learner of joint action values, up to 100,000 joint actions",
-        "value-based, joint", _STATE, "Mnih et al. 2015; Claus and Boutilier 1998",
+        "value-based, joint", _STATE, "Mnih et al. 2015; Claus and Boutilier 1998", "common",
     ),
     "central_a2c": Entry(
         "spnpolicy.algorithms.central_a2c:CentralA2C", "one actor-critic over all joint actions, up to 100,000",
-        "policy gradient, joint", _STATE, "Mnih et al. 2016; Claus and Boutilier 1998",
+        "policy gradient, joint", _STATE, "Mnih et al. 2016; Claus and Boutilier 1998", "common",
     ),
     "coordinated": Entry(
         "spnpolicy.algorithms.coordinated:Coordinated", "factors on a graph, maximised exactly by elimination",
-        "value-based, coordination graph", _GRAPH, "Guestrin, Lagoudakis and Parr 2002",
+        "value-based, coordination graph", _GRAPH, "Guestrin, Lagoudakis and Parr 2002", "common",
     ),
     "dcg": Entry(
         "spnpolicy.algorithms.dcg:DCG", "deep factors on a graph, maximised approximately by max-plus",
-        "value-based, coordination graph", _GRAPH, "Boehmer, Kurin and Whiteson 2020",
+        "value-based, coordination graph", _GRAPH, "Boehmer, Kurin and Whiteson 2020", "common",
     ),
     "rbm": Entry(
         "spnpolicy.algorithms.rbm:RBM", "joint values are free energies of a Boltzmann machine; Gibbs sampling",
-        "value-based, large action sets", _STATE, "Sallans and Hinton 2000",
+        "value-based, large action sets", _STATE, "Sallans and Hinton 2000", "common",
     ),
     "wolpertinger": Entry(
         "spnpolicy.algorithms.wolpertinger:Wolpertinger", "a proposed point in action space, then the best neighbour",
-        "deterministic policy gradient, large action sets", _STATE, "Dulac-Arnold et al. 2015",
+        "deterministic policy gradient, large action sets", _STATE, "Dulac-Arnold et al. 2015", "common",
     ),
     "aql": Entry(
         "spnpolicy.algorithms.aql:AQL", "the best of sampled joint actions, from a learned proposal",
-        "value-based, large action sets", _STATE, "Van de Wiele et al. 2020",
+        "value-based, large action sets", _STATE, "Van de Wiele et al. 2020", "common",
     ),
 }  # fmt: skip
 """Name -> where it is and what it is."""

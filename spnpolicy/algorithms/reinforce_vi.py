@@ -61,6 +61,10 @@ class ReinforceVI:
         self._samples = streams.torch("samples")
         self._has_masks = spec.has_action_masks
 
+    def policy_at(self, step: Step) -> CircuitDistribution:
+        """Return the joint policy of every environment, with forbidden actions ruled out."""
+        return self.learner.policy_at(step)
+
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
         """Sample joint actions, or take the exact mode."""
         return self.learner.act(step, explore=explore, progress=progress)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from spnpolicy.algorithms import ALGORITHMS, algorithm_class, config_class
+from spnpolicy.algorithms import ALGORITHMS, config_class
 from spnpolicy.base.decoding import decode, encode
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.strict_json import parse_json
@@ -176,7 +176,7 @@ def _say(folder: Path, config: RunConfig, result: TrainResult) -> None:
         print(f"continue: spnpolicy train --resume {folder}")
         return
     print(f"next: spnpolicy evaluate {folder}")
-    if hasattr(algorithm_class(config.algorithm), "policy_at"):
+    if ALGORITHMS[config.algorithm].has_joint_policy:
         print(f"      spnpolicy query {folder}")
 
 

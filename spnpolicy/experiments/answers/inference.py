@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 
 from circuits import CircuitDistribution
+from spnpolicy.algorithms import ALGORITHMS
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.env import Step
 from spnpolicy.training.runs import LoadedRun
@@ -68,13 +69,14 @@ def all_policies(run: LoadedRun, step: Step) -> CircuitDistribution:
     Raises:
         ConfigError: the algorithm has no joint distribution over actions.
     """
-    policy_at: Any = getattr(run.algorithm, "policy_at", None)
-    if policy_at is None:
+    if not ALGORITHMS[run.config.algorithm].has_joint_policy:
+        able = ", ".join(name for name, entry in ALGORITHMS.items() if entry.has_joint_policy)
         raise ConfigError(
-            f"{run.config.algorithm} has no joint distribution over actions to ask. Train spn_ac or mean_field instead."
+            f"{run.config.algorithm} has no joint distribution over actions to ask. Train one that has: {able}."
         )
+    algorithm: Any = run.algorithm
     with torch.no_grad():
-        return policy_at(step)
+        return algorithm.policy_at(step)
 
 
 def ask(policy: CircuitDistribution, evidence: EvidenceByAgent) -> Answer:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from spnpolicy.algorithms import algorithm_class
+from spnpolicy.algorithms import ALGORITHMS
 from spnpolicy.experiments.answers.answers import STATES, write_answers
 from spnpolicy.experiments.benchmarks.curves import draw_curves
 from spnpolicy.experiments.benchmarks.report import write_report
@@ -55,14 +55,14 @@ def present(plan: Plan, folder: Path) -> Presentation:
 
 def _shown_trial(results: Results) -> RunConfig:
     """Return the first seed of the first algorithm with a joint policy, or else of the first algorithm."""
-    with_policy = [name for name in results.evaluations if _has_joint_policy(name)]
+    with_policy = [name for name in results.evaluations if ALGORITHMS[name].has_joint_policy]
     algorithm = [*with_policy, *results.evaluations][0]
     seed = min(results.evaluations[algorithm])
     return next(t for t in results.plan.trials if (t.algorithm, t.train.seed) == (algorithm, seed))
 
 
 def _answers(shown: RunConfig, folder: Path, seed: int, files: dict[str, Path]) -> str:
-    if not _has_joint_policy(shown.algorithm):
+    if not ALGORITHMS[shown.algorithm].has_joint_policy:
         return f"{shown.algorithm} has no joint distribution, so there are no questions to ask it.\n"
     run = load_run(trial_folder(folder, shown), num_envs=STATES)
     if run.env.spec.num_agents < 2:
@@ -70,7 +70,3 @@ def _answers(shown: RunConfig, folder: Path, seed: int, files: dict[str, Path]) 
     files["answers in words"] = folder / "answers.txt"
     files["answers as a picture"] = folder / "answers.png"
     return write_answers(run, folder / "answers.txt", folder / "answers.png", seed=seed)
-
-
-def _has_joint_policy(algorithm: str) -> bool:
-    return hasattr(algorithm_class(algorithm), "policy_at")
