@@ -10,9 +10,9 @@ from factor_q.approximate import (
     mean_field_gradient,
     mini_bucket_maximum,
     structured_mean_field,
+    tree_reweighted,
     weighted_mini_bucket,
 )
-from factor_q.approximate.bounds import tree_reweighted
 from factor_q.circuit_q import CircuitQ, CircuitQCritic
 from factor_q.compile import compile
 from factor_q.critic import FactorQ

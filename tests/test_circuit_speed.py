@@ -12,17 +12,9 @@ import torch
 
 import circuits
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def _benchmarks_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-
 
 def load(name: str) -> ModuleType:
-    return importlib.import_module(name if name == "circuit_speed" else f"circuit_speed_engines.{name}")
+    return importlib.import_module(f"benchmarks.circuit_speed.{name}")
 
 
 def result(engine: str, milliseconds: float | None, **changes: object):
@@ -59,7 +51,7 @@ def test_the_region_tree_is_complete_and_balanced(size: int) -> None:
 )
 def test_our_circuit_has_the_task_s_parameters_and_edges(layer: str, size: int, parameters: int, edges: int) -> None:
     task = load("task").Task.random(layer, size)
-    circuit = load("engine_circuits").build_circuit(task)
+    circuit = load("engines.circuits").build_circuit(task)
     assert (task.num_parameters, task.num_edges) == (parameters, edges)
     assert circuit.num_parameters == parameters
     single = sum(len(leaf) == 1 for leaf in task.leaves)
@@ -69,7 +61,7 @@ def test_our_circuit_has_the_task_s_parameters_and_edges(layer: str, size: int, 
 @pytest.mark.parametrize("layer", ["cp", "tucker"])
 def test_our_adapter_sums_to_one_over_all_values(layer: str) -> None:
     task = load("task").Task.random(layer, 4)
-    adapter = load("engine_circuits").CircuitsAdapter()
+    adapter = load("engines.circuits").CircuitsAdapter()
     model = adapter.build(task)
     values = torch.cartesian_prod(*[torch.arange(task.categories)] * task.size)
     with torch.no_grad():
@@ -78,7 +70,7 @@ def test_our_adapter_sums_to_one_over_all_values(layer: str) -> None:
 
 
 def test_the_check_refuses_what_is_no_distribution() -> None:
-    worker, engine = load("worker"), load("engine_circuits")
+    worker, engine = load("worker"), load("engines.circuits")
 
     class Broken(engine.CircuitsAdapter):
         def log_evidence(self, model: object, evidence: torch.Tensor) -> torch.Tensor:
@@ -102,7 +94,7 @@ def test_the_check_refuses_what_is_no_distribution() -> None:
     "work", ["log_prob", "gradient", "marginal", "sample", "own_log_prob", "own_gradient", "build"]
 )
 def test_the_worker_answers_for_every_work(work: str) -> None:
-    worker = load("worker").Worker(load("engine_circuits").CircuitsAdapter())
+    worker = load("worker").Worker(load("engines.circuits").CircuitsAdapter())
     task = load("task").Task.random("cp", 6)
     assert worker.open(task.record()) == {"parameters": 1104, "edges": 688, "caveat": ""}
     assert worker.prepare(work, 3, 0.0) == {"rows": 3}
@@ -111,7 +103,7 @@ def test_the_worker_answers_for_every_work(work: str) -> None:
 
 
 def test_weights_per_state_get_the_gradient_of_each_state() -> None:
-    worker, engine = load("worker"), load("engine_circuits")
+    worker, engine = load("worker"), load("engines.circuits")
     adapter = engine.CircuitsAdapter()
     model = adapter.build(load("task").Task.random("tucker", 6))
     own = worker.own_weights(adapter.parameters(model), 3, requires_grad=True)
@@ -215,17 +207,17 @@ def test_results_and_pictures_are_written(tmp_path: Path) -> None:
 )
 def test_wrong_options_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        load("circuit_speed").main(arguments)
+        load("__main__").main(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
 
 
 def test_the_whole_program_with_our_engine_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--engines", "circuits-torch", "--sizes", "6", "--batches", "2", "--layers", "cp", "--repeats", "1"]
-    assert load("circuit_speed").main([*arguments, "--seconds", "0.001", "--out", str(tmp_path)]) == 0
+    assert load("__main__").main([*arguments, "--seconds", "0.001", "--out", str(tmp_path)]) == 0
     assert "[  7/7] cp n=6 batch=2 own_gradient: circuits" in capsys.readouterr().out
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "python benchmarks/circuit_speed.py --engines circuits-torch --sizes 6" in text
+    assert "python -m benchmarks.circuit_speed --engines circuits-torch --sizes 6" in text
     assert str(tmp_path) not in text
     assert {path.name for path in tmp_path.iterdir()} == {
         "README.md",

@@ -3,7 +3,6 @@
 import importlib
 import itertools
 import math
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -27,14 +26,8 @@ LOWER = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _benchmarks_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-
-
 def load(name: str) -> ModuleType:
-    return importlib.import_module(name)
+    return importlib.import_module(f"benchmarks.elbo.{name}")
 
 
 def row(model: str, method: str, value: float | None, *, log_z: float | None = 10.0, **changes):
@@ -43,7 +36,7 @@ def row(model: str, method: str, value: float | None, *, log_z: float | None = 1
     fields = {"kind": kinds.get(method, "lower"), "budget": 1.0, "seed": 0, "value": value, "most_parameters": 100}
     if method.startswith(("keep_set", "fit_structure", "published")):
         fields["parameters"] = 90
-    return load("elbo_results").Row(group, model, 4, 3, log_z, method, **{**fields, **changes})
+    return load("results").Row(group, model, 4, 3, log_z, method, **{**fields, **changes})
 
 
 def small_model(seed: int, *, forbidden: bool = False) -> tuple[Factors, float]:
@@ -63,12 +56,12 @@ def small_model(seed: int, *, forbidden: bool = False) -> tuple[Factors, float]:
 @pytest.mark.parametrize("copies", [1, 3, 32])
 def test_published_weights_are_those_of_the_circuit(cards: tuple[int, ...], copies: int) -> None:
     built = structures.selective(cards, copies=copies, seed=None)
-    assert load("elbo_models").published_weights(cards, copies) == built.num_parameters
+    assert load("models").published_weights(cards, copies) == built.num_parameters
 
 
 def test_observed_variables_are_dropped_and_the_rest_keeps_its_values() -> None:
     factors, _ = small_model(1)
-    left = load("elbo_models").without_observed(factors, {1: 2, 3: 0})
+    left = load("models").without_observed(factors, {1: 2, 3: 0})
     assert left.cardinalities == (2, 2, 3)
     for u in itertools.product(range(2), range(2), range(3)):
         whole = torch.tensor([u[0], 2, u[1], 0, u[2]])
@@ -76,7 +69,7 @@ def test_observed_variables_are_dropped_and_the_rest_keeps_its_values() -> None:
 
 
 def test_every_model_of_the_index_is_listed_and_grids_are_named() -> None:
-    models = load("elbo_models")
+    models = load("models")
     names = [model.name for model in models.uai_models()]
     files = [*FOLDER.glob("uai_models/*.uai"), *FOLDER.glob("uai_models/own/*.uai")]
     assert sorted(names) == sorted(file.stem for file in files)
@@ -88,7 +81,7 @@ def test_every_model_of_the_index_is_listed_and_grids_are_named() -> None:
 
 @pytest.mark.parametrize("forbidden", [False, True])
 def test_every_method_keeps_to_its_side_of_log_z(forbidden: bool) -> None:
-    methods = load("elbo_methods")
+    methods = load("methods")
     factors, log_z = small_model(2, forbidden=forbidden)
     problem = methods.Problem(factors, 0.05, 0)
     known = methods.methods([2])
@@ -104,7 +97,7 @@ def test_every_method_keeps_to_its_side_of_log_z(forbidden: bool) -> None:
 
 
 def test_published_training_reaches_what_its_circuit_can_hold() -> None:
-    published = load("elbo_published")
+    published = load("published")
     factors, log_z = small_model(3)
     circuit = published.published_circuit(factors, 1000)
     for train in (published.train_as_published, published.train_annealed):
@@ -118,7 +111,7 @@ def test_published_training_reaches_what_its_circuit_can_hold() -> None:
 
 
 def test_keep_set_has_no_more_weights_than_allowed() -> None:
-    methods = load("elbo_methods")
+    methods = load("methods")
     factors, _ = small_model(4)
     problem = methods.Problem(factors, 0.05, 0)
     outcome = methods.keep_set(2)(problem)
@@ -129,19 +122,19 @@ def test_keep_set_has_no_more_weights_than_allowed() -> None:
 
 def test_restarts_end_after_five_chunks_that_bring_nothing() -> None:
     values = iter([1.0, 2.0, 1.5, 2.0 + 1e-12, 2.0, 3.0, *[2.9] * 20])
-    best, chunks, curve = load("elbo_methods").restarted(lambda seconds: next(values), math.inf)
+    best, chunks, curve = load("methods").restarted(lambda seconds: next(values), math.inf)
     assert (best, chunks, len(curve)) == (3.0, 11, 11)
-    assert load("elbo_methods").restarted(lambda seconds: 1.0, 0.0)[1] == 1
+    assert load("methods").restarted(lambda seconds: 1.0, 0.0)[1] == 1
 
 
 def test_a_method_that_takes_too_long_is_given_up() -> None:
-    elbo = load("elbo")
+    elbo = load("__main__")
 
     def endless(problem: object) -> None:
         while True:
             sum(range(1000))
 
-    method = load("elbo_methods").Method("lower", endless, "")
+    method = load("methods").Method("lower", endless, "")
     outcome, error, _ = elbo.attempt(method, None, 0.05)
     assert outcome is None
     assert error == "GivenUpError: given up after 0.05 s of processor time"
@@ -162,11 +155,11 @@ def test_a_method_that_takes_too_long_is_given_up() -> None:
     ],
 )
 def test_a_bound_on_the_wrong_side_is_found(method: str, value: float, wrong: bool) -> None:
-    assert bool(load("elbo_results").violation(row("a", method, value))) == wrong
+    assert bool(load("results").violation(row("a", method, value))) == wrong
 
 
 def test_rows_come_back_from_the_file_as_they_were(tmp_path: Path) -> None:
-    results = load("elbo_results")
+    results = load("results")
     rows = [
         row("ising 4x4 s=1", "mean_field", 1 / 3, note="20 restarts, all alike", steps=3),
         row("x", "published", -math.inf, parameters=1536, seconds=0.1 + 0.2),
@@ -182,7 +175,7 @@ def test_rows_come_back_from_the_file_as_they_were(tmp_path: Path) -> None:
 
 
 def test_thinned_curves_rise_and_keep_their_end() -> None:
-    thinned = load("elbo_results").thinned
+    thinned = load("results").thinned
     curve = [(0.001 * i, -math.inf if i < 3 else math.sin(i) + i / 1000) for i in range(1, 5000)]
     kept = thinned(curve)
     values = [value for _, value in kept]
@@ -197,7 +190,7 @@ def marks(*rows: object) -> list[str]:
     groups = {"ising": [], "uai": [], "weights": []}
     for one in rows:
         groups[one.group].append(one)
-    return [line.mark for line in load("elbo_verdict").acceptance(groups)]
+    return [line.mark for line in load("verdict").acceptance(groups)]
 
 
 def test_acceptance_compares_with_a_third_of_the_published_gap() -> None:
@@ -239,7 +232,7 @@ def test_acceptance_of_one_grid_and_of_wrong_bounds() -> None:
 
 
 def test_counts_and_estimates_closer_than_the_bound() -> None:
-    verdict = load("elbo_verdict")
+    verdict = load("verdict")
     models = verdict.by_model(
         [
             row("a", "keep_set 32", 9.0), row("a", "mean_field", 9.0), row("a", "loopy_bp", 10.5),
@@ -255,14 +248,12 @@ def test_counts_and_estimates_closer_than_the_bound() -> None:
 
 def test_what_overran_its_budget_is_named() -> None:
     late = row("a", "keep_set 32", 1.0, seconds=1.26), row("a", "elimination", 10.0, seconds=9.0)
-    assert (
-        load("elbo_report").over_budget([*late, row("b", "mean_field", 1.0, seconds=1.2)]) == "- a, keep_set 32: 1.3 s"
-    )
+    assert load("report").over_budget([*late, row("b", "mean_field", 1.0, seconds=1.2)]) == "- a, keep_set 32: 1.3 s"
 
 
 def run(folder: Path, *more: str) -> None:
     options = ["--set", "ising", "--sizes", "2", "3", "--strengths", "1", "--labels", "2", "--memory", "0"]
-    load("elbo").main([*options, "--output", str(folder), "--seconds", "0.02", *more])
+    load("__main__").main([*options, "--output", str(folder), "--seconds", "0.02", *more])
 
 
 def test_a_run_writes_everything_and_a_second_one_measures_nothing(
@@ -283,7 +274,7 @@ def test_a_run_writes_everything_and_a_second_one_measures_nothing(
     def fail(*_: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(load("elbo"), "attempt", fail)
+    monkeypatch.setattr(load("__main__"), "attempt", fail)
     run(tmp_path)
     assert (tmp_path / "elbo_ising.csv").read_text() == first
     with pytest.raises(AssertionError, match="measured again"):
@@ -291,7 +282,7 @@ def test_a_run_writes_everything_and_a_second_one_measures_nothing(
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    elbo, calls = load("elbo"), []
+    elbo, calls = load("__main__"), []
     attempt = elbo.attempt
 
     def interrupted(method, problem, limit):
@@ -305,7 +296,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch
         run(tmp_path)
     run(tmp_path)
     assert len(calls) == 22 + 1
-    rows = load("elbo_results").Table(tmp_path / "elbo_ising.csv", load("elbo_results").Row).records
+    rows = load("results").Table(tmp_path / "elbo_ising.csv", load("results").Row).records
     assert len({one.key for one in rows}) == len(rows) == 22
     assert all(one.log_z is not None for one in rows)
 
@@ -315,12 +306,12 @@ def test_what_fails_is_a_row_with_the_reason(tmp_path: Path, monkeypatch: pytest
         raise NotTractableError("too wide, by far\n    Give more.")
 
     def cheat(problem: object) -> object:
-        return load("elbo_methods").Outcome(1e6)
+        return load("methods").Outcome(1e6)
 
-    elbo, found = load("elbo"), load("elbo_methods").methods([2])
+    elbo, found = load("__main__"), load("methods").methods([2])
     found = {name: method for name, method in found.items() if name in ("elimination", "clique_tree", "mean_field")}
-    found["clique_tree"] = load("elbo_methods").Method("lower", refuse, "")
-    found["mean_field"] = load("elbo_methods").Method("lower", cheat, "")
+    found["clique_tree"] = load("methods").Method("lower", refuse, "")
+    found["mean_field"] = load("methods").Method("lower", cheat, "")
     monkeypatch.setattr(elbo, "methods", lambda labels: found)
     run(tmp_path)
     text = (tmp_path / "README.md").read_text()
@@ -336,19 +327,19 @@ def test_pictures_of_failures_infinities_and_unknown_log_z(tmp_path: Path) -> No
     rows += [row(name, "keep_set 32", 10.0 - 1.0 / i) for i, name in enumerate(names, 1)]
     rows += [row(names[0], "loopy_bp", 1e3), row(names[1], "mean_field", None, error="no")]
     rows.append(row("nobody knows", "keep_set 32", 1.0, log_z=None))
-    point = load("elbo_results").Point
+    point = load("results").Point
     curves = [point(name, "keep_set 32", 0.1 * i, 9.0, 1.0 / i) for name in names for i in (1, 2)]
     curves.append(point("nobody knows", "keep_set 32", 0.1, 1.0, None))
     groups = {g: [one for one in rows if one.group == g] for g in ("ising", "uai")}
     groups["weights"] = [row(names[0], f"keep_set {n}", 10.0 - 1 / n, parameters=n * 100) for n in (1, 2, 4)]
-    load("elbo_plots").draw_all(groups, curves, tmp_path)
+    load("plots").draw_all(groups, curves, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         "gap_overview.png", "gap_against_time.png", "gap_against_weights.png",
     }  # fmt: skip
 
 
 def test_options_out_of_range_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    read = load("elbo").read_options
+    read = load("__main__").read_options
     assert read(["--quick"]).seconds == 5.0
     assert read(["--quick"]).output != read([]).output
     for wrong in (["--labels", "0"], ["--seconds", "-1"], ["--sizes", "0"]):

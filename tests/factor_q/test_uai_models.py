@@ -3,14 +3,13 @@
 import csv
 import gc
 import hashlib
-import importlib.util
 from functools import lru_cache
-from pathlib import Path
 
 import pytest
 import solve_with_toulbar2 as by_hand
 import torch
 
+from benchmarks.elbo.ising import ising_grid
 from factor_q import Factors, log_partition, max_assignment
 from factor_q.queries.condition import condition
 from factor_q.uai.evidence import read_uai_evidence
@@ -99,33 +98,24 @@ def test_the_index_describes_the_files(name: str) -> None:
         assert len(cards) - len(evidence) == int(row["n_free_after_evidence"])
 
 
-@lru_cache(maxsize=1)
-def ising():
-    path = Path(__file__).parents[2] / "benchmarks" / "ising.py"
-    spec = importlib.util.spec_from_file_location("ising", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(
     ("side", "strength", "log_z"),
     [(4, 1.0, 14.287), (4, 2.0, 21.574), (8, 1.0, 60.914), (10, 2.0, 152.387), (16, 1.0, 249.244)],
 )
 def test_ising_grids_are_the_published_ones(side: int, strength: float, log_z: float) -> None:
-    f = ising().ising_grid(side, side, strength)
+    f = ising_grid(side, side, strength)
     assert f.graph.num_factors == 2 * side * (side - 1)
     assert log_partition(f).item() == pytest.approx(log_z, abs=5e-4)
 
 
 def test_ising_grids_by_hand() -> None:
-    f = ising().ising_grid(2, 3, 2.0, seed=7, mode="ferromagnetic")
+    f = ising_grid(2, 3, 2.0, seed=7, mode="ferromagnetic")
     assert f.scopes == ((0, 1), (0, 3), (1, 2), (1, 4), (2, 5), (3, 4), (4, 5))
     up = f(torch.ones(6, dtype=torch.long)).item()
     assert up == f(torch.zeros(6, dtype=torch.long)).item() == f.max()[0].item()
     assert all(0 < table[0, 0].item() < 2 and table[0, 1] == -table[0, 0] for _, table in f)
-    mixed = ising().ising_grid(2, 3, 2.0, seed=7)
+    mixed = ising_grid(2, 3, 2.0, seed=7)
     assert any(table[0, 0] < 0 for _, table in mixed)
     # Both couplings come from the same uniform numbers: w = s (2 r - 1) and w = s r.
     torch.testing.assert_close(mixed.flat[::4], 2 * f.flat[::4] - 2.0)
-    assert ising().ising_grid(1, 1, 1.0).graph.num_factors == 0
+    assert ising_grid(1, 1, 1.0).graph.num_factors == 0

@@ -10,7 +10,7 @@ import torch
 
 import circuits
 import factor_q
-from benchmarks.ising import ising_grid
+from benchmarks.elbo.ising import ising_grid
 from circuits.engine.passes import normalize
 from factor_q import FactorGraph, Factors, NotTractableError, StructureError, fit_structure, maximize_elbo
 from factor_q.variational import FITTED_STRUCTURES, factor_informations, factor_strengths

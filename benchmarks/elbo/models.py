@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ising import ising_grid
-
+from benchmarks.elbo.ising import ising_grid
 from factor_q import FactorGraph, Factors, read_uai, read_uai_evidence
 
-FOLDER = Path(__file__).parent / "uai_models"
+FOLDER = Path(__file__).parents[1] / "uai_models"
 QUICK_UAI = ("Promedus_24", "relational_3", "Grids_12", "ObjectDetection_46", "ising_8x8_mixed_s1", "complete_n6_k4")
 
 

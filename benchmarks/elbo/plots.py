@@ -10,9 +10,10 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
-from elbo_results import Point, Row
-from elbo_verdict import OURS, PUBLISHED, by_model, is_ours, ours, tightest
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from benchmarks.elbo.results import Point, Row
+from benchmarks.elbo.verdict import OURS, PUBLISHED, by_model, is_ours, ours, tightest
 
 FLOOR = 1e-9
 COLORS = {

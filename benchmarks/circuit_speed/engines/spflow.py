@@ -11,9 +11,9 @@ from spflow.modules.rat.factorize import Factorize
 from spflow.zoo.einet import Einet
 from torch import Tensor
 
-from circuit_speed_engines.adapter import ModuleAdapter, with_nan
-from circuit_speed_engines.task import Task
-from circuit_speed_engines.worker import serve
+from benchmarks.circuit_speed.adapter import ModuleAdapter, with_nan
+from benchmarks.circuit_speed.task import Task
+from benchmarks.circuit_speed.worker import serve
 
 
 class SPFlowAdapter(ModuleAdapter):

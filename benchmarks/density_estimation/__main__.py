@@ -1,9 +1,9 @@
 """Compare learners by the log-likelihood of held-out rows, on data whose true distribution is known.
 
-    python benchmarks/density_estimation.py --out benchmarks/results/density_estimation     # minutes on one core
-    python benchmarks/density_estimation.py --rows 400 --data topics --methods chow_liu cutset
+    python -m benchmarks.density_estimation --out benchmarks/results/density_estimation     # minutes on one core
+    python -m benchmarks.density_estimation --rows 400 --data topics --methods chow_liu cutset
 
-The data is generated (see density_data.py: a Bayesian network, an Ising grid, a hidden Markov model, a topic mixture,
+The data is generated (see data_sets.py: a Bayesian network, an Ising grid, a hidden Markov model, a topic mixture,
 a switching chain, a decision tree). It is not the twenty public data sets that papers report on, so its numbers do not
 compare with theirs. In exchange the truth is known: `gap` is the mean over test rows of log p_true - log p_learned, an
 unbiased estimate of the Kullback-Leibler divergence from the truth to what was learned, in nats per row; 0 is perfect.
@@ -23,11 +23,11 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import torch
-from density_data import DATA_SETS
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from benchmarks.density_estimation.data_sets import DATA_SETS
 from circuits import Circuit, CircuitDistribution, learning, operations, structures
 
 mpl.use("Agg")
@@ -188,7 +188,7 @@ def as_markdown(results: list[Result], options: argparse.Namespace, command: str
         f"seed {options.seed}; torch {torch.__version__}, one thread, {platform.machine()}.",
         "",
         "None of these are the public data sets of the literature: all are drawn from known distributions "
-        "(benchmarks/density_data.py).",
+        "(benchmarks/density_estimation/data_sets.py).",
         "",
         "Gap to the truth, nats per test row (0 is perfect; smaller is better; the best is bold):",
         "",
@@ -234,7 +234,11 @@ def draw(results: list[Result], path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.density_estimation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--rows", type=int, default=2_000, help="rows to learn from; as many to test, a quarter to watch"
     )
@@ -258,7 +262,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         for name in options.data:
             results += measure(name, options.methods, options, advance)
-    command = f"python benchmarks/density_estimation.py --rows {options.rows} --epochs {options.epochs}"
+    command = f"python -m benchmarks.density_estimation --rows {options.rows} --epochs {options.epochs}"
     text = as_markdown(results, options, command)
     print("\n" + text)
     if options.out is not None:

@@ -1,4 +1,4 @@
-"""Data sets with a known truth for benchmarks/density_estimation.py: every row comes with its exact log-probability.
+"""Data sets with a known truth: every row comes with its exact log-probability.
 
 All are generated; there is no public data among them. Each set is a function of a generator and a size, and returns
 rows, their log-probabilities in nats, and the cardinalities.

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from elbo_methods import methods
-from elbo_results import Row
-from elbo_verdict import OURS, acceptance, by_model, closer_estimates, counts, ours
+
+from benchmarks.elbo.methods import methods
+from benchmarks.elbo.results import Row
+from benchmarks.elbo.verdict import OURS, acceptance, by_model, closer_estimates, counts, ours
 
 TITLES = {"ising": "Ising grids", "uai": "UAI models, evidence applied"}
 OVERRUN = 1.25

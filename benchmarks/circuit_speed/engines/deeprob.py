@@ -10,9 +10,9 @@ from deeprob.spn.models import ratspn
 from deeprob.utils.region import RegionGraph
 from torch import Tensor, nn
 
-from circuit_speed_engines.adapter import ModuleAdapter, with_nan
-from circuit_speed_engines.task import Task
-from circuit_speed_engines.worker import serve
+from benchmarks.circuit_speed.adapter import ModuleAdapter, with_nan
+from benchmarks.circuit_speed.task import Task
+from benchmarks.circuit_speed.worker import serve
 
 
 class _Leaf:

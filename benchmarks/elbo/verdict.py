@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from elbo_results import TOLERANCE, Row
+from benchmarks.elbo.results import TOLERANCE, Row
 
 OURS = "ours"
 RIVALS = ("mean_field", "structured_mean_field")

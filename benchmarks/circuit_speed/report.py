@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from circuit_speed_engines.engines import ENGINES
-from circuit_speed_engines.results import WORKS, Cell, Result
+from benchmarks.circuit_speed.engines import ENGINES
+from benchmarks.circuit_speed.results import WORKS, Cell, Result
 
 TITLES = {
     "build": "Build",

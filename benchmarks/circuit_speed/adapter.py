@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from circuit_speed_engines.task import Task
+from benchmarks.circuit_speed.task import Task
 
 
 class Adapter:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuit_speed_engines.adapter import Adapter
-from circuit_speed_engines.task import Task
+from benchmarks.circuit_speed.adapter import Adapter
+from benchmarks.circuit_speed.task import Task
 
 MEMORY = "CIRCUIT_SPEED_MEMORY"
 """Environment variable: GiB that a worker may allocate."""

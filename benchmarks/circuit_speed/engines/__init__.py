@@ -30,23 +30,23 @@ class Engine:
 ENGINES = {
     engine.name: engine
     for engine in (
-        Engine("circuits", "engine_circuits", ("native",), note="this project, with its machine code"),
-        Engine("circuits-torch", "engine_circuits", ("torch",), note="this project through torch alone"),
+        Engine("circuits", "circuits", ("native",), note="this project, with its machine code"),
+        Engine("circuits-torch", "circuits", ("torch",), note="this project through torch alone"),
         Engine(
             "libcirkit",
-            "engine_libcirkit",
+            "libcirkit",
             installs=((TORCH,), ("libcirkit==0.3.1", TORCH)),
             note="cirkit; folded and optimised, cp is its `cp-t` layer",
         ),
         Engine(
             "spflow",
-            "engine_spflow",
+            "spflow",
             installs=((TORCH,), ("spflow==1.1.0", TORCH)),
             note="SPFlow 1, `Einet`; cp is its `linsum` layer, tucker its `einsum` layer",
         ),
         Engine(
             "deeprob-kit",
-            "engine_deeprob",
+            "deeprob",
             # Without its dependencies: torchvision would bring another torch.
             installs=(
                 (TORCH,),

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from elbo_models import published_weights
-from elbo_published import Curve, published_circuit, train_annealed, train_as_published
 
 import factor_q
+from benchmarks.elbo.models import published_weights
+from benchmarks.elbo.published import Curve, published_circuit, train_annealed, train_as_published
 from factor_q import Factors
 from factor_q.approximate.mean_field.blocks import BlockRule, grid_columns
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from circuit_speed_engines.adapter import Adapter
-from circuit_speed_engines.task import Task
-from circuit_speed_engines.worker import serve
+from benchmarks.circuit_speed.adapter import Adapter
+from benchmarks.circuit_speed.task import Task
+from benchmarks.circuit_speed.worker import serve
 from circuits import Circuit, CircuitBuilder, CircuitDistribution
 from circuits.engine import native
 

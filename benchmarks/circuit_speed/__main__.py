@@ -1,8 +1,8 @@
 """Time this project's circuits beside other engines on the same circuits, in one run.
 
-    python benchmarks/circuit_speed.py                              # all of it: about 8 minutes
-    python benchmarks/circuit_speed.py --sizes 6 20 --batches 256   # a part: about 1 minute
-    python benchmarks/circuit_speed.py --engines circuits libcirkit --layers cp
+    python -m benchmarks.circuit_speed                              # all of it: about 8 minutes
+    python -m benchmarks.circuit_speed --sizes 6 20 --batches 256   # a part: about 1 minute
+    python -m benchmarks.circuit_speed --engines circuits libcirkit --layers cp
 
 The circuit is one random balanced binary region tree of depth floor(log2 n) over n variables of 6 values each, the same
 tree for every engine. `cp` layers multiply the i-th nodes of two halves, `tucker` layers all pairs, and every region
@@ -30,11 +30,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from circuit_speed_engines import report
-from circuit_speed_engines.engines import ENGINES, ready_python
-from circuit_speed_engines.process import Process, command_of
-from circuit_speed_engines.results import WORKS, Cell, Result, times, write_csv
-from circuit_speed_engines.task import UNITS, Task
+from benchmarks.circuit_speed import report
+from benchmarks.circuit_speed.engines import ENGINES, ready_python
+from benchmarks.circuit_speed.process import Process, command_of
+from benchmarks.circuit_speed.results import WORKS, Cell, Result, times, write_csv
+from benchmarks.circuit_speed.task import UNITS, Task
 
 COPIES = 8
 """Tensors of the size of all weights that a gradient to weights of every state's own may hold at a time."""
@@ -58,7 +58,9 @@ def at_least(lowest: float, kind: Callable[[str], Any]) -> Callable[[str], Any]:
 def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "circuit_speed"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.circuit_speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--sizes", type=at_least(4, int), nargs="+", default=[6, 20, 100, 500], help="numbers of variables, 4 or more")
     add("--batches", type=at_least(1, int), nargs="+", default=[1, 256, 1024], help="states in a batch")
@@ -246,7 +248,7 @@ def shown_command(arguments: Sequence[str]) -> str:
             skip = not skip and "=" not in argument
             continue
         kept.append(argument)
-    return " ".join(["python benchmarks/circuit_speed.py", *kept])
+    return " ".join(["python -m benchmarks.circuit_speed", *kept])
 
 
 def drawn(results: Sequence[Result]) -> list[tuple[str, str]]:
@@ -297,7 +299,7 @@ def _version(run: Run, name: str) -> str:
 
 def write(run: Run, arguments: Sequence[str]) -> None:
     """Write the results, the tables and the pictures."""
-    from circuit_speed_engines import plots
+    from benchmarks.circuit_speed import plots
 
     folder: Path = run.options.out
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,9 +11,9 @@ from cirkit.templates.region_graph import PartitionNode, RegionGraph, RegionNode
 from cirkit.templates.utils import Parameterization, name_to_input_layer_factory, parameterization_to_factory
 from torch import Tensor
 
-from circuit_speed_engines.adapter import ModuleAdapter
-from circuit_speed_engines.task import Task
-from circuit_speed_engines.worker import serve
+from benchmarks.circuit_speed.adapter import ModuleAdapter
+from benchmarks.circuit_speed.task import Task
+from benchmarks.circuit_speed.worker import serve
 
 
 def region_graph(task: Task) -> RegionGraph:

@@ -1,10 +1,10 @@
 """Lower bounds of log Z side by side, each method under the same time budget, on models whose log Z is known.
 
-    python benchmarks/elbo.py                       # all models, 30 s per method and model: hours on one core
-    python benchmarks/elbo.py --set ising --sizes 8 --strengths 2
-    python benchmarks/elbo.py --quick               # a look: few models, 5 s each
+    python -m benchmarks.elbo                       # all models, 30 s per method and model: hours on one core
+    python -m benchmarks.elbo --set ising --sizes 8 --strengths 2
+    python -m benchmarks.elbo --quick               # a look: few models, 5 s each
 
-Ising grids (benchmarks/ising.py) and the models of benchmarks/uai_models, evidence applied. Ours are circuits fitted
+Ising grids (benchmarks.elbo.ising) and the models of benchmarks/uai_models, evidence applied. Ours are circuits fitted
 to the factors (`factor_q.fit_structure`) with at most as many weights as the published construction, and clique trees
 where they fit; beside them the published construction, mean field, structured mean field, an estimate (loopy belief
 propagation) and two upper bounds. One process, one thread, float64. A lower bound above log Z + 1e-9 is an error.
@@ -25,13 +25,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from elbo_methods import Method, Outcome, Problem, methods, sweep_methods
-from elbo_models import QUICK_UAI, Model, ising_models, uai_models
-from elbo_plots import draw_all
-from elbo_report import write_report
-from elbo_results import Point, Row, Table, thinned, violation
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.elbo.methods import Method, Outcome, Problem, methods, sweep_methods
+from benchmarks.elbo.models import QUICK_UAI, Model, ising_models, uai_models
+from benchmarks.elbo.plots import draw_all
+from benchmarks.elbo.report import write_report
+from benchmarks.elbo.results import Point, Row, Table, thinned, violation
+
+RESULTS = Path(__file__).parents[1] / "results"
 SWEEPS = ("ising 8x8 s=2", "ising 16x16 s=1")
 """Models on which the gap is measured against the number of weights."""
 
@@ -169,7 +170,9 @@ def line_of(row: Row) -> str:
 
 def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.elbo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--set", choices=("ising", "uai", "all"), default="all", help="which models")
     add("--sizes", type=int, nargs="+", default=[4, 6, 8, 10, 12, 16], help="rows, and as many columns, of Ising grids")
@@ -194,7 +197,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.output = options.output or RESULTS / ("elbo_quick" if options.quick else "elbo")
     if options.seconds <= 0 or min(options.labels) < 1 or min(options.sizes) < 1:
         parser.error("--seconds must be positive, --labels and --sizes at least 1.")
-    options.command = "python benchmarks/elbo.py " + " ".join(sys.argv[1:] if arguments is None else arguments)
+    options.command = "python -m benchmarks.elbo " + " ".join(sys.argv[1:] if arguments is None else arguments)
     return options
 
 

@@ -10,15 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from circuit_speed_engines.engines import Engine
+from benchmarks.circuit_speed.engines import Engine
 
-_HERE = Path(__file__).parent
+_ROOT = Path(__file__).parents[2]
 _START_SECONDS = 120.0
 
 
 def command_of(engine: Engine, python: Path) -> list[str]:
     """Return the command that runs an engine's worker with the Python of its environment."""
-    return [str(python), "-m", f"{_HERE.name}.{engine.module}", *engine.arguments]
+    return [str(python), "-m", f"benchmarks.circuit_speed.engines.{engine.module}", *engine.arguments]
 
 
 class Process:
@@ -51,7 +51,7 @@ class Process:
         if self._process is None:
             self._process = subprocess.Popen(
                 self._command,
-                cwd=_HERE.parent,
+                cwd=_ROOT,
                 env=self._environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -1,1 +1,0 @@
-"""What `circuit_speed.py` runs: one adapter per engine, and the parts that they share."""
