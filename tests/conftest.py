@@ -1,6 +1,7 @@
 """Settings that every test shares."""
 
 import os
+from collections import Counter
 
 import hypothesis
 import jaxtyping
@@ -27,8 +28,19 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("project")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest in one piece: at the end it would keep one process busy and the others idle."""
+    """Mark the cases that `one_in` leaves to the long runs, and begin with what takes longest in one piece.
+
+    At the end that would keep one process busy and the others idle.
+    """
+    seen: Counter[str] = Counter()
+    for item in items:
+        if (share := item.get_closest_marker("one_in")) is not None:
+            test = item.nodeid.partition("[")[0]
+            if seen[test] % share.args[0]:
+                item.add_marker(pytest.mark.full)
+            seen[test] += 1
     items.sort(key=lambda item: item.path.name != "test_readme.py")
 
 

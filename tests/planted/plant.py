@@ -65,7 +65,7 @@ def copy_checkout(folder: Path) -> None:
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
     names = set(filter(None, listed.decode().split("\0")))
-    names |= {str(path.relative_to(ROOT)) for path in (ROOT / "circuits" / "native").glob("*.so")}
+    names |= {str(path.relative_to(ROOT)) for path in (ROOT / "circuits" / "engine" / "native").glob("*.so")}
     for name in sorted(names):
         if (ROOT / name).is_file():  # it may be deleted and not committed
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def check_imports(folder: Path) -> list[str]:
 
 def run_tests(folder: Path, tests: Sequence[str], seconds: float, *options: str) -> Run:
     """Run pytest in a copy; everything that it started is ended with it."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--tb=no", *options]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow and not full", "-p", "no:cacheprovider", "--tb=no", *options]
     start = time.monotonic()
     process = subprocess.Popen(
         [*command, f"--timeout={SECONDS_PER_TEST}", *tests],

@@ -46,16 +46,17 @@ def test_its_tests_exist(bug: Bug):
 
 
 @cache
-def slow_functions_of(path: Path) -> set[str]:
+def long_functions_of(path: Path) -> set[str]:
     functions = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef)]
-    return {node.name for node in functions if "pytest.mark.slow" in map(ast.unparse, node.decorator_list)}
+    marks = {"pytest.mark.slow", "pytest.mark.full"}
+    return {node.name for node in functions if marks & {ast.unparse(mark) for mark in node.decorator_list}}
 
 
 @pytest.mark.parametrize("bug", PARAMETERS)
 def test_its_tests_run_every_time(bug: Bug):
     for test in bug.tests:
         path, _, function = test.partition("[")[0].partition("::")
-        assert not function or function not in slow_functions_of(ROOT / path), f"{test} is slow"
+        assert not function or function not in long_functions_of(ROOT / path), f"{test} is not in `make test`"
 
 
 @pytest.mark.parametrize(

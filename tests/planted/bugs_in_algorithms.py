@@ -1,0 +1,143 @@
+"""Bugs in algorithms that other lists leave out: proposals, payoffs, returns, minibatches."""
+
+from tests.planted.bug import Bug
+
+BUGS = (
+    Bug(
+        "aql: the target values its own choice",
+        "spnpolicy/algorithms/aql.py",
+        "_, largest = nearest.best_of(self.target_values, batch.next_state, candidates)",
+        "_, largest = nearest.best_of(self.values, batch.next_state, candidates)",
+        ("tests/spnpolicy/test_aql.py",),
+    ),
+    Bug(
+        "aql: no uniform candidates",
+        "spnpolicy/algorithms/aql.py",
+        "return torch.cat([proposed, uniform], -2)",
+        "return torch.cat([proposed, proposed], -2)",
+        ("tests/spnpolicy/test_aql.py",),
+    ),
+    Bug(
+        "aql: entropy is punished",
+        "spnpolicy/algorithms/aql.py",
+        "loss = -mean_of_valid(log_prob + self.config.entropy_weight * entropy, batch.valid)",
+        "loss = -mean_of_valid(log_prob - self.config.entropy_weight * entropy, batch.valid)",
+        ("tests/spnpolicy/test_aql.py",),
+    ),
+    Bug(
+        "dcg: a pair is seen in one direction",
+        "spnpolicy/algorithms/dcg.py",
+        "both = payoffs[..., :pairs, :, :] + payoffs[..., pairs:, :, :].transpose(-1, -2)",
+        "both = payoffs[..., :pairs, :, :] + payoffs[..., :pairs, :, :]",
+        ("tests/spnpolicy/test_dcg.py",),
+    ),
+    Bug(
+        "dcg: a state without actions has a value",
+        "spnpolicy/algorithms/dcg.py",
+        "return zero_where_stuck(factors(best) + target.offset(batch.next_state), available)",
+        "return factors(best) + target.offset(batch.next_state)",
+        (
+            "tests/spnpolicy/test_dcg.py",
+            "tests/spnpolicy/test_algorithms.py",
+        ),
+    ),
+    Bug(
+        "policies: entropy without its sign",
+        "spnpolicy/maths/categorical.py",
+        "return numerics.entropy_term(log_probs, log_probs.exp()).sum(-1)",
+        "return -numerics.entropy_term(log_probs, log_probs.exp()).sum(-1)",
+        ("tests/spnpolicy/test_categorical.py",),
+    ),
+    Bug(
+        "policies: means over impossible actions",
+        "spnpolicy/maths/categorical.py",
+        "return numerics.weighted(log_probs.exp(), values).sum(-1)",
+        "return (log_probs.exp() * values).sum(-1)",
+        (
+            "tests/spnpolicy/test_categorical.py",
+            "tests/spnpolicy/test_coma.py",
+        ),
+    ),
+    Bug(
+        "nearest: a smaller set of beginnings",
+        "spnpolicy/networks/nearest.py",
+        "first, second = (a[:, None] * b <= count).nonzero(as_tuple=True)",
+        "first, second = (a[:, None] * b < count).nonzero(as_tuple=True)",
+        ("tests/spnpolicy/test_nearest.py",),
+    ),
+    Bug(
+        "nearest: actions that do not exist are near",
+        "spnpolicy/networks/nearest.py",
+        "return squares.masked_fill(~self.exists, math.inf)",
+        "return squares",
+        ("tests/spnpolicy/test_nearest.py",),
+    ),
+    Bug(
+        "features: waves of one length",
+        "spnpolicy/networks/features.py",
+        "rates = torch.arange(1, self.frequencies + 1,",
+        "rates = 1 + 0 * torch.arange(1, self.frequencies + 1,",
+        ("tests/spnpolicy/test_features.py",),
+    ),
+    Bug(
+        "mean field: forbidden actions are worth nothing special",
+        "spnpolicy/algorithms/mean_field.py",
+        "table.where(exists[..., scope[0], : table.shape[-1]], FORBIDDEN * temperature) if len(scope) == 1 else table",
+        "table",
+        ("tests/spnpolicy/test_mean_field.py",),
+    ),
+    Bug(
+        "reinforce: returns of episodes that are not over count",
+        "spnpolicy/algorithms/reinforce.py",
+        "return return_t.where(known, 0.0), complete",
+        "return return_t, torch.ones_like(complete)",
+        ("tests/spnpolicy/test_policy_gradient.py",),
+    ),
+    Bug(
+        "reinforce: a time limit is always an end",
+        "spnpolicy/algorithms/reinforce.py",
+        "is_end = batch.ended & batch.valid & (batch.terminated | time_limit_ends)",
+        "is_end = batch.ended & batch.valid",
+        ("tests/spnpolicy/test_policy_gradient.py",),
+    ),
+    Bug(
+        "vdn: the largest utility instead of their sum",
+        "spnpolicy/algorithms/vdn.py",
+        "return returns.greedy_value(utility_tp1, batch.next_available_actions, selector_tp1=selector).sum(-1)",
+        "return returns.greedy_value(utility_tp1, batch.next_available_actions, selector_tp1=selector).amax(-1)",
+        (
+            "tests/spnpolicy/test_value_baselines.py",
+            "tests/spnpolicy/test_algorithms.py::test_vdn_learns_the_additive_projection",
+        ),
+    ),
+    Bug(
+        "ppo: the last minibatch is left out",
+        "spnpolicy/parts/actor_critic.py",
+        "for chosen in order.tensor_split(min(count, total)):",
+        "for chosen in order.tensor_split(min(count, total))[:-1]:",
+        (
+            "tests/spnpolicy/test_ppo.py",
+            "tests/spnpolicy/test_actor_critic.py",
+        ),
+    ),
+    Bug(
+        "ppo: a step that failed stays",
+        "spnpolicy/parts/actor_critic.py",
+        "        if not all(map(math.isfinite, norms)):\n            put_back()\n            break",
+        "        if not all(map(math.isfinite, norms)):\n            break",
+        (
+            "tests/spnpolicy/test_ppo.py",
+            "tests/spnpolicy/test_actor_critic.py",
+        ),
+    ),
+    Bug(
+        "ppo: advantages are only centred",
+        "spnpolicy/parts/actor_critic.py",
+        "return centred / (variance.sqrt() + LEAST_DEVIATION)",
+        "return centred",
+        (
+            "tests/spnpolicy/test_ppo.py",
+            "tests/spnpolicy/test_actor_critic.py",
+        ),
+    ),
+)
