@@ -92,7 +92,18 @@ def check_imports(folder: Path) -> list[str]:
 
 def run_tests(folder: Path, tests: Sequence[str], seconds: float, *options: str) -> Run:
     """Run pytest in a copy; everything that it started is ended with it."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow and not full", "-p", "no:cacheprovider", "--tb=no", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "not slow and not full",
+        "-p",
+        "no:cacheprovider",
+        "--tb=no",
+        *options,
+    ]
     start = time.monotonic()
     process = subprocess.Popen(
         [*command, f"--timeout={SECONDS_PER_TEST}", *tests],
