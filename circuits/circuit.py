@@ -3,42 +3,73 @@
 import operator
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import NoReturn
 
 import networkx as nx
 
-from circuits import properties
-from circuits.engine.layers import CompiledCircuit, compile_layers
+from circuits.engine.compiler import compile_layers
+from circuits.engine.layers import CompiledCircuit
 from circuits.errors import StructureError
 from circuits.nodes import Input, Node, Product, Sum
+from circuits.properties import Overlap, Properties, check_structure
 from circuits.variables import check_cardinalities
 
 
 class Circuit:
     """A smooth, decomposable circuit over discrete variables; it holds structure and no weights.
 
-    Nodes are stored children first, the root last. Its numbers are a tensor `logits[..., num_parameters]`
-    of unnormalised log weights, kept outside; `CircuitDistribution(circuit, logits)` puts the two together.
+    Nodes are stored children first, the root last, and nothing can be changed once it is built. Its numbers are a
+    tensor `logits[..., num_parameters]` of unnormalised log weights, kept outside: `CircuitDistribution(circuit,
+    logits)` puts the two together.
     Logits are numbered level by level, not node by node: `parameters_of(node)` tells which belong to a node.
 
     Args:
         cardinalities: number of values of each variable.
         nodes: `Input`, `Product` and `Sum` nodes; children are positions of earlier nodes, the last is the root.
         name: a short word for messages and pictures.
+        determinism: why the children of each sum are disjoint, in words, where the construction guarantees it; it is
+            believed. None leaves the proof to the circuit.
 
     Raises:
         StructureError: the graph is not acyclic in the given order, not smooth or not decomposable, the root
             leaves out a variable, or a node does not reach the root. The message names the node.
     """
 
-    def __init__(self, cardinalities: Iterable[int], nodes: Iterable[Node], *, name: str = "circuit") -> None:
-        self.cardinalities = check_cardinalities(cardinalities)
-        self.nodes: tuple[Node, ...] = tuple(nodes)
-        self.name = name
-        self.scopes = properties.check_structure(self.cardinalities, self.nodes)
+    cardinalities: tuple[int, ...]
+    nodes: tuple[Node, ...]
+    name: str
+    properties: Properties
+
+    def __init__(
+        self,
+        cardinalities: Iterable[int],
+        nodes: Iterable[Node],
+        *,
+        name: str = "circuit",
+        determinism: str | None = None,
+    ) -> None:
+        checked, given = check_cardinalities(cardinalities), tuple(nodes)
+        properties = Properties(given, check_structure(checked, given), determinism)
+        # The only way past `__setattr__`, which refuses everything.
+        vars(self).update(cardinalities=checked, nodes=given, name=name, properties=properties)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"circuits are immutable, so {name!r} cannot be set; build another circuit.")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"circuits are immutable, so {name!r} cannot be deleted; build another circuit.")
+
+    def __deepcopy__(self, memo: object) -> "Circuit":
+        return self
+
+    @property
+    def scopes(self) -> tuple[int, ...]:
+        """The variables below each node, as bit masks."""
+        return self.properties.scopes
 
     @property
     def num_variables(self) -> int:
-        """Number of variables (agents)."""
+        """Number of variables."""
         return len(self.cardinalities)
 
     @property
@@ -66,25 +97,25 @@ class Circuit:
         """Whether the children of each product have disjoint scopes; proved when the circuit is built."""
         return True
 
-    @cached_property
+    @property
     def is_structured(self) -> bool:
         """Whether every scope is split in one way only, so that the splits form one tree."""
-        return properties.find_second_split(self) is None
+        return self.properties.second_split is None
 
     @property
     def is_deterministic(self) -> bool:
         """Whether at most one child of each sum can be non-zero for any joint value; True means proved."""
         return self.overlap is None
 
-    @cached_property
-    def overlap(self) -> "properties.Overlap | None":
+    @property
+    def overlap(self) -> Overlap | None:
         """The first sum whose children were not proved disjoint, with a witness; None when deterministic."""
-        return properties.find_overlap(self)
+        return self.properties.overlap
 
     @cached_property
     def compiled(self) -> CompiledCircuit:
         """The folded layers that all passes run on; built once, on first use."""
-        return compile_layers(self)
+        return compile_layers(self.cardinalities, self.nodes)
 
     def parameters_of(self, node: int) -> slice:
         """Return where the logits of a sum or input node stand in the last dimension of `logits`.
@@ -193,8 +224,12 @@ class CircuitBuilder:
         """Add a sum node over children of equal scope and return its handle."""
         return self._add(Sum(self._check_children("sum", children)))
 
-    def build(self, root: int) -> Circuit:
+    def build(self, root: int, *, determinism: str | None = None) -> Circuit:
         """Return the circuit below `root`; nodes that `root` does not reach are left out.
+
+        Args:
+            root: handle of the topmost node.
+            determinism: as in `Circuit`.
 
         Raises:
             StructureError: the graph breaks a rule; the message names the node.
@@ -207,7 +242,7 @@ class CircuitBuilder:
                 needed.update(node.children)
         new_index = {old: new for new, old in enumerate(sorted(needed))}
         nodes = [_renumber(self._nodes[old], new_index) for old in new_index]
-        return Circuit(self.cardinalities, nodes, name=self.name)
+        return Circuit(self.cardinalities, nodes, name=self.name, determinism=determinism)
 
     def _add(self, node: Node) -> int:
         self._nodes.append(node)

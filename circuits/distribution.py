@@ -1,8 +1,6 @@
 """CircuitDistribution: a circuit and its numbers, as a torch.distributions.Distribution."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any
 
@@ -14,10 +12,10 @@ from torch.distributions.kl import register_kl
 
 from circuits import queries
 from circuits.circuit import Circuit
-from circuits.engine.passes import flows, normalize
 from circuits.errors import NotTractableError, StructureError
 from circuits.evidence import EvidenceLike
 from circuits.numerics import NEGATIVE_INFINITY
+from circuits.weights import WeightedCircuit
 
 _MAX_SUPPORT = 1 << 22
 
@@ -47,7 +45,7 @@ class _LogWeights(constraints.Constraint):
         return (value < float("inf")).all(-1)
 
 
-class CircuitDistribution(Distribution):
+class CircuitDistribution(WeightedCircuit, Distribution):
     """A joint distribution over discrete variables, given by a circuit and one set of weights per batch row.
 
     Args:
@@ -84,11 +82,10 @@ class CircuitDistribution(Distribution):
                 f"logits have shape {tuple(logits.shape)}, but the circuit has {circuit.num_parameters} parameters: "
                 "the last dimension must be circuit.num_parameters."
             )
-        self.circuit = circuit
-        self.logits = logits
+        WeightedCircuit.__init__(self, circuit, logits)
         if validate_args or (validate_args is None and Distribution._validate_args):
             _check_logits(circuit, logits)
-        super().__init__(logits.shape[:-1], torch.Size([circuit.num_variables]), validate_args=False)
+        Distribution.__init__(self, logits.shape[:-1], torch.Size([circuit.num_variables]), validate_args=False)
         if validate_args is not False and Distribution._validate_args:
             self._validate_args = True
 
@@ -97,27 +94,6 @@ class CircuitDistribution(Distribution):
         other = CircuitDistribution(circuit, logits, validate_args=False)
         other._validate_args = self._validate_args
         return other
-
-    @cached_property
-    def _normalized(self) -> tuple[Tensor, Tensor]:
-        with _recording():
-            return normalize(self.circuit.compiled, self.logits.movedim(-1, 0).contiguous())
-
-    @property
-    def log_weights(self) -> Tensor:
-        """Normalised log weights with the batch last, shape (parameters, *batch)."""
-        return self._normalized[0]
-
-    @property
-    def weights(self) -> Tensor:
-        """Normalised weights, shape (parameters, *batch)."""
-        return self._normalized[1]
-
-    @cached_property
-    def flows(self) -> Tensor:
-        """Probability that each compiled row is used, shape (rows, *batch)."""
-        with _recording():
-            return flows(self.circuit.compiled, self.weights)
 
     @property
     def support(self) -> JointValues:  # type: ignore[override]
@@ -249,13 +225,6 @@ class CircuitDistribution(Distribution):
 
     def __repr__(self) -> str:
         return f"CircuitDistribution(batch_shape={tuple(self.batch_shape)}, circuit={self.circuit!r})"
-
-
-@contextmanager
-def _recording() -> Iterator[None]:
-    """Record gradients even inside no_grad: what is computed there is kept and may be differentiated later."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 def _check_logits(circuit: Circuit, logits: Tensor) -> None:

@@ -1,15 +1,14 @@
 """Structural properties of circuits: proofs, and a witness when one fails."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from circuits.errors import StructureError
 from circuits.nodes import Input, Node, Product, Sum
 from circuits.variables import describe_scope
-
-if TYPE_CHECKING:
-    from circuits.circuit import Circuit
 
 _SEARCH_BUDGET = 200_000
 """Steps that the search for an overlap may take before it gives up and reports `unproven`."""
@@ -34,6 +33,51 @@ class Overlap(NamedTuple):
             return f"{where} was not proved to have disjoint children ({self.first} and {self.second} are undecided)"
         values = ", ".join(f"{variable}: {value}" for variable, value in sorted(self.assignment.items()))
         return f"{where} mixes children {self.first} and {self.second}, which both allow {{{values}}}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Properties:
+    """What holds of a circuit beyond smoothness and decomposability, each with its proof or a witness against it.
+
+    A proof can take long, so it is made when it is first asked for; then it stands, and nobody can write over it.
+    """
+
+    nodes: tuple[Node, ...]
+    """Checked by `check_structure`."""
+    scopes: tuple[int, ...]
+    """Of the nodes, as bit masks."""
+    determinism: str | None = None
+    """Why the children of each sum are disjoint, where the construction says it; None leaves the proof to `overlap`."""
+
+    @cached_property
+    def second_split(self) -> tuple[int, int] | None:
+        """Two products that split the same scope differently; None proves that the circuit is structured."""
+        split_of: dict[int, tuple[frozenset[int], int]] = {}
+        for index, node in enumerate(self.nodes):
+            if not isinstance(node, Product) or len(node.children) == 1:
+                continue
+            split = frozenset(self.scopes[child] for child in node.children)
+            known, where = split_of.setdefault(self.scopes[index], (split, index))
+            if known != split:
+                return where, index
+        return None
+
+    @cached_property
+    def overlap(self) -> Overlap | None:
+        """The first sum whose children are not proved to have disjoint supports; None proves determinism.
+
+        A quick sound proof settles the usual structures in time linear in the edges. Where it does not, an exact
+        search looks for a joint value that two children share; it is complete, but bounded in steps.
+        """
+        if self.determinism is not None:
+            return None
+        prover = Disjointness(self.nodes, self.scopes)
+        for index, children in prover.unproved_sums():
+            for first, second in combinations(children, 2):
+                shared = prover.shared_value(first, second)
+                if shared is not None:
+                    return Overlap(index, self.scopes[index], first, second, shared or None)
+        return None
 
 
 def check_structure(cardinalities: tuple[int, ...], nodes: Sequence[Node]) -> tuple[int, ...]:
@@ -104,45 +148,12 @@ def _check_inner(index: int, node: Product | Sum, scopes: Sequence[int]) -> int:
     return scope
 
 
-def find_second_split(circuit: "Circuit") -> tuple[int, int] | None:
-    """Return two products that split the same scope differently, or None when the circuit is structured."""
-    split_of: dict[int, tuple[frozenset[int], int]] = {}
-    for index, node in enumerate(circuit.nodes):
-        if not isinstance(node, Product) or len(node.children) == 1:
-            continue
-        split = frozenset(circuit.scopes[child] for child in node.children)
-        known, where = split_of.setdefault(circuit.scopes[index], (split, index))
-        if known != split:
-            return where, index
-    return None
-
-
-def find_overlap(circuit: "Circuit") -> Overlap | None:
-    """Return the first sum whose children are not proved to have disjoint supports, or None when all are.
-
-    A quick sound proof settles the usual structures in time linear in the edges. Where it does not, an exact
-    search looks for a joint value that two children share; it is complete, but bounded in steps.
-    """
-    prover = Disjointness(circuit)
-    for index, node in enumerate(circuit.nodes):
-        if not isinstance(node, Sum):
-            continue
-        children: tuple[int, ...] = node.children
-        if prover.quickly_disjoint(children):
-            continue
-        for first, second in combinations(children, 2):
-            shared = prover.shared_value(first, second)
-            if shared is not None:
-                return Overlap(index, circuit.scopes[index], first, second, shared or None)
-    return None
-
-
 class Disjointness:
     """Memoised questions about the supports of nodes."""
 
-    def __init__(self, circuit: "Circuit") -> None:
-        self._nodes = circuit.nodes
-        self._scopes = circuit.scopes
+    def __init__(self, nodes: Sequence[Node], scopes: Sequence[int]) -> None:
+        self._nodes = nodes
+        self._scopes = scopes
         self._known: dict[frozenset[int], bool] = {}
         self._disjoint: dict[int, frozenset[int]] = {}
         """By scope: the parts of products over it, where they are all disjoint."""
@@ -163,6 +174,12 @@ class Disjointness:
             units = frozenset(parts[scope])
             if self.quickly_disjoint(tuple(units)):
                 self._disjoint[scope] = units
+
+    def unproved_sums(self) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Yield the sums that were not quickly proved disjoint, and their children; all that overlap are among them."""
+        for index, node in enumerate(self._nodes):
+            if isinstance(node, Sum) and not self.quickly_disjoint(node.children):
+                yield index, node.children
 
     def quickly_disjoint(self, children: tuple[int, ...]) -> bool:
         """Prove that the children of a sum are distinct and pairwise disjoint; False means not proved."""
@@ -280,13 +297,3 @@ class Disjointness:
             if found is not None:
                 return found
         return None
-
-
-def overlapping_sums(circuit: "Circuit") -> list[int]:
-    """Return every sum whose children were not quickly proved disjoint (a superset of those that overlap)."""
-    prover = Disjointness(circuit)
-    return [
-        index
-        for index, node in enumerate(circuit.nodes)
-        if isinstance(node, Sum) and not prover.quickly_disjoint(node.children)
-    ]

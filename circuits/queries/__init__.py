@@ -1,4 +1,4 @@
-"""Queries: one verb a file, each a free function on a `CircuitDistribution`."""
+"""Queries: one verb a file, each a free function on a `WeightedCircuit`, which a `CircuitDistribution` is."""
 
 from circuits.queries.condition import condition
 from circuits.queries.conditionals import conditionals

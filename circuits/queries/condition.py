@@ -1,7 +1,5 @@
 """Conditioning: the family is closed under it, so a conditional is a distribution on the same circuit."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
@@ -10,12 +8,10 @@ from circuits.errors import ImpossibleEvidenceError
 from circuits.evidence import EvidenceLike
 from circuits.numerics import NEGATIVE_INFINITY
 from circuits.queries.log_prob import upward
-
-if TYPE_CHECKING:
-    from circuits.distribution import CircuitDistribution
+from circuits.weights import Weighted
 
 
-def condition(distribution: "CircuitDistribution", evidence: EvidenceLike) -> "CircuitDistribution":
+def condition(distribution: Weighted, evidence: EvidenceLike) -> Weighted:
     """Return the distribution given evidence, on the same circuit with new numbers.
 
     Each sum's weights become w_j v_j / sum_i w_i v_i, where v are the children's values under the evidence.
@@ -25,7 +21,7 @@ def condition(distribution: "CircuitDistribution", evidence: EvidenceLike) -> "C
         evidence: see `Evidence.of`; its batch shape broadcasts with the distribution's.
 
     Returns:
-        A `CircuitDistribution` with the broadcast batch shape. Differentiable.
+        A distribution with the broadcast batch shape. Differentiable.
 
     Raises:
         EvidenceError: malformed evidence.

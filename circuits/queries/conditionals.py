@@ -1,7 +1,5 @@
 """Full conditionals: what every agent would do, given what all the others do."""
 
-from typing import TYPE_CHECKING
-
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -11,13 +9,11 @@ from circuits.errors import ImpossibleEvidenceError
 from circuits.evidence import observed_rows
 from circuits.numerics import NEGATIVE_INFINITY, logsumexp, posterior
 from circuits.queries.log_prob import for_each_sample
-
-if TYPE_CHECKING:
-    from circuits.distribution import CircuitDistribution
+from circuits.weights import WeightedCircuit
 
 
 def conditionals(
-    distribution: "CircuitDistribution", values: Int[Tensor, "*#shape variables"]
+    distribution: WeightedCircuit, values: Int[Tensor, "*#shape variables"]
 ) -> Float[Tensor, "*#shape variables values"]:
     """Return P(u_i = x | u_-i) for every variable i and value x, at complete joint values.
 

@@ -1,7 +1,6 @@
 """Divergences: Kullback-Leibler and cross-entropy, total correlation and mutual information."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -15,15 +14,13 @@ from circuits.operations.product import ProductCircuit, match
 from circuits.queries.entropy import entropy, require_deterministic
 from circuits.queries.marginal import marginal
 from circuits.queries.multiply import normalized, pick, product_weights
-
-if TYPE_CHECKING:
-    from circuits.distribution import CircuitDistribution
+from circuits.weights import WeightedCircuit
 
 _PRIME = (1 << 31) - 1
 """The product of two numbers below it fits into 63 bits."""
 
 
-def kl_divergence(first: "CircuitDistribution", second: "CircuitDistribution") -> Float[Tensor, "*batch"]:
+def kl_divergence(first: WeightedCircuit, second: WeightedCircuit) -> Float[Tensor, "*batch"]:
     """Return KL(first || second) in nats, exactly, for two distributions on deterministic, compatible circuits.
 
     KL = E_first[log first(u)] - E_first[log second(u)]. On one and the same circuit it is a sum over edges of
@@ -54,7 +51,7 @@ def kl_divergence(first: "CircuitDistribution", second: "CircuitDistribution") -
     return (cross - align(used * entropy_term(first.log_weights, first.weights), dims)).sum(0)
 
 
-def cross_entropy(first: "CircuitDistribution", second: "CircuitDistribution") -> Float[Tensor, "*batch"]:
+def cross_entropy(first: WeightedCircuit, second: WeightedCircuit) -> Float[Tensor, "*batch"]:
     """Return -E[log second(u)] in nats for u drawn from `first`, exactly.
 
     Where `second` is deterministic, log second(u) is a sum of log weights, and their expectations are read off the
@@ -89,7 +86,7 @@ def cross_entropy(first: "CircuitDistribution", second: "CircuitDistribution") -
     return torch.where(_is_covered(first, second, matched), expected, float("inf"))
 
 
-def _is_covered(first: "CircuitDistribution", second: "CircuitDistribution", matched: ProductCircuit) -> Tensor:
+def _is_covered(first: WeightedCircuit, second: WeightedCircuit, matched: ProductCircuit) -> Tensor:
     """Return whether all that is possible under `first` is possible under `second`, shape (*batch).
 
     A joint value may be possible and yet too rare for floating point, so sums of probabilities cannot tell. Instead
@@ -124,7 +121,7 @@ def _value_mod_prime(circuit: Circuit, weights: Tensor) -> Tensor:
     return values[compiled.root]
 
 
-def total_correlation(distribution: "CircuitDistribution") -> Float[Tensor, "*batch"]:
+def total_correlation(distribution: WeightedCircuit) -> Float[Tensor, "*batch"]:
     """Return the total correlation sum_i H(u_i) - H(u), in nats: how far the agents are from independent.
 
     Returns:
@@ -143,7 +140,7 @@ def total_correlation(distribution: "CircuitDistribution") -> Float[Tensor, "*ba
 
 
 def mutual_information(
-    distribution: "CircuitDistribution", first: Sequence[int], second: Sequence[int]
+    distribution: WeightedCircuit, first: Sequence[int], second: Sequence[int]
 ) -> Float[Tensor, "*batch"]:
     """Return how much one group of variables tells about another, H(A) + H(B) - H(A, B), in nats.
 

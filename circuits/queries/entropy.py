@@ -1,19 +1,15 @@
 """Entropy: exact for deterministic circuits, refused otherwise."""
 
-from typing import TYPE_CHECKING
-
 from jaxtyping import Float
 from torch import Tensor
 
 from circuits.errors import NotTractableError
 from circuits.numerics import entropy_term
 from circuits.properties import Overlap
-
-if TYPE_CHECKING:
-    from circuits.distribution import CircuitDistribution
+from circuits.weights import WeightedCircuit
 
 
-def entropy(distribution: "CircuitDistribution") -> Float[Tensor, "*batch"]:
+def entropy(distribution: WeightedCircuit) -> Float[Tensor, "*batch"]:
     """Return the exact entropy of the joint distribution, in nats.
 
     H = -sum_u p(u) log p(u). At a deterministic sum the mixture entropy splits into weights and children, so
@@ -32,7 +28,7 @@ def entropy(distribution: "CircuitDistribution") -> Float[Tensor, "*batch"]:
     return sum_of_local_entropies(distribution)
 
 
-def sum_of_local_entropies(distribution: "CircuitDistribution") -> Tensor:
+def sum_of_local_entropies(distribution: WeightedCircuit) -> Tensor:
     """Return the entropy of values and choices together: the exact entropy if values determine the choices."""
     compiled = distribution.circuit.compiled
     terms = entropy_term(distribution.log_weights, distribution.weights)
@@ -40,7 +36,7 @@ def sum_of_local_entropies(distribution: "CircuitDistribution") -> Tensor:
 
 
 def require_deterministic(
-    distribution: "CircuitDistribution", query: str, way_out: str = "or call entropy_lower_bound() instead"
+    distribution: WeightedCircuit, query: str, way_out: str = "or call entropy_lower_bound() instead"
 ) -> None:
     """Raise `NotTractableError` unless the circuit is proved deterministic."""
     overlap: Overlap | None = distribution.circuit.overlap

@@ -1,21 +1,17 @@
 """Certified bounds of the entropy for every circuit; both are exact for deterministic ones."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuits.engine.overlaps import OverlapPlan, SumOfPairs, plan_overlaps
 from circuits.numerics import entropy_of, entropy_term
-from circuits.properties import overlapping_sums
+from circuits.properties import Disjointness
 from circuits.queries.entropy import sum_of_local_entropies
-
-if TYPE_CHECKING:
-    from circuits.distribution import CircuitDistribution
+from circuits.weights import WeightedCircuit
 
 
-def entropy_lower_bound(distribution: "CircuitDistribution") -> Float[Tensor, "*batch"]:
+def entropy_lower_bound(distribution: WeightedCircuit) -> Float[Tensor, "*batch"]:
     """Return a certified lower bound of the entropy for any circuit, in nats; exact for deterministic ones.
 
     Sums with disjoint children contribute the entropy of their weights, as in `entropy`. A sum p = sum_i w_i p_i that
@@ -38,14 +34,15 @@ def entropy_lower_bound(distribution: "CircuitDistribution") -> Float[Tensor, "*
     if circuit.is_deterministic:
         return sum_of_local_entropies(distribution)
     if "overlaps" not in compiled.cache:
-        rows = [compiled.row_of_node[node] for node in overlapping_sums(circuit)]
+        unproved = Disjointness(circuit.nodes, circuit.scopes).unproved_sums()
+        rows = [compiled.row_of_node[node] for node, _ in unproved]
         compiled.cache["overlaps"] = plan_overlaps(compiled, rows)
     plan: OverlapPlan = compiled.cache["overlaps"]  # type: ignore[assignment]
     terms = _choice_terms(plan, distribution.log_weights, distribution.weights)
     return (compiled.edge_sum.take(distribution.flows) * terms).sum(0)
 
 
-def entropy_upper_bound(distribution: "CircuitDistribution") -> Float[Tensor, "*batch"]:
+def entropy_upper_bound(distribution: WeightedCircuit) -> Float[Tensor, "*batch"]:
     """Return a certified upper bound of the entropy for any circuit, in nats; exact for deterministic ones.
 
     The smaller of H(u, z), the entropy of the values together with the child that each sum chooses, and

@@ -1,20 +1,17 @@
 """Expectation of a sum of factor tables: exact, in one pass, for factors of any size."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.engine.tables.run import all_joint_tables
+from circuits.circuit import Circuit
 from circuits.errors import EvidenceError
 from circuits.numerics import weighted
-from circuits.queries.marginal import check_variables
-
-if TYPE_CHECKING:
-    from circuits.circuit import Circuit
-    from circuits.distribution import CircuitDistribution
+from circuits.queries.marginal import check_variables, joint_tables
+from circuits.weights import WeightedCircuit
 
 
 @runtime_checkable
@@ -38,7 +35,7 @@ class FlatTables(Protocol):
 
 
 def expectation(
-    distribution: "CircuitDistribution", factors: Iterable[tuple[Sequence[int], Tensor]]
+    distribution: WeightedCircuit, factors: Iterable[tuple[Sequence[int], Tensor]]
 ) -> Float[Tensor, "*batch"]:
     """Return E[sum of factor values], exactly.
 
@@ -62,11 +59,11 @@ def expectation(
         scopes, values = _lay_out(factors, distribution.circuit.cardinalities)
     if not scopes:
         return distribution.log_weights.new_zeros(distribution.batch_shape)
-    probabilities = all_joint_tables(distribution, scopes).movedim(0, -1)
+    probabilities = joint_tables(distribution, scopes).movedim(0, -1)
     return weighted(probabilities, values).sum(-1)
 
 
-def _check_flat(factors: FlatTables, circuit: "Circuit") -> tuple[tuple[tuple[int, ...], ...], Tensor]:
+def _check_flat(factors: FlatTables, circuit: Circuit) -> tuple[tuple[tuple[int, ...], ...], Tensor]:
     if tuple(factors.cardinalities) != circuit.cardinalities:
         raise EvidenceError(
             f"the factors are about variables with cardinalities {tuple(factors.cardinalities)}, the circuit has "

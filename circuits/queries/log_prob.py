@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -13,15 +12,13 @@ from circuits.engine.likelihood import log_likelihood
 from circuits.engine.passes import align, log_root, log_up
 from circuits.engine.traced import traced_log_likelihood
 from circuits.evidence import Evidence, EvidenceLike, observed_rows
-
-if TYPE_CHECKING:
-    from circuits.distribution import CircuitDistribution
+from circuits.weights import WeightedCircuit
 
 _CHUNK = 1 << 24
 """Numbers that one pass without gradients may hold; more samples are split."""
 
 
-def log_prob(distribution: "CircuitDistribution", values: Int[Tensor, "*#shape variables"]) -> Float[Tensor, "*#shape"]:
+def log_prob(distribution: WeightedCircuit, values: Int[Tensor, "*#shape variables"]) -> Float[Tensor, "*#shape"]:
     """Return the log probability of complete joint values, in nats.
 
     Args:
@@ -56,7 +53,7 @@ def _likelihood(compiled: CompiledCircuit, logits: Tensor, values: Tensor) -> Te
 
 
 def for_each_sample(
-    distribution: "CircuitDistribution", values: Tensor, one_pass: Callable[[Tensor], Tensor], *, held: int
+    distribution: WeightedCircuit, values: Tensor, one_pass: Callable[[Tensor], Tensor], *, held: int
 ) -> Tensor:
     """Broadcast joint values with the batch, and run a pass over as many samples at a time as memory allows.
 
@@ -82,7 +79,7 @@ def for_each_sample(
     return result.reshape((*shape, *result.shape[len(shape) - depth + 1 :]))
 
 
-def log_evidence(distribution: "CircuitDistribution", evidence: EvidenceLike) -> Float[Tensor, "*batch"]:
+def log_evidence(distribution: WeightedCircuit, evidence: EvidenceLike) -> Float[Tensor, "*batch"]:
     """Return log P(evidence), in nats; with soft evidence the log of the expected weight.
 
     Args:
@@ -103,17 +100,17 @@ def log_evidence(distribution: "CircuitDistribution", evidence: EvidenceLike) ->
     return log_root(*_aligned(distribution, rows))
 
 
-def upward(distribution: "CircuitDistribution", evidence: EvidenceLike) -> Tensor:
+def upward(distribution: WeightedCircuit, evidence: EvidenceLike) -> Tensor:
     """Return the log value of every row under evidence, shape (rows, *batch)."""
     return log_up(*_aligned(distribution, _evidence_rows(distribution, evidence)))
 
 
-def _evidence_rows(distribution: "CircuitDistribution", evidence: EvidenceLike) -> Tensor:
+def _evidence_rows(distribution: WeightedCircuit, evidence: EvidenceLike) -> Tensor:
     logits, compiled = distribution.logits, distribution.circuit.compiled
     return Evidence.of(evidence, compiled.cardinalities, dtype=logits.dtype, device=logits.device).rows(compiled)
 
 
-def _aligned(distribution: "CircuitDistribution", rows: Tensor) -> tuple[CompiledCircuit, Tensor, Tensor]:
+def _aligned(distribution: WeightedCircuit, rows: Tensor) -> tuple[CompiledCircuit, Tensor, Tensor]:
     weights = distribution.log_weights
     dims = max(weights.dim(), rows.dim())
     return distribution.circuit.compiled, align(weights, dims), align(rows, dims)

@@ -1,7 +1,5 @@
 """The m most probable joint values, exactly."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -9,13 +7,11 @@ from torch import Tensor
 from circuits.engine.layers import CompiledCircuit, ProductLayer
 from circuits.numerics import NEGATIVE_INFINITY
 from circuits.queries.entropy import require_deterministic
-
-if TYPE_CHECKING:
-    from circuits.distribution import CircuitDistribution
+from circuits.weights import WeightedCircuit
 
 
 def m_best(
-    distribution: "CircuitDistribution", count: int
+    distribution: WeightedCircuit, count: int
 ) -> tuple[Int[Tensor, "best *batch variables"], Float[Tensor, "best *batch"]]:
     """Return the `count` most probable joint values and their log probabilities, best first.
 

@@ -2,21 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 from math import prod
-from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.engine.tables.run import joint_tables
+from circuits.engine.tables.run import tables_from
 from circuits.errors import EvidenceError, NotTractableError
-
-if TYPE_CHECKING:
-    from circuits.distribution import CircuitDistribution
+from circuits.weights import WeightedCircuit
 
 _MAX_ENTRIES = 1 << 24
 
 
-def marginals(distribution: "CircuitDistribution") -> Float[Tensor, "*batch variables values"]:
+def marginals(distribution: WeightedCircuit) -> Float[Tensor, "*batch variables values"]:
     """Return P(variable = value) for every variable and value.
 
     Returns:
@@ -31,7 +28,7 @@ def marginals(distribution: "CircuitDistribution") -> Float[Tensor, "*batch vari
     return padded.movedim(0, -1).unflatten(-1, (len(compiled.cardinalities), width))
 
 
-def marginal(distribution: "CircuitDistribution", variables: Sequence[int]) -> Float[Tensor, "..."]:
+def marginal(distribution: WeightedCircuit, variables: Sequence[int]) -> Float[Tensor, "..."]:
     """Return the joint table of some variables.
 
     Args:
@@ -54,12 +51,12 @@ def marginal(distribution: "CircuitDistribution", variables: Sequence[int]) -> F
             f"the joint table of variables {list(scope)} has {prod(shape):,} entries per batch row, more than "
             f"{_MAX_ENTRIES:,}. Ask for fewer variables, or sample."
         )
-    (table,) = joint_tables(distribution, [scope])
-    return table.movedim(0, -1).unflatten(-1, shape) if shape else table[0]
+    table = joint_tables(distribution, (scope,)).movedim(0, -1)
+    return table.unflatten(-1, shape) if shape else table[..., 0]
 
 
 def pair_marginals(
-    distribution: "CircuitDistribution", pairs: Iterable[Sequence[int]]
+    distribution: WeightedCircuit, pairs: Iterable[Sequence[int]]
 ) -> list[Float[Tensor, "*batch first second"]]:
     """Return the joint tables of many pairs of variables, in one pass for all of them.
 
@@ -77,15 +74,20 @@ def pair_marginals(
     Source: the one-pass expectation of multilinear functions, read before the factors are multiplied in.
     """
     cardinalities = distribution.circuit.cardinalities
-    scopes = [check_variables(pair, len(cardinalities)) for pair in pairs]
+    scopes = tuple(check_variables(pair, len(cardinalities)) for pair in pairs)
     for scope in scopes:
         if len(scope) != 2:
             raise EvidenceError(f"{list(scope)} names {len(scope)} variables; pair_marginals takes pairs (i, j).")
     if not scopes:
         return []
-    tables = joint_tables(distribution, scopes)
     shapes = [(cardinalities[i], cardinalities[j]) for i, j in scopes]
-    return [table.movedim(0, -1).unflatten(-1, shape) for table, shape in zip(tables, shapes, strict=True)]
+    tables = joint_tables(distribution, scopes).movedim(0, -1).split([prod(shape) for shape in shapes], -1)
+    return [table.unflatten(-1, shape) for table, shape in zip(tables, shapes, strict=True)]
+
+
+def joint_tables(distribution: WeightedCircuit, scopes: tuple[tuple[int, ...], ...]) -> Tensor:
+    """Return P(scope) of scopes that were checked, one after the other, shape (all entries, *batch)."""
+    return tables_from(distribution.circuit.compiled, scopes, distribution.flows, distribution.weights)
 
 
 def check_variables(variables: Sequence[int], num_variables: int) -> tuple[int, ...]:

@@ -1,7 +1,5 @@
 """Max-marginals: how good each value of each variable can get when the others play along."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,12 +7,10 @@ from torch import Tensor
 from circuits.engine.derivatives import by_variable, max_derivatives
 from circuits.engine.passes import max_up
 from circuits.queries.entropy import require_deterministic
-
-if TYPE_CHECKING:
-    from circuits.distribution import CircuitDistribution
+from circuits.weights import WeightedCircuit
 
 
-def max_marginals(distribution: "CircuitDistribution") -> Float[Tensor, "*batch variables values"]:
+def max_marginals(distribution: WeightedCircuit) -> Float[Tensor, "*batch variables values"]:
     """Return log max over the other variables of P(u_i = x, u_-i), for every variable i and value x.
 
     Returns:

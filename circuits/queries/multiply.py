@@ -1,7 +1,5 @@
 """Products of distributions, and distributions given a constraint: new circuits with exact numbers."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,14 +10,10 @@ from circuits.engine.passes import align, log_up
 from circuits.errors import ImpossibleEvidenceError, NotTractableError
 from circuits.numerics import NEGATIVE_INFINITY
 from circuits.operations.product import NO_EDGE, ProductCircuit, match
-
-if TYPE_CHECKING:
-    from circuits.distribution import CircuitDistribution
+from circuits.weights import Weighted, WeightedCircuit
 
 
-def multiply(
-    first: "CircuitDistribution", second: "CircuitDistribution"
-) -> "tuple[CircuitDistribution, Float[Tensor, '*batch']]":
+def multiply(first: Weighted, second: WeightedCircuit) -> tuple[Weighted, Float[Tensor, "*batch"]]:
     """Return the distribution proportional to p(u) q(u), and the log of its normaliser sum_u p(u) q(u).
 
     Two opinions about the same variables become one (a product of experts), on the circuit `structures.product`.
@@ -29,7 +23,7 @@ def multiply(
         second: q on a compatible circuit, see `structures.product`; its batch shape broadcasts with p's.
 
     Returns:
-        A `CircuitDistribution` with the broadcast batch shape and the normaliser in nats, (*batch). Differentiable.
+        A distribution with the broadcast batch shape and the normaliser in nats, (*batch). Differentiable.
 
     Raises:
         StructureError: the circuits have different cardinalities.
@@ -49,9 +43,7 @@ def multiply(
     return result, log_total
 
 
-def constrain(
-    distribution: "CircuitDistribution", constraint: Circuit
-) -> "tuple[CircuitDistribution, Float[Tensor, '*batch']]":
+def constrain(distribution: Weighted, constraint: Circuit) -> tuple[Weighted, Float[Tensor, "*batch"]]:
     """Return the distribution given that the joint value meets a constraint, and the constraint's log probability.
 
     Only what is possible in the constraint's circuit counts, not how it is weighted. `structures.exactly`,
@@ -62,7 +54,7 @@ def constrain(
         constraint: a deterministic circuit, compatible with the distribution's; see `structures.product`.
 
     Returns:
-        A `CircuitDistribution` with the same batch shape on the product of the circuits, deterministic if the
+        A distribution with the same batch shape on the product of the circuits, deterministic if the
         distribution's is; and log P(constraint) in nats, shape (*batch). Differentiable.
 
     Raises:
@@ -111,9 +103,7 @@ def pick(weights: Tensor, edges: Rows, *, otherwise: int = 0) -> Tensor:
     return padded.index_select(0, torch.where(index == NO_EDGE, len(weights), index))
 
 
-def normalized(
-    like: "CircuitDistribution", circuit: Circuit, log_weights: Tensor
-) -> "tuple[CircuitDistribution, Tensor]":
+def normalized(like: Weighted, circuit: Circuit, log_weights: Tensor) -> tuple[Weighted, Tensor]:
     """Return the distribution proportional to a circuit with unnormalised weights, and the log of its total.
 
     A batch row whose total is zero gets -inf, and a distribution without meaning but without nan.

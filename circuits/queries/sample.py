@@ -1,7 +1,6 @@
 """Top-down selection: exact samples and exact modes walk the same path with a different choice at each sum."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -11,9 +10,7 @@ from circuits.engine.layers import CompiledCircuit, ProductLayer, SumLayer
 from circuits.engine.passes import max_up
 from circuits.errors import NotTractableError
 from circuits.numerics import choose, choose_from_table
-
-if TYPE_CHECKING:
-    from circuits.distribution import CircuitDistribution
+from circuits.weights import WeightedCircuit
 
 _CHUNK = 1 << 24
 """Numbers that one choice may gather at a time."""
@@ -23,7 +20,7 @@ Choice = Callable[[int, SumLayer, Tensor, Tensor], Tensor]
 
 
 def sample(
-    distribution: "CircuitDistribution",
+    distribution: WeightedCircuit,
     sample_shape: torch.Size,
     *,
     generator: torch.Generator | None = None,
@@ -62,7 +59,7 @@ def sample(
 
 
 def mode(
-    distribution: "CircuitDistribution",
+    distribution: WeightedCircuit,
 ) -> tuple[Int[Tensor, "*batch variables"], Float[Tensor, "*batch"]]:
     """Return the most probable joint value and its log probability, exactly.
 

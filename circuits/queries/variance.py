@@ -1,7 +1,5 @@
 """Variance of the log probability: how much the surprise of a sample varies."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,12 +7,10 @@ from torch import Tensor
 from circuits.engine.passes import push_up
 from circuits.numerics import entropy_term
 from circuits.queries.entropy import require_deterministic
-
-if TYPE_CHECKING:
-    from circuits.distribution import CircuitDistribution
+from circuits.weights import WeightedCircuit
 
 
-def log_prob_variance(distribution: "CircuitDistribution") -> Float[Tensor, "*batch"]:
+def log_prob_variance(distribution: WeightedCircuit) -> Float[Tensor, "*batch"]:
     """Return Var[log p(u)] for u drawn from the distribution, exactly, in nats squared.
 
     With the entropy it standardises an anomaly score: (-log p(u) - H) / sqrt(Var). At a product the variances of

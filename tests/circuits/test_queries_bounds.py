@@ -9,7 +9,7 @@ from torch.autograd import gradcheck
 
 from circuits import Circuit, CircuitBuilder, CircuitDistribution
 from circuits.numerics import entropy_of, entropy_term
-from circuits.properties import overlapping_sums
+from circuits.properties import Disjointness
 from tests import strategies
 from tests.seeds import first_now
 
@@ -25,7 +25,7 @@ def concavity_bound(pi: CircuitDistribution) -> torch.Tensor:
     """Sums that may overlap add nothing to the mean entropy of their children."""
     compiled = pi.circuit.compiled
     terms = entropy_term(pi.log_weights, pi.weights)
-    for node in overlapping_sums(pi.circuit):
+    for node, _ in Disjointness(pi.circuit.nodes, pi.circuit.scopes).unproved_sums():
         terms[pi.circuit.parameters_of(node)] = 0.0
     return (compiled.edge_sum.take(pi.flows) * terms).sum(0)
 

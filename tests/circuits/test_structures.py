@@ -1,12 +1,16 @@
 """Every registered structure keeps the promises of its row; the proofs agree with enumeration."""
 
+import copy
+import pickle
+from dataclasses import FrozenInstanceError
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits import Circuit, CircuitBuilder, CircuitDistribution, NotTractableError, StructureError, structures
-from circuits.properties import overlapping_sums
+from circuits.properties import Disjointness
 from tests import oracles, strategies
 from tests.contracts import STRUCTURE_CASES, STRUCTURE_ROWS, Structure, structure_of
 
@@ -69,7 +73,7 @@ def test_the_flags_agree_with_their_definitions(recipe: tuple[str, int]) -> None
     assert circuit.is_structured == oracles.is_structured(nodes)
     overlapping = oracles.overlapping_sums(circuit.cardinalities, nodes)
     assert circuit.is_deterministic == (not overlapping)
-    assert overlapping <= set(overlapping_sums(circuit))
+    assert overlapping <= {node for node, _ in Disjointness(circuit.nodes, circuit.scopes).unproved_sums()}
     if circuit.overlap is not None:
         check_witness(circuit)
 
@@ -104,6 +108,49 @@ def test_what_needs_determinism_refuses_and_names_the_node() -> None:
         with pytest.raises(NotTractableError, match=r"sum node 6 .*children 2 and 5.*both allow"):
             refused()
     assert pi.entropy_lower_bound() > 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cardinalities",
+        "nodes",
+        "name",
+        "properties",
+        "scopes",
+        "overlap",
+        "is_deterministic",
+        "compiled",
+        "num_edges",
+        "x",
+    ],
+)
+def test_a_circuit_cannot_be_changed(name: str) -> None:
+    """`circuit.overlap = None` would switch "exact or refused" off."""
+    circuit = mixture()
+    with pytest.raises(AttributeError, match=f"circuits are immutable, so '{name}' cannot be set"):
+        setattr(circuit, name, None)
+    with pytest.raises(AttributeError, match=f"circuits are immutable, so '{name}' cannot be deleted"):
+        delattr(circuit, name)
+    assert not circuit.is_deterministic
+
+
+@pytest.mark.parametrize("name", ["nodes", "scopes", "determinism", "overlap", "second_split", "x"])
+def test_what_is_proved_of_a_circuit_cannot_be_changed(name: str) -> None:
+    circuit = mixture()
+    assert circuit.overlap is not None
+    with pytest.raises(FrozenInstanceError, match=f"'{name}'"):
+        setattr(circuit.properties, name, None)
+    with pytest.raises(FrozenInstanceError, match=f"'{name}'"):
+        delattr(circuit.properties, name)
+    assert not circuit.is_deterministic
+
+
+def test_a_circuit_is_its_own_copy_and_comes_back_from_a_pickle() -> None:
+    circuit = mixture()
+    assert copy.deepcopy(circuit) is circuit
+    other = pickle.loads(pickle.dumps(circuit))
+    assert (other.nodes, other.scopes, other.overlap) == (circuit.nodes, circuit.scopes, circuit.overlap)
 
 
 def test_the_same_child_twice_is_an_overlap() -> None:

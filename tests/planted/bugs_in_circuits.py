@@ -12,14 +12,14 @@ GRADIENTS = "tests/circuits/test_gradients.py::test_gradients_equal_finite_diffe
 BUGS = (
     Bug(
         "circuits: values of an input numbered backwards",
-        "circuits/engine/layers.py",
+        "circuits/engine/compiler.py",
         "rows = tuple(draft.offsets[node.variable] + value for value in node.values)",
         "rows = tuple(draft.offsets[node.variable] + value for value in reversed(node.values))",
         EXACT,
     ),
     Bug(
         "circuits: children of a sum in another order than its logits",
-        "circuits/engine/layers.py",
+        "circuits/engine/compiler.py",
         "            children = tuple(draft_of_node[child] for child in node.children)\n",
         "            children = tuple(sorted((draft_of_node[child] for child in node.children), reverse=True))\n",
         EXACT,
@@ -217,7 +217,7 @@ BUGS = (
     ),
     Bug(
         "circuits: numbers kept under no_grad cannot be differentiated",
-        "circuits/distribution.py",
+        "circuits/weights.py",
         "    with torch.inference_mode(False), torch.enable_grad():\n",
         "    with torch.set_grad_enabled(torch.is_grad_enabled()):\n",
         ("tests/circuits/test_gradients.py::test_numbers_first_read_without_gradients_can_be_differentiated_later",),

@@ -13,9 +13,8 @@ depend on numbers (the indicators of a label's own variables) are shared, not co
 Source: the one-pass exact ELBO for selective circuits, generalised here to any smooth, decomposable circuit and arity.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,36 +24,20 @@ from circuits.engine.passes import read
 from circuits.engine.tables.plan import plan_tables
 from circuits.engine.tables.steps import Contraction, Mix, Outer, TablePlan, Total
 
-if TYPE_CHECKING:
-    from circuits.distribution import CircuitDistribution
-
-
-def joint_tables(distribution: "CircuitDistribution", scopes: Iterable[Sequence[int]]) -> list[Tensor]:
-    """Return P(scope) for each scope as flat rows, shape (entries, *batch), last variable fastest.
-
-    Args:
-        distribution: batch shape (*batch).
-        scopes: distinct variables each, in any order; the empty scope gives a table of one 1.
-
-    Cost: see the module text; for C children on both sides of a split and tables of K entries, C^2 K + C K^2.
-    """
-    wanted = tuple(tuple(scope) for scope in scopes)
-    flat = all_joint_tables(distribution, wanted)
-    cardinalities = distribution.circuit.cardinalities
-    return list(flat.split([prod(cardinalities[v] for v in scope) for scope in wanted]))
-
-
-def all_joint_tables(distribution: "CircuitDistribution", scopes: tuple[tuple[int, ...], ...]) -> Tensor:
-    """Return the tables of `joint_tables` one after the other, shape (all entries, *batch)."""
-    return tables_from(distribution.circuit.compiled, scopes, distribution.flows, distribution.weights)
-
 
 def tables_from(
     compiled: CompiledCircuit, scopes: tuple[tuple[int, ...], ...], flows: Tensor, weights: Tensor
 ) -> Tensor:
-    """Return the tables of `all_joint_tables` from flows (rows, *batch) and weights (parameters, *batch).
+    """Return P(scope) of all scopes, one after the other and last variable fastest, shape (all entries, *batch).
 
-    Linear in the flows: its gradient there is what each row contributes by itself, given what lies below it.
+    Args:
+        compiled: the circuit.
+        scopes: distinct variables each, in any order; the empty scope gives a table of one 1.
+        flows: shape (rows, *batch). The result is linear in them: its gradient there is what each row contributes by
+            itself, given what lies below it.
+        weights: normalised, shape (parameters, *batch).
+
+    Cost: see the module text; for C children on both sides of a split and tables of K entries, C^2 K + C K^2.
     """
     key = ("tables", scopes)
     if key not in compiled.cache:

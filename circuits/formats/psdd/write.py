@@ -10,7 +10,7 @@ from circuits.distribution import CircuitDistribution
 from circuits.errors import NotTractableError, StructureError
 from circuits.formats.json import replace_file as replace_file
 from circuits.nodes import Input, Product, Sum
-from circuits.properties import Disjointness, find_second_split
+from circuits.properties import Disjointness
 from circuits.variables import describe_scope, variables_of
 
 _MAX_ELEMENTS = 1 << 20
@@ -102,7 +102,7 @@ def _check(distribution: CircuitDistribution) -> None:
             f"the distribution has batch shape {tuple(distribution.batch_shape)}, and a file holds one row: pass "
             "CircuitDistribution(circuit, logits[row])."
         )
-    second = find_second_split(circuit)
+    second = circuit.properties.second_split
     if second is not None:
         raise StructureError(
             f"a PSDD needs one split for each scope, but products {second[0]} and {second[1]} split variables "
@@ -116,7 +116,7 @@ class _Vtree:
     """The order of parts in every split, and the binary tree that it makes: each part against those after it."""
 
     def __init__(self, circuit: Circuit) -> None:
-        self.disjointness = Disjointness(circuit)
+        self.disjointness = Disjointness(circuit.nodes, circuit.scopes)
         columns: dict[int, dict[int, set[int]]] = {}
         for index, node in enumerate(circuit.nodes):
             if isinstance(node, Product) and len(node.children) > 1:

@@ -68,9 +68,8 @@ def region_states(
     accepted = [node for state, node in found[(1 << len(like.cardinalities)) - 1].items() if accept(state)]
     if not accepted:
         raise StructureError(f"{name}: no joint value of cardinalities {like.cardinalities} meets the constraint.")
-    circuit = builder.build(accepted[0] if len(accepted) == 1 else builder.sum(*accepted))
-    circuit.overlap = None  # by construction, see above; the general proof would have to find that again
-    return circuit
+    root = accepted[0] if len(accepted) == 1 else builder.sum(*accepted)
+    return builder.build(root, determinism="a joint value has one state in every region")
 
 
 def _of_variable(builder: CircuitBuilder, variable: int, first: Callable[[int, int], State | None]) -> dict[State, int]:
