@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spnpolicy.algorithms import make_algorithm
+    from spnpolicy.base.seeding import Streams
     from spnpolicy.envs import check_env, make_env
     from spnpolicy.maths.objective import elbo
     from spnpolicy.networks.policy import SPNPolicy
@@ -19,6 +20,7 @@ _HOME = {
     "Progress": "spnpolicy.training.loop",
     "RunConfig": "spnpolicy.training.config",
     "SPNPolicy": "spnpolicy.networks.policy",
+    "Streams": "spnpolicy.base.seeding",
     "TrainConfig": "spnpolicy.training.config",
     "check_env": "spnpolicy.envs.checks.check",
     "elbo": "spnpolicy.maths.objective",
@@ -33,6 +35,7 @@ __all__ = [
     "Progress",
     "RunConfig",
     "SPNPolicy",
+    "Streams",
     "TrainConfig",
     "check_env",
     "elbo",
