@@ -10,7 +10,7 @@ import torch
 from hypothesis import strategies as st
 
 import circuits
-from circuits import Circuit, CircuitBuilder, operations, structures
+from circuits import Circuit, CircuitBuilder, CircuitDistribution, operations, structures
 
 Cards = tuple[int, ...]
 
@@ -298,6 +298,16 @@ def logits_from(circuit: Circuit, plain: dict[int, np.ndarray]) -> torch.Tensor:
 
 def numpy_rng(rng: Random) -> np.random.Generator:
     return np.random.default_rng(rng.getrandbits(64))
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_distribution(circuit: Circuit, generator: torch.Generator) -> CircuitDistribution:
+    """Normal logits in float64."""
+    logits = torch.randn(circuit.num_parameters, generator=generator, dtype=torch.float64)
+    return CircuitDistribution(circuit, logits)
 
 
 def random_logits(rng: Random, circuit: Circuit, batch: tuple[int, ...], *, scale: float = 1.5) -> torch.Tensor:

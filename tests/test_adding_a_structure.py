@@ -57,7 +57,7 @@ SIZE = """def _teams_size(cards: Cards, size: int = 2) -> int:
 
 PLACES = {
     "circuits/structures/__init__.py": [
-        ("from circuits.operations.combine import", IMPORT),
+        ("from circuits.structures.tree import", IMPORT),
         ('    "mean_field": mean_field,', REGISTRY_LINE),
     ],
     "tests/contracts.py": [("STRUCTURE_ROWS = (", SIZE), ('    Structure("mean_field"', ROW)],
@@ -81,7 +81,7 @@ def copy_with_teams(folder: Path, *, row: str = ROW) -> Path:
     return folder
 
 
-GENERIC = ("test_structures.py", "test_exactness_families.py")
+GENERIC = ("structures/test_structures.py", "test_exactness_families.py")
 
 
 def generic_tests(folder: Path, *files: str) -> tuple[int, str]:
@@ -123,4 +123,4 @@ def test_three_places_are_enough(tmp_path: Path) -> None:
 def test_a_wrong_or_missing_row_fails(tmp_path: Path, row: str, name: str) -> None:
     code, output = generic_tests(copy_with_teams(tmp_path, row=row), GENERIC[0])
     assert code == 1, output
-    assert f"FAILED tests/circuits/test_structures.py::{name}" in output
+    assert f"FAILED tests/circuits/structures/test_structures.py::{name}" in output

@@ -1,82 +1,15 @@
-"""Latent trees: meaning by enumeration of the hidden states, and learning on data with hidden causes."""
+"""Latent trees from data with hidden causes."""
 
 import doctest
 import importlib
-from itertools import product
 
-import numpy as np
 import pytest
 import torch
 
 from circuits import CircuitDistribution, EvidenceError, StructureError
 from circuits.learning import FitOptions, chow_liu_tree, expectation_maximization, learn_latent_tree
-from circuits.structures import latent_tree, mean_field
-from circuits.structures.latent_tree import latent_tree_nodes
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-@pytest.mark.parametrize("parents", [[-1, 0, 1, 1], [1, -1, 1, -1], [3, 0, 0, -1], [-1, -1, -1, -1]])
-def test_is_a_sum_over_hidden_states(parents: list[int]) -> None:
-    """p(u) = sum over all z of prod_i p(z_i | z_parent) p(u_i | z_i), by brute force."""
-    cards, states = [2, 3, 1, 2], 3
-    latent = latent_tree_nodes(cards, parents, states)
-    circuit = latent.circuit
-    logits = torch.randn(circuit.num_parameters, generator=seeded(sum(parents)), dtype=torch.float64)
-
-    def shares(node: int, size: int) -> np.ndarray:
-        own = logits[circuit.parameters_of(node)]
-        return own.softmax(0).numpy() if len(own) else np.ones(size)
-
-    emit = [[shares(node, k) for node in latent.emissions[v]] for v, k in enumerate(cards)]
-    move = [[shares(node, states) for node in latent.transitions[v]] for v in range(4)]
-    pi = CircuitDistribution(circuit, logits)
-    for values in product(*map(range, cards)):
-        expected = sum(
-            np.prod([emit[v][z[v]][values[v]] * move[v][z[p] if p >= 0 else 0][z[v]] for v, p in enumerate(parents)])
-            for z in product(range(states), repeat=4)
-        )
-        assert float(pi.log_prob(torch.tensor(values)).exp()) == pytest.approx(expected, rel=1e-10)
-
-
-def test_default_is_a_hidden_markov_chain() -> None:
-    assert latent_tree([2, 3, 2], states=4).nodes == latent_tree([2, 3, 2], [-1, 0, 1], states=4).nodes
-    assert latent_tree([6] * 5).num_parameters == 16 * 30 + 16 + 4 * 256
-    wide = latent_tree([2] * 600, states=2)
-    assert wide.is_structured
-    assert not wide.is_deterministic
-
-
-def test_one_state_is_mean_field() -> None:
-    circuit = latent_tree([3, 2, 1], states=1)
-    assert circuit.is_deterministic
-    assert circuit.num_parameters == mean_field([3, 2, 1]).num_parameters
-
-
-@pytest.mark.parametrize(
-    ("keywords", "message"),
-    [
-        ({"states": 0}, "latent_tree states is 0; it must be at least 1"),
-        ({"parents": [-1]}, "latent_tree got 1 parents for 2 variables"),
-        ({"parents": [-1, 2]}, "latent_tree: variable 1 has parent 2"),
-        ({"parents": [1, 0]}, "latent_tree: the parents form a cycle"),
-    ],
-)
-def test_wrong_options_are_refused(keywords: dict, message: str) -> None:
-    with pytest.raises(StructureError, match=message):
-        latent_tree([2, 3], **keywords)
-
-
-def hidden_classes(rows: int, generator: torch.Generator) -> tuple[torch.Tensor, list[int]]:
-    """Three hidden classes, each with favourite values of eight variables: no tree over the variables holds this."""
-    cards = [2, 3, 2, 4, 2, 3, 2, 2]
-    member = torch.randint(3, (rows,), generator=generator)
-    favourite = torch.stack([(torch.arange(3) + v) % k for v, k in enumerate(cards)], 1)[member]
-    noise = torch.stack([torch.randint(k, (rows,), generator=generator) for k in cards], 1)
-    keep = torch.rand(rows, len(cards), generator=generator) < 0.7
-    return torch.where(keep, favourite, noise), cards
+from tests.circuits.learning.planted import hidden_classes
+from tests.strategies import seeded
 
 
 @pytest.mark.parametrize("seed", range(2))

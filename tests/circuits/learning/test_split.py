@@ -9,12 +9,9 @@ import torch
 
 from circuits import Circuit, CircuitDistribution, EvidenceError, StructureError
 from circuits.learning import Growth, SplitOptions, chow_liu_tree, grow_structure, maximum_likelihood
+from tests.strategies import seeded
 
 CARDS = [3, 2, 3, 2, 2, 4, 2, 2]
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def switched(rows: int, generator: torch.Generator, keep: float = 0.85) -> torch.Tensor:
