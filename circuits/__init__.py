@@ -12,8 +12,7 @@ A `Circuit` is structure, a tensor of logits is its numbers, and `CircuitDistrib
 from circuits import learning, operations, structures
 from circuits.circuit import Circuit, CircuitBuilder
 from circuits.distribution import CircuitDistribution
-from circuits.draw.graph import draw
-from circuits.draw.table import draw_table
+from circuits.draw import draw, draw_table
 from circuits.errors import (
     CircuitError,
     EvidenceError,
@@ -23,8 +22,7 @@ from circuits.errors import (
     StructureError,
 )
 from circuits.evidence import Evidence
-from circuits.formats import load_psdd, save_psdd
-from circuits.formats.json import load, save
+from circuits.formats import load, load_psdd, save, save_psdd
 from circuits.nodes import Input, Product, Sum
 
 __all__ = [

@@ -50,7 +50,7 @@ def report(title: str, team: circuits.CircuitDistribution) -> None:
         print(f"  {share:>20.1%} {false_alarms:>10.1%} {flagged.double().mean():>10.1%} {named:>28.1%}")
 
 
-structure, logits = circuits.learning.learn_structure(train, [ACTIONS] * AGENTS)
+structure, logits = circuits.learning.learn_cutset_network(train, [ACTIONS] * AGENTS)
 print(f"learned: {structure}")
 report("team model", circuits.CircuitDistribution(structure, logits))
 apart = circuits.structures.mean_field([ACTIONS] * AGENTS)

@@ -89,7 +89,7 @@ def chow_liu(task: Task) -> Learned:
 
 def cutset(task: Task) -> Learned:
     """Cutset network with Chow-Liu leaves by BIC, closed form."""
-    return learning.learn_structure(task.train, task.cardinalities)
+    return learning.learn_cutset_network(task.train, task.cardinalities)
 
 
 def split(task: Task) -> Learned:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from circuits.errors import StructureError
 from circuits.evidence import Evidence, EvidenceLike
-from circuits.formats.json import replace_file as replace_file
+from circuits.files import replace_file
 from circuits.variables import variables_of
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ program folds a circuit into layers; its metadata holds `format`, `version`, the
 digest of structure and numbers.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.errors import CircuitError, FormatError, StructureError
+from circuits.files import replace_file
 from circuits.nodes import Input, Node, Product, Sum
 
 _FORMAT = "circuits"
@@ -168,23 +168,3 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(text: str) -> NoReturn:
     raise ValueError(f"{text} is not an integer")
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file through a temporary one beside it, so that a crash leaves the old content or the new, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name must survive a power cut too
-    finally:
-        os.close(folder)

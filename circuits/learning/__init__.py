@@ -8,13 +8,13 @@ tensor(0.6667, dtype=torch.float64)
 """
 
 from circuits.learning.chow_liu import chow_liu, chow_liu_tree
+from circuits.learning.cutset_network import learn_cutset_network
 from circuits.learning.expectation_maximization import expectation_maximization
 from circuits.learning.fit import Fit, FitOptions
 from circuits.learning.gradient import fit_gradient
 from circuits.learning.latent_tree import learn_latent_tree
 from circuits.learning.maximum_likelihood import maximum_likelihood
-from circuits.learning.split.learner import Growth, SplitOptions, grow_structure
-from circuits.learning.structure import learn_structure
+from circuits.learning.split import Growth, SplitOptions, grow_structure
 
 __all__ = [
     "Fit",
@@ -26,7 +26,7 @@ __all__ = [
     "expectation_maximization",
     "fit_gradient",
     "grow_structure",
+    "learn_cutset_network",
     "learn_latent_tree",
-    "learn_structure",
     "maximum_likelihood",
 ]

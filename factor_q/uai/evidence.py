@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from circuits.errors import EvidenceError
-from circuits.formats.json import replace_file
+from circuits.files import replace_file
 from factor_q.uai.words import Words, file_text
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from circuits.errors import StructureError
-from circuits.formats.json import replace_file
+from circuits.files import replace_file
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph, Scope
 from factor_q.uai.numbers import fault, is_writable, logs_of, word_of

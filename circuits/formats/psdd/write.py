@@ -8,7 +8,7 @@ from pathlib import Path
 from circuits.circuit import Circuit
 from circuits.distribution import CircuitDistribution
 from circuits.errors import NotTractableError, StructureError
-from circuits.formats.json import replace_file as replace_file
+from circuits.files import replace_file
 from circuits.nodes import Input, Product, Sum
 from circuits.properties import Disjointness
 from circuits.variables import describe_scope, variables_of

@@ -34,7 +34,7 @@ class SplitOptions:
     min_rows: int = 50
     """An edge that fewer rows (by weight) take is not split."""
     penalty: float = 1.0
-    """Price of a free parameter in units of log(rows) / 2 nats, as in `learn_structure`; 1 is BIC."""
+    """Price of a free parameter in units of log(rows) / 2 nats, as in `learn_cutset_network`; 1 is BIC."""
     smoothing: float = 1.0
     """Goes to `maximum_likelihood` for the weights, also when the validation rows are scored."""
     patience: int = 30
@@ -82,8 +82,8 @@ def grow_structure(
     distribution can still be said, and the likelihood of the data never decreases. Each time, the pair with the
     largest gain in log-likelihood less the price of its parameters is split. Gains are exact, counted from the rows
     (the source takes flow for the edge and mutual information for the variable); those of edges that other splits
-    have touched are renewed when they come up. Unlike `learn_structure`, whose leaves share nothing, this one shares
-    what a split does not concern, and stops by validation data when there is some.
+    have touched are renewed when they come up. Unlike `learn_cutset_network`, whose leaves share nothing, this one
+    shares what a split does not concern, and stops by validation data when there is some.
 
     Args:
         data: integers, shape (rows, variables).

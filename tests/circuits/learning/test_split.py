@@ -1,7 +1,5 @@
 """Structure learning by split and clone, on data whose dependencies change with the context."""
 
-import doctest
-import importlib
 from typing import Any
 
 import pytest
@@ -193,10 +191,3 @@ def test_bad_options_are_named(option: str) -> None:
     wrong: dict[str, Any] = {option: -1}
     with pytest.raises(StructureError, match=f"SplitOptions {option} is -1; it must be at least"):
         SplitOptions(**wrong)
-
-
-def test_examples_in_docstrings_run() -> None:
-    cases = doctest.DocTestFinder().find(importlib.import_module("circuits.learning.split"))
-    results = [doctest.DocTestRunner().run(case) for case in cases]
-    assert sum(result.attempted for result in results) >= 2
-    assert not any(result.failed for result in results)

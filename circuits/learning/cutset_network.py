@@ -21,7 +21,7 @@ _CANDIDATES = 24
 """Variables tried at each split: those that share most information with the others."""
 
 
-def learn_structure(
+def learn_cutset_network(
     data: Tensor,
     cardinalities: Sequence[int],
     *,
@@ -57,17 +57,17 @@ def learn_structure(
 
     Example:
         >>> import torch, circuits
-        >>> c, logits = circuits.learning.learn_structure(torch.tensor([[0, 1], [1, 0], [1, 0]]), [2, 2])
+        >>> c, logits = circuits.learning.learn_cutset_network(torch.tensor([[0, 1], [1, 0], [1, 0]]), [2, 2])
         >>> c.is_deterministic
         True
     """
     cards = check_cardinalities(cardinalities)
     values = check_data(data, cards)
-    check_complete(values, "learn_structure", "Drop or fill those rows, or fix a structure and use EM.")
+    check_complete(values, "learn_cutset_network", "Drop or fill those rows, or fix a structure and use EM.")
     row_weights = check_weights(weights, values)
     check_smoothing(smoothing)
     if max_depth < 0:
-        raise StructureError(f"learn_structure got max_depth {max_depth}; it is at least 0 (one forest).")
+        raise StructureError(f"learn_cutset_network got max_depth {max_depth}; it is at least 0 (one forest).")
     grower = _Grower(values, row_weights, cards, parameter_price(penalty, row_weights))
     leaf = grower.leaf(torch.arange(len(values), device=values.device), tuple(range(len(cards))))
     circuit = grower.builder.build(grower.grow(leaf, max_depth))
