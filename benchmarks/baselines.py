@@ -34,8 +34,8 @@ from spnpolicy.experiments.reports.csv_files import curves_csv, runs_csv, table_
 from spnpolicy.experiments.reports.folder import Report, make_report
 from spnpolicy.experiments.reports.pictures import draw_pictures
 from spnpolicy.experiments.reports.runs import read_run
-from spnpolicy.experiments.reports.statistics import Interval, interval_over_runs
-from spnpolicy.experiments.reports.tables import interval_text
+from spnpolicy.experiments.statistics.bootstrap import Interval, interval_over_runs
+from spnpolicy.experiments.statistics.tables import interval_text
 from spnpolicy.experiments.sweeps.plan import Environment, Plan, cross, open_folder, trial_folder
 from spnpolicy.experiments.sweeps.trials import is_finished, run_trial
 from spnpolicy.training.config import TrainConfig

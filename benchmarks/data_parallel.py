@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spnpolicy.experiments.reports.statistics import bootstrap_interval, interquartile_mean
+from spnpolicy.experiments.statistics.bootstrap import bootstrap_interval, interquartile_mean
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.loop import train
 from spnpolicy.training.metrics import read_metrics

@@ -20,8 +20,8 @@ import torch
 
 from spnpolicy import make_env
 from spnpolicy.base.files import replace_file
-from spnpolicy.experiments.reports.statistics import interval_over_runs
-from spnpolicy.experiments.reports.tables import interval_text
+from spnpolicy.experiments.statistics.bootstrap import interval_over_runs
+from spnpolicy.experiments.statistics.tables import interval_text
 from spnpolicy.experiments.sweeps.engines import make_engine
 from spnpolicy.experiments.sweeps.plan import Plan, Trial, open_folder, trial_folder
 from spnpolicy.experiments.sweeps.runner import run_trials

@@ -22,7 +22,7 @@ _HOME = {
     "SPNPolicy": "spnpolicy.networks.policy",
     "Streams": "spnpolicy.base.seeding",
     "TrainConfig": "spnpolicy.training.config",
-    "check_env": "spnpolicy.envs.checks.check",
+    "check_env": "spnpolicy.envs.checks.door",
     "elbo": "spnpolicy.maths.objective",
     "load_run": "spnpolicy.training.runs",
     "make_algorithm": "spnpolicy.algorithms",

@@ -106,7 +106,7 @@ def _one(name: str) -> str:
 
 def _own_options(name: str, parameters: Mapping[str, inspect.Parameter]) -> dict[str, inspect.Parameter]:
     """Return what a PettingZoo environment takes besides the options of the batch."""
-    from spnpolicy.envs.targets import maker_parameters
+    from spnpolicy.envs.pettingzoo.makers import maker_parameters
 
     found = maker_parameters(name, name.removeprefix(PETTINGZOO))
     return {option: parameter for option, parameter in found.items() if option not in parameters}

@@ -17,7 +17,7 @@ from spnpolicy.cli.options import CommandLine, UsageError
 from spnpolicy.data.env import Step
 from spnpolicy.experiments.answers import words
 from spnpolicy.experiments.answers.inference import Answer, Surprise, ask, joint_policy, spread_of_surprise, surprise
-from spnpolicy.experiments.media.picture import draw_answer
+from spnpolicy.experiments.answers.picture import draw_answer
 from spnpolicy.training.learning import close_env
 from spnpolicy.training.player import Player
 from spnpolicy.training.runs import LoadedRun, load_run

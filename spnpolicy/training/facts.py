@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import spnpolicy
 from spnpolicy.base.distributed import world
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.training.config import RunConfig
@@ -82,7 +81,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def source_commit() -> str | None:
     """Return the commit of the source that runs, with "+changes" if it was edited; None if it is no git checkout."""
     git = shutil.which("git")
-    root = Path(spnpolicy.__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if git is None or not (root / ".git").exists():
         return None
     try:

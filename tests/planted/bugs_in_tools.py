@@ -57,21 +57,21 @@ BUGS = (
     ),
     Bug(
         "reports: a later evaluation is known before",
-        "spnpolicy/experiments/reports/efficiency.py",
+        "spnpolicy/experiments/statistics/curves.py",
         'index = np.searchsorted(history.steps, steps, side="right") - 1',
         'index = np.searchsorted(history.steps, steps, side="left")',
         ("tests/spnpolicy/experiments/test_report_numbers.py",),
     ),
     Bug(
         "reports: the area is not divided by the steps",
-        "spnpolicy/experiments/reports/efficiency.py",
+        "spnpolicy/experiments/statistics/curves.py",
         "np.trapezoid(values, steps) / (steps[-1] - steps[0])",
         "np.trapezoid(values, steps) / steps[-1]",
         ("tests/spnpolicy/experiments/test_report_numbers.py",),
     ),
     Bug(
         "reports: a tie counts as won",
-        "spnpolicy/experiments/reports/profiles.py",
+        "spnpolicy/experiments/statistics/profiles.py",
         "return (won + 0.5 * tied).mean(axis=(1, 2))",
         "return (won + tied).mean(axis=(1, 2))",
         (
@@ -82,7 +82,7 @@ BUGS = (
     ),
     Bug(
         "reports: profiles count what is reached, not passed",
-        "spnpolicy/experiments/reports/profiles.py",
+        "spnpolicy/experiments/statistics/profiles.py",
         "(task > threshold).mean(axis=1)",
         "(task >= threshold).mean(axis=1)",
         (
@@ -139,8 +139,8 @@ BUGS = (
     Bug(
         "coverage pictures: rows and columns change places",
         "spnpolicy/envs/coverage/render.py",
-        "row, column = divmod(place, env.size)",
-        "column, row = divmod(place, env.size)",
+        "row, column = divmod(place, size)",
+        "column, row = divmod(place, size)",
         ("tests/spnpolicy/envs/test_coverage_render.py",),
     ),
     Bug(
@@ -166,21 +166,21 @@ BUGS = (
     ),
     Bug(
         "check: an episode may go on for ever",
-        "spnpolicy/envs/checks/check.py",
+        "spnpolicy/envs/checks/door.py",
         "if (ages[~over] >= env.episode_limit).any():",
         "if (ages[~over] > 10**9).any():",
         ("tests/spnpolicy/envs/test_check_env.py",),
     ),
     Bug(
         "check: a new start in place of the end is not seen",
-        "spnpolicy/envs/checks/check.py",
+        "spnpolicy/envs/checks/door.py",
         "if is_start and not np.array_equal(before",
         "if not is_start and not np.array_equal(before",
         ("tests/spnpolicy/envs/test_check_env.py",),
     ),
     Bug(
         "names: an option of the wrong kind is taken",
-        "spnpolicy/envs/targets.py",
+        "spnpolicy/envs/pettingzoo/makers.py",
         "if isinstance(default, int | float) and isinstance(value, str | list | dict):",
         "if isinstance(default, int | float) and isinstance(value, bytes):",
         (
@@ -200,7 +200,7 @@ BUGS = (
     ),
     Bug(
         "parallel face: a batch of several games",
-        "spnpolicy/envs/pettingzoo/parallel.py",
+        "spnpolicy/envs/parallel.py",
         "if env.num_envs != 1:",
         "if env.num_envs < 1:",
         ("tests/spnpolicy/envs/test_parallel_face.py",),

@@ -5,9 +5,7 @@ import pytest
 import scipy.stats
 
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.experiments.reports.efficiency import History, area_under_curve, common_curve, curve_band, latest
-from spnpolicy.experiments.reports.profiles import performance_profile, probability_of_improvement
-from spnpolicy.experiments.reports.statistics import (
+from spnpolicy.experiments.statistics.bootstrap import (
     aggregate_iqm,
     aggregate_mean,
     aggregate_median,
@@ -16,6 +14,8 @@ from spnpolicy.experiments.reports.statistics import (
     interquartile_mean,
     optimality_gap,
 )
+from spnpolicy.experiments.statistics.curves import History, area_under_curve, common_curve, curve_band, latest
+from spnpolicy.experiments.statistics.profiles import performance_profile, probability_of_improvement
 
 
 def generator(seed=0):

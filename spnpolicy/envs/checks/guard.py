@@ -8,9 +8,9 @@ from jaxtyping import Bool, Int
 
 from spnpolicy.base.errors import CheckpointError, EnvError
 from spnpolicy.data.env import BatchedEnv, Step
-from spnpolicy.envs.checks.faults import Fault, place
 from spnpolicy.envs.checks.inspection import Inspector, Problem
-from spnpolicy.envs.checks.options import one_of
+from spnpolicy.envs.faults import Fault, place
+from spnpolicy.envs.options import one_of
 
 POLICIES = ("raise", "drop-episode")
 MOST_RESTARTS = 3

@@ -7,11 +7,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.envs.checks.options import checked_actions, one_of, whole_number
 from spnpolicy.envs.coverage.assignment import bottleneck_assignment
 from spnpolicy.envs.coverage.board import ACTION_NAMES, CLAIM, STAY, Board, Grid, check_saved_board, start_distances
 from spnpolicy.envs.coverage.goals import FreeGoals
 from spnpolicy.envs.coverage.layouts import LayoutStream, checked_layout
+from spnpolicy.envs.options import checked_actions, one_of, whole_number
 
 VARIANTS = ("latch", "simultaneous", "claim")
 PLACEMENTS = ("random", "fixed")
@@ -316,10 +316,17 @@ class Coverage:
         return board.rows(np.array([index]))
 
     def render(self, index: int = 0, *, cell: int = 48, final: bool = False) -> UInt8[np.ndarray, "height width 3"]:
-        """Return a picture of one game; see `spnpolicy.envs.coverage.render.render`."""
+        """Return a picture of one game.
+
+        Args:
+            index: which game of the batch.
+            cell: side of a grid cell in pixels, 12 or more.
+            final: if that game ended on the latest step, draw what it reached instead of the new start.
+        """
+        # Pillow is heavy, and training never draws.
         from spnpolicy.envs.coverage.render import render
 
-        return render(self, index, cell=cell, final=final)
+        return render(self.board(index, final=final), self.size, self.variant, cell=cell)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is needed to go on exactly from here (arrays and JSON values)."""

@@ -2,14 +2,13 @@
 
 from functools import lru_cache
 from math import ceil, sqrt
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from spnpolicy.envs.checks.options import whole_number
 from spnpolicy.envs.coverage.board import Board
+from spnpolicy.envs.options import whole_number
 from spnpolicy.envs.sprites import (
     BOARD,
     INK,
@@ -25,50 +24,43 @@ from spnpolicy.envs.sprites import (
     write_caption,
 )
 
-if TYPE_CHECKING:
-    from spnpolicy.envs.coverage.coverage import Coverage
-
 TARGET: Color = (96, 102, 114)
 
 
-def render(
-    env: "Coverage", index: int = 0, *, cell: int = 48, final: bool = False
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Draw one game of a batch.
+def render(board: Board, size: int, variant: str, *, cell: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Draw one game.
 
     Goals are grey targets, agents are numbered discs; those in one cell shrink and stand side by side. The
     cell of a claimed goal (variant "simultaneous": an occupied one) is filled in the colour of its agent.
 
     Args:
-        env: a coverage environment after `reset`.
-        index: which game of the batch.
+        board: a batch of one game.
+        size: rows and columns of the grid.
+        variant: the rules, for the caption.
         cell: side of a grid cell in pixels, 12 or more.
-        final: if that game ended on the latest step, draw what it reached instead of the new start.
 
     Returns:
         RGB picture, shape (height, width, 3).
 
     Raises:
         ConfigError: `cell` is not a whole number of at least 12.
-        EnvError: the environment was not reset, or has no such game.
     """
     whole_number("render", "cell", cell, 12)
-    board = env.board(index, final=final)
-    picture = empty_board(env.size, env.size, cell).copy()
-    left, top = board_corner(picture.width, env.size, cell)
+    picture = empty_board(size, size, cell).copy()
+    left, top = board_corner(picture.width, size, cell)
     groups = _agents_by_cell(board)
     for goal, place in enumerate(board.goal_cells[0]):
         owner = _owner(board, groups.get(int(place), []), bool(board.goal_flags[0, goal]))
-        row, column = divmod(int(place), env.size)
+        row, column = divmod(int(place), size)
         sprite = _goal_sprite(cell, owner)
         picture.paste(sprite, (left + column * cell, top + row * cell), sprite)
     for place, agents in groups.items():
-        row, column = divmod(place, env.size)
+        row, column = divmod(place, size)
         for agent, (x, y, side) in zip(agents, _slots(len(agents), cell), strict=True):
             sprite = agent_sprite(side, agent, str(agent))
             picture.paste(sprite, (left + column * cell + x, top + row * cell + y), sprite)
-    status = f"{int(board.goal_flags.sum())}/{env.goals} goals    step {int(board.steps[0])}"
-    write_caption(picture, env.size, cell, env.variant, status)
+    status = f"{int(board.goal_flags.sum())}/{board.goal_cells.shape[1]} goals    step {int(board.steps[0])}"
+    write_caption(picture, size, cell, variant, status)
     return np.array(picture, np.uint8)
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.envs.checks.options import checked_actions, whole_number
+from spnpolicy.envs.options import checked_actions, whole_number
 
 TASK = "Foraging-8x8-2p-3f-coop-v3"
 EPISODE_LIMIT = 50

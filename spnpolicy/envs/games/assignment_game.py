@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 
 from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.envs.checks.options import checked_actions, whole_number
 from spnpolicy.envs.games.payoffs import discounted_sum
+from spnpolicy.envs.options import checked_actions, whole_number
 
 MAX_TABLE_BYTES = 2**30
 

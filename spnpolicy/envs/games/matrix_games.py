@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike
 
 from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.envs.checks.options import checked_actions, one_of, whole_number
 from spnpolicy.envs.games.payoffs import checked_cells, checked_table, discounted_sum, for_all_agents, named_payoffs
+from spnpolicy.envs.options import checked_actions, one_of, whole_number
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 OBSERVED = ("constant", "last_actions")

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.envs.checks.options import one_of
+from spnpolicy.envs.options import one_of
 
 Cell = tuple[float, float]
 Cells = tuple[tuple[tuple[float, ...], ...], ...]

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int
 
 from spnpolicy.base.errors import CheckpointError, EnvError
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.envs.checks.options import checked_actions, whole_number
 from spnpolicy.envs.games.payoffs import discounted_sum
+from spnpolicy.envs.options import checked_actions, whole_number
 
 BRANCHES = (((7.0, 7.0), (7.0, 7.0)), ((0.0, 1.0), (1.0, 8.0)))
 """Payoffs in the second step after agent 0 has chosen A and B: agent 0 chooses the row, agent 1 the column."""

@@ -11,13 +11,13 @@ from pettingzoo import ParallelEnv
 
 from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
 from spnpolicy.data.env import Step
-from spnpolicy.envs.checks.faults import FAILURES, Fault
-from spnpolicy.envs.checks.options import checked_actions, whole_number
+from spnpolicy.envs.faults import FAILURES, Fault
+from spnpolicy.envs.options import checked_actions, whole_number
 from spnpolicy.envs.pettingzoo.game import layout_of
+from spnpolicy.envs.pettingzoo.makers import parallel_maker
 from spnpolicy.envs.pettingzoo.pictures import PICTURES, check_render_mode, options_to_draw
 from spnpolicy.envs.pettingzoo.share import Rows, Share
 from spnpolicy.envs.pettingzoo.workers import Local, Worker, shares_of
-from spnpolicy.envs.targets import parallel_maker
 
 FEWEST_PER_WORKER = 8
 """Games that make a process worth its messages, unless `workers` says otherwise."""

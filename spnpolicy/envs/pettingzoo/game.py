@@ -10,8 +10,8 @@ from pettingzoo import ParallelEnv
 
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.env import EnvSpec
-from spnpolicy.envs.checks.faults import BadValueError
-from spnpolicy.envs.checks.options import whole_number
+from spnpolicy.envs.faults import BadValueError
+from spnpolicy.envs.options import whole_number
 from spnpolicy.envs.pettingzoo.spaces import ActionSet, Encoder, action_set, observation_encoder
 
 _log = logging.getLogger(__name__)

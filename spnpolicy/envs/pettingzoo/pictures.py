@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from pettingzoo import ParallelEnv
 
 from spnpolicy.base.errors import ConfigError, EnvError
-from spnpolicy.envs.targets import maker_parameters
+from spnpolicy.envs.pettingzoo.makers import maker_parameters
 
 PICTURES = "rgb_array"
 """The `render_mode` in which environments return their pictures."""

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from pettingzoo import ParallelEnv
 
 from spnpolicy.base.errors import EnvError
-from spnpolicy.envs.checks.faults import BadValueError, Fault, last_lines, place
+from spnpolicy.envs.faults import BadValueError, Fault, last_lines, place
 from spnpolicy.envs.pettingzoo.game import Game, Layout, View
 from spnpolicy.envs.pettingzoo.pictures import picture_of
 

@@ -9,8 +9,8 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space
 from jaxtyping import Float
 
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.envs.checks.faults import BadValueError
-from spnpolicy.envs.checks.options import whole_number
+from spnpolicy.envs.faults import BadValueError
+from spnpolicy.envs.options import whole_number
 
 MOST_ACTIONS = 10_000
 """Joint actions of one agent that are still taken one by one."""

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from spnpolicy.base.errors import SpnPolicyError
-from spnpolicy.envs.checks.faults import last_lines
+from spnpolicy.envs.faults import last_lines
 
 NOTE_BYTES = 8
 """The notes of a worker begin with the row at work; the rest is what faulthandler writes."""
@@ -82,8 +82,8 @@ def _open_share(
 ) -> Any:
     # Imported here, so that what an import prints or raises is seen by the parent like everything else.
     from spnpolicy.envs.pettingzoo.game import layout_of
+    from spnpolicy.envs.pettingzoo.makers import parallel_maker
     from spnpolicy.envs.pettingzoo.share import Share
-    from spnpolicy.envs.targets import parallel_maker
 
     make = parallel_maker(name, target, options)
     first = make()

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int
 
 from spnpolicy.base.errors import EnvError
-from spnpolicy.envs.checks.faults import Fault, last_lines, place
+from spnpolicy.envs.faults import Fault, last_lines, place
 from spnpolicy.envs.pettingzoo.share import MOST_FAILURES, Rows, Share
 from spnpolicy.envs.pettingzoo.worker import NOTE_BYTES
 

@@ -3,17 +3,21 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from spnpolicy.algorithms import ALGORITHMS
-from spnpolicy.experiments.answers.answers import STATES, write_answers
-from spnpolicy.experiments.benchmarks.curves import draw_curves
+from spnpolicy.experiments.answers.questions import STATES, write_answers
 from spnpolicy.experiments.benchmarks.report import write_report
 from spnpolicy.experiments.benchmarks.results import Results, load_results
 from spnpolicy.experiments.media.animation import animate
+from spnpolicy.experiments.media.lines import draw_lines
+from spnpolicy.experiments.statistics.curves import curve_band
 from spnpolicy.experiments.sweeps.plan import Plan, trial_folder
 from spnpolicy.training.config import RunConfig
 from spnpolicy.training.runs import load_run
 
 ANIMATED_LAYOUTS = 6
+_ROOM_ABOVE = 1.04
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ def present(plan: Plan, folder: Path) -> Presentation:
     """
     results = load_results(plan, folder)
     report = write_report(results, folder / "report.txt", folder / "table.csv", folder / "episodes.csv")
-    draw_curves(results, folder / "curves.png")
+    _draw_curves(results, folder / "curves.png")
     files = {
         "report": folder / "report.txt",
         "table": folder / "table.csv",
@@ -70,3 +74,25 @@ def _answers(shown: RunConfig, folder: Path, seed: int, files: dict[str, Path]) 
     files["answers in words"] = folder / "answers.txt"
     files["answers as a picture"] = folder / "answers.png"
     return write_answers(run, folder / "answers.txt", folder / "answers.png", seed=seed)
+
+
+def _draw_curves(results: Results, path: Path) -> None:
+    """Write a PNG with the interquartile mean over runs and its 95 % bootstrap interval, and two references."""
+    discount = results.plan.trials[0].train.discount
+    draw_lines(
+        path,
+        {
+            name: (curve, curve_band(curve, generator=np.random.default_rng(0)))
+            for name, curve in results.curves.items()
+        },
+        title=f"{results.plan.name}: greedy play during training, interquartile mean and 95 % interval over runs",
+        ylabel=f"discounted return ({discount:g}) as a fraction of the exact optimum",
+        levels=_reference_levels(results),
+        limits=(0.0, _ROOM_ABOVE),
+    )
+
+
+def _reference_levels(results: Results) -> dict[str, float]:
+    fixed = results.references.fixed_fraction
+    levels = {"exact optimum": 1.0}
+    return levels if fixed is None else {**levels, "fixed goal per agent": float(fixed.mean())}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from spnpolicy.base.files import replace_file
 from spnpolicy.experiments.benchmarks.results import MEASURES, Results, Score
-from spnpolicy.experiments.reports.statistics import Interval
-from spnpolicy.experiments.reports.tables import (
+from spnpolicy.experiments.statistics.bootstrap import Interval
+from spnpolicy.experiments.statistics.tables import (
     aligned,
     compared,
     csv_text,

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.envs import make_env
-from spnpolicy.experiments.reports.efficiency import Curve, History, common_curve
-from spnpolicy.experiments.reports.statistics import Interval, interval_over_runs
+from spnpolicy.experiments.statistics.bootstrap import Interval, interval_over_runs
+from spnpolicy.experiments.statistics.curves import Curve, History, common_curve
 from spnpolicy.experiments.sweeps.plan import Plan, trial_folder
 from spnpolicy.experiments.sweeps.trials import EVALUATION_FILE, FinalEvaluation, is_finished, read_evaluation
 from spnpolicy.training.metrics import read_metrics

@@ -10,7 +10,7 @@ import numpy as np
 from spnpolicy.experiments.reports.groups import Task
 from spnpolicy.experiments.reports.numbers import Comparison
 from spnpolicy.experiments.reports.runs import Run, printable
-from spnpolicy.experiments.reports.tables import few_runs_note
+from spnpolicy.experiments.statistics.tables import few_runs_note
 
 _SHOWN_NAMES = 5
 

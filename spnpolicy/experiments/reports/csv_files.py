@@ -8,8 +8,8 @@ from spnpolicy.base.decoding import encode
 from spnpolicy.experiments.reports.groups import Task
 from spnpolicy.experiments.reports.numbers import Comparison, Numbers
 from spnpolicy.experiments.reports.runs import MEASURES, Run
-from spnpolicy.experiments.reports.statistics import Interval
-from spnpolicy.experiments.reports.tables import csv_text, exact_number
+from spnpolicy.experiments.statistics.bootstrap import Interval
+from spnpolicy.experiments.statistics.tables import csv_text, exact_number
 
 Rows = list[Sequence[object]]
 

@@ -8,8 +8,8 @@ from spnpolicy.experiments.reports.cautions import Selection, cautions, provenan
 from spnpolicy.experiments.reports.groups import Task, in_words
 from spnpolicy.experiments.reports.numbers import Comparison, Numbers
 from spnpolicy.experiments.reports.pictures import Picture
-from spnpolicy.experiments.reports.tables import interval_text
 from spnpolicy.experiments.reports.words import explanations, headline, shared_settings, statements, table
+from spnpolicy.experiments.statistics.tables import interval_text
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #22252c; --faint: #6b6f78; --paper: #fbfaf7; --line: #dedad0; --card: #f3f1ea }

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.experiments.reports import statistics
-from spnpolicy.experiments.reports.efficiency import Curve, area_under_curve, common_curve, curve_band
 from spnpolicy.experiments.reports.groups import Task
-from spnpolicy.experiments.reports.profiles import performance_profile, probability_of_improvement
 from spnpolicy.experiments.reports.runs import MEASURES, Run
-from spnpolicy.experiments.reports.statistics import Band, Interval, Tasks, bootstrap_band, bootstrap_interval
+from spnpolicy.experiments.statistics import bootstrap
+from spnpolicy.experiments.statistics.bootstrap import Band, Interval, Tasks, bootstrap_band, bootstrap_interval
+from spnpolicy.experiments.statistics.curves import Curve, area_under_curve, common_curve, curve_band
+from spnpolicy.experiments.statistics.profiles import performance_profile, probability_of_improvement
 
 NORMALISED = ("fraction_of_optimum", "success")
 """Measures between 0 and 1 that mean the same in every task; only these are aggregated over tasks."""
@@ -139,12 +139,12 @@ def _overall(tasks: Sequence[TaskNumbers], measure: str) -> Numbers | None:
 
 def _aggregates(scores: Tasks, measure: str, areas: Tasks | None = None) -> dict[str, Interval]:
     functions: dict[str, Callable[..., np.ndarray]] = {
-        "iqm": statistics.aggregate_iqm,
-        "mean": statistics.aggregate_mean,
-        "median": statistics.aggregate_median if areas is None else _median_over_runs,
+        "iqm": bootstrap.aggregate_iqm,
+        "mean": bootstrap.aggregate_mean,
+        "median": bootstrap.aggregate_median if areas is None else _median_over_runs,
     }
     if measure in NORMALISED:
-        functions["optimality_gap"] = statistics.optimality_gap
+        functions["optimality_gap"] = bootstrap.optimality_gap
     found = {
         name: bootstrap_interval(scores, generator=generator(), statistic=function)
         for name, function in functions.items()
@@ -184,7 +184,7 @@ def _ranked(scores: Mapping[str, Tasks], measure: str) -> dict[str, Tasks]:
     sign = -1.0 if measure in LESS_IS_BETTER else 1.0
 
     def worth(name: str) -> float:
-        return sign * float(statistics.aggregate_iqm([task[None] for task in scores[name]])[0])
+        return sign * float(bootstrap.aggregate_iqm([task[None] for task in scores[name]])[0])
 
     return {name: scores[name] for name in sorted(scores, key=worth, reverse=True)}
 

@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from spnpolicy.experiments.benchmarks.curves import draw_lines, new_axes, plain, series_style
-from spnpolicy.experiments.media.picture import FAINT, INK, save_figure
+from spnpolicy.experiments.media.figures import FAINT, INK, new_axes, plain, save_figure, series_style
+from spnpolicy.experiments.media.lines import draw_lines
 from spnpolicy.experiments.reports.numbers import LESS_IS_BETTER, NORMALISED, Comparison, Numbers, TaskNumbers
-from spnpolicy.experiments.reports.statistics import Interval
 from spnpolicy.experiments.reports.words import MEASURE_NAMES
+from spnpolicy.experiments.statistics.bootstrap import Interval
 
 _LONGEST_NAME = 60
 _FULL = (-0.02, 1.04)

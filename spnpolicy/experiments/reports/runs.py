@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from spnpolicy.base.errors import ConfigError, SpnPolicyError
-from spnpolicy.experiments.reports.efficiency import History
+from spnpolicy.experiments.statistics.curves import History
 from spnpolicy.experiments.sweeps.plan import PLAN_FILE, read_plan, trial_folder
 from spnpolicy.experiments.sweeps.trials import EVALUATION_FILE, read_evaluation
 from spnpolicy.training.config import RunConfig

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from spnpolicy.experiments.reports.cautions import Selection, cautions, provenance
 from spnpolicy.experiments.reports.groups import Task, algorithm_settings, in_words
 from spnpolicy.experiments.reports.numbers import LESS_IS_BETTER, NORMALISED, Comparison, Numbers, Pair
-from spnpolicy.experiments.reports.tables import (
+from spnpolicy.experiments.statistics.tables import (
     aligned,
     chance_of_separation,
     digits_for,

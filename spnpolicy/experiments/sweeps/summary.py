@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spnpolicy.experiments.reports.statistics import interquartile_mean
+from spnpolicy.experiments.statistics.bootstrap import interquartile_mean
 from spnpolicy.experiments.sweeps.plan import Plan, trial_folder
 from spnpolicy.experiments.sweeps.trials import EVALUATION_FILE, read_evaluation
 

@@ -23,7 +23,7 @@ from sweep_faults import (
 
 from spnpolicy.cli import main
 from spnpolicy.experiments.sweeps.attempts import Outcome, read_attempts
-from spnpolicy.experiments.sweeps.local_engine import LocalEngine
+from spnpolicy.experiments.sweeps.engines.local import LocalEngine
 from spnpolicy.experiments.sweeps.plan import open_folder, read_plan, trial_folder
 from spnpolicy.experiments.sweeps.runner import MOST_LOSSES, MOST_TRIES, run_trials
 from spnpolicy.experiments.sweeps.sweep import read_sweep, sweep_plan

@@ -239,7 +239,7 @@ def test_foraging_pictures_tell_levels_and_steps_apart():
 
 
 def test_foraging_has_no_picture_without_the_mode():
-    from spnpolicy.envs.foraging.package import parallel_env
+    from spnpolicy.envs.foraging.lbforaging import parallel_env
 
     game = parallel_env()
     game.reset(seed=0)

@@ -7,7 +7,7 @@ from small_games import Pair, Spaces
 import spnpolicy
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.envs import EnvSpec, Step, check_env
-from spnpolicy.envs.checks.options import checked_actions
+from spnpolicy.envs.options import checked_actions
 
 
 class Right:

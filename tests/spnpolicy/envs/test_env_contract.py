@@ -10,7 +10,7 @@ from env_cases import CASES, FORBIDDING, make_case, random_actions
 from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
 from spnpolicy.envs import ENVIRONMENTS, PREFIXES, check_env
 from spnpolicy.envs.checks.guard import guarded
-from spnpolicy.envs.pettingzoo.parallel import parallel_env
+from spnpolicy.envs.parallel import parallel_env
 
 with warnings.catch_warnings():
     # PettingZoo warns of its own imports

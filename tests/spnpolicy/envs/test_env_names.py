@@ -8,7 +8,7 @@ import pytest
 
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.envs import make_env
-from spnpolicy.envs.foraging.package import Foraging
+from spnpolicy.envs.foraging.lbforaging import Foraging
 
 SPREAD = "pettingzoo:mpe2.simple_spread_v3"
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
-from spnpolicy.envs.checks.check import check_env
+from spnpolicy.envs.checks.door import check_env
 from spnpolicy.envs.foraging.arrays import LOAD, ForagingArrays
-from spnpolicy.envs.foraging.package import parallel_env
+from spnpolicy.envs.foraging.lbforaging import parallel_env
 
 TASKS = ("Foraging-8x8-2p-3f-coop-v3", "Foraging-5x5-2p-1f-v3", "Foraging-6x6-4p-2f-v3", "Foraging-7x7-3p-3f-coop-v3")
 

@@ -5,7 +5,7 @@ import pytest
 
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.envs import make_env
-from spnpolicy.envs.pettingzoo.parallel import parallel_env
+from spnpolicy.envs.parallel import parallel_env
 
 RIGHT = 4
 

@@ -6,7 +6,7 @@ from env_cases import random_actions
 
 from spnpolicy.envs import make_env
 from spnpolicy.envs.checks.guard import guarded
-from spnpolicy.envs.foraging.package import parallel_env
+from spnpolicy.envs.foraging.lbforaging import parallel_env
 
 GAMES = {
     "pettingzoo:mpe2.simple_spread_v3": ((5, 5, 5), 18, 54, 25),

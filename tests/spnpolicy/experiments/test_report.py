@@ -5,10 +5,10 @@ import pytest
 from benchmark_cases import tiny_plan
 
 from spnpolicy.envs import make_env
-from spnpolicy.experiments.benchmarks.curves import _LABEL_GAP, _TOP, _spread
 from spnpolicy.experiments.benchmarks.report import statements, table, write_report
 from spnpolicy.experiments.benchmarks.results import References, Results, Score, _references, _score
-from spnpolicy.experiments.reports.statistics import interval_over_runs
+from spnpolicy.experiments.media.lines import _LABEL_GAP, _TOP, _spread
+from spnpolicy.experiments.statistics.bootstrap import interval_over_runs
 from spnpolicy.experiments.sweeps.trials import FinalEvaluation
 
 

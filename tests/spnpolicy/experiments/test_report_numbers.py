@@ -7,7 +7,7 @@ from spnpolicy.base.errors import ConfigError
 from spnpolicy.experiments.reports.folder import make_report
 from spnpolicy.experiments.reports.numbers import choose_measure, compare
 from spnpolicy.experiments.reports.runs import MEASURES, read_run
-from spnpolicy.experiments.reports.tables import chance_of_separation, digits_for
+from spnpolicy.experiments.statistics.tables import chance_of_separation, digits_for
 
 GOOD, POOR = [0.8, 0.9, 0.85, 0.95, 0.7], [0.3, 0.4, 0.2, 0.75, 0.5]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spnpolicy.experiments.reports import statistics
-from spnpolicy.experiments.reports.profiles import performance_profile, probability_of_improvement
+from spnpolicy.experiments.statistics import bootstrap
+from spnpolicy.experiments.statistics.profiles import performance_profile, probability_of_improvement
 
 REFERENCE = json.loads(Path(__file__).with_name("rliable_reference.json").read_text())
 # 95 % bounds from 50,000 draws there and 20,000 here: their standard error is below 0.0006 for aggregates, whose
@@ -16,10 +16,10 @@ NOISE = 0.004
 # The comparison was drawn only 2,000 times there (deviation 0.05, standard error of a bound near 0.003).
 NOISE_OF_COMPARISON = 0.015
 AGGREGATES = {
-    "iqm": statistics.aggregate_iqm,
-    "mean": statistics.aggregate_mean,
-    "median": statistics.aggregate_median,
-    "optimality_gap": statistics.optimality_gap,
+    "iqm": bootstrap.aggregate_iqm,
+    "mean": bootstrap.aggregate_mean,
+    "median": bootstrap.aggregate_median,
+    "optimality_gap": bootstrap.optimality_gap,
 }
 
 
@@ -31,7 +31,7 @@ def tasks(name):
 @pytest.mark.parametrize("measure", list(AGGREGATES))
 def test_aggregates(name, measure):
     estimate, low, high = REFERENCE["aggregates"][name][measure]
-    interval = statistics.bootstrap_interval(
+    interval = bootstrap.bootstrap_interval(
         tasks(name), generator=np.random.default_rng(0), statistic=AGGREGATES[measure], resamples=20_000
     )
     assert interval.estimate == pytest.approx(estimate, abs=1e-12)
@@ -41,7 +41,7 @@ def test_aggregates(name, measure):
 
 def test_probability_of_improvement():
     estimate, low, high = REFERENCE["probability_of_improvement"]
-    interval = statistics.bootstrap_interval(
+    interval = bootstrap.bootstrap_interval(
         tasks("first"), tasks("second"), generator=np.random.default_rng(0), statistic=probability_of_improvement,
         resamples=20_000,
     )  # fmt: skip
@@ -54,7 +54,7 @@ def test_probability_of_improvement():
 def test_performance_profiles(name):
     estimate, low, high = map(np.array, REFERENCE["profiles"][name])
     thresholds = np.array(REFERENCE["thresholds"])
-    band = statistics.bootstrap_band(
+    band = bootstrap.bootstrap_band(
         tasks(name), generator=np.random.default_rng(0), resamples=20_000,
         statistic=lambda drawn: performance_profile(drawn, thresholds),
     )  # fmt: skip

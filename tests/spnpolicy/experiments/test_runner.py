@@ -8,7 +8,7 @@ from benchmark_cases import TINY_TRAIN, tiny_plan
 from spnpolicy.base.errors import ConfigError, SpnPolicyError
 from spnpolicy.experiments.sweeps.attempts import read_attempts
 from spnpolicy.experiments.sweeps.engines import make_engine
-from spnpolicy.experiments.sweeps.local_engine import LocalEngine
+from spnpolicy.experiments.sweeps.engines.local import LocalEngine
 from spnpolicy.experiments.sweeps.plan import trial_folder
 from spnpolicy.experiments.sweeps.runner import TrialStatus, run_trials, seconds_left
 from spnpolicy.experiments.sweeps.trials import EVALUATION_FILE, FAILURE_FILE, is_finished, read_evaluation, run_trial
@@ -131,7 +131,7 @@ def test_an_engine_is_found_by_name():
 
 def test_ray_that_is_not_installed_is_named_with_the_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "spnpolicy.experiments.sweeps.ray_engine", raising=False)
+    monkeypatch.delitem(sys.modules, "spnpolicy.experiments.sweeps.engines.cluster", raising=False)
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     with pytest.raises(ConfigError, match=r"pip install 'spnpolicy\[ray\]'"):
         make_engine("ray")

@@ -9,7 +9,7 @@ from pettingzoo import ParallelEnv
 
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.data.env import BatchedEnv, Step
-from spnpolicy.envs import make_env
+from spnpolicy.envs.make import make_env
 
 Observations = dict[str, np.ndarray]
 

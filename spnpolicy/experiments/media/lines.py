@@ -1,6 +1,5 @@
-"""Learning curves: evaluations against env steps, one line and one band per algorithm."""
+"""Learning curves: evaluations against env steps, one line and one band each, named at their ends."""
 
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,36 +7,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from spnpolicy.experiments.benchmarks.results import Results
-from spnpolicy.experiments.media.picture import INK, PAPER, agent_color, save_figure
-from spnpolicy.experiments.reports.efficiency import Curve, curve_band
-from spnpolicy.experiments.reports.statistics import Band
+from spnpolicy.experiments.media.figures import INK, new_axes, plain, save_figure, series_style
+from spnpolicy.experiments.statistics.bootstrap import Band
+from spnpolicy.experiments.statistics.curves import Curve
 
-_LINE_STYLES = ("-", "--", "-.", ":")
-_COLORS = 6
 _LABEL_GAP = 0.052
 _TOP = 1.0
 _LONGEST_NAME = 44
-_ROOM_ABOVE = 1.04
-
-
-def draw_curves(results: Results, path: Path) -> None:
-    """Write a PNG with the interquartile mean over runs and its 95 % bootstrap interval, and two references."""
-    discount = results.plan.trials[0].train.discount
-    draw_lines(
-        path,
-        {
-            name: (curve, curve_band(curve, generator=np.random.default_rng(0)))
-            for name, curve in results.curves.items()
-        },
-        title=f"{results.plan.name}: greedy play during training, interquartile mean and 95 % interval over runs",
-        ylabel=f"discounted return ({discount:g}) as a fraction of the exact optimum",
-        levels=_reference_levels(results),
-        limits=(0.0, _ROOM_ABOVE),
-    )
 
 
 def draw_lines(
@@ -80,39 +58,6 @@ def draw_lines(
     axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
     _name_the_ends(axes, ends)
     save_figure(figure, path)
-
-
-def new_axes(*, title: str, xlabel: str, ylabel: str, height: float = 5.2) -> tuple[Figure, Axes]:
-    """Return a figure in the style of all plots, with its axes."""
-    figure = Figure(figsize=(9.0, height), dpi=130, layout="constrained")
-    figure.set_facecolor(PAPER)
-    axes = figure.add_subplot()
-    # The figure's title and not that of the axes, which begins to the right of long names.
-    figure.suptitle(textwrap.fill(plain(title), 100), x=0.012, ha="left", fontsize=11, color=INK)
-    axes.set_xlabel(xlabel, color=INK)
-    axes.set_ylabel(ylabel, color=INK)
-    axes.set_facecolor(PAPER)
-    axes.grid(axis="y", color="#e4e1d9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def series_style(number: int) -> tuple[tuple[float, float, float], str]:
-    """Return colour and dashes of the n-th line of a plot; the first 24 pairs differ."""
-    return agent_color(number % _COLORS), _LINE_STYLES[(number + number // _COLORS) % len(_LINE_STYLES)]
-
-
-def plain(text: str, longest: int | None = None) -> str:
-    """Return text that is drawn as it is: dollar signs would start formulas."""
-    shown = text if longest is None or len(text) <= longest else f"{text[: longest - 1]}…"
-    return shown.replace("$", r"\$")
-
-
-def _reference_levels(results: Results) -> dict[str, float]:
-    fixed = results.references.fixed_fraction
-    levels = {"exact optimum": 1.0}
-    return levels if fixed is None else {**levels, "fixed goal per agent": float(fixed.mean())}
 
 
 def _name_the_ends(axes: Axes, ends: list[tuple[float, str, Any]]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from math import comb
 from typing import Literal
 
-from spnpolicy.experiments.reports.statistics import Interval
+from spnpolicy.experiments.statistics.bootstrap import Interval
 
 _FEW_RUNS = 5
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.experiments.sweeps.attempts import Outcome
-from spnpolicy.experiments.sweeps.local_engine import LocalEngine
+from spnpolicy.experiments.sweeps.engines.local import LocalEngine
 from spnpolicy.experiments.sweeps.plan import Plan, Trial
 
 _RAY_SETTINGS = {
@@ -66,7 +66,7 @@ def make_engine(name: str = "local", *, workers: int | None = None, threads: int
         raise ConfigError(f"engine is {name!r}, but must be 'local' or 'ray'.")
     _set_up_ray(address)
     try:
-        from spnpolicy.experiments.sweeps.ray_engine import RayEngine
+        from spnpolicy.experiments.sweeps.engines.cluster import RayEngine
     except ModuleNotFoundError as problem:
         if problem.name != "ray":
             raise

@@ -9,8 +9,10 @@ from jaxtyping import Int
 
 from spnpolicy.base.errors import EnvError, SpnPolicyError
 from spnpolicy.data.env import BatchedEnv, EnvSpec, Step
-from spnpolicy.envs import make_env
 from spnpolicy.envs.checks.inspection import Inspector
+from spnpolicy.envs.make import make_env
+from spnpolicy.envs.pettingzoo.adapter import ParallelBatch
+from spnpolicy.envs.targets import missing_members
 
 MOST_STEPS = 2_000
 """Steps of random play, at most; an episode limit beyond that is not tried."""
@@ -54,8 +56,6 @@ def _made(env: Any, options: dict[str, Any]) -> Any:
         return make_env(env, **options)
     # Not isinstance: a ParallelEnv that forgot to inherit deserves the messages about its other mistakes.
     if hasattr(env, "possible_agents") and not hasattr(env, "num_envs"):
-        from spnpolicy.envs.pettingzoo.adapter import ParallelBatch
-
         return ParallelBatch(env, **options)
     if options:
         raise EnvError(f"check_env: options {sorted(options)} can only be given with a name or a ParallelEnv.")
@@ -64,8 +64,6 @@ def _made(env: Any, options: dict[str, Any]) -> Any:
 
 def _problems(env: Any) -> Iterator[str]:
     """Yield every problem; later checks are left out where an earlier one makes them pointless."""
-    from spnpolicy.envs.targets import missing_members
-
     missing = missing_members(env)
     if missing:
         yield f"{', '.join(missing)} missing; spnpolicy.data.env.BatchedEnv says what each is for."
@@ -248,7 +246,7 @@ def _wrong_actions(env: BatchedEnv) -> Iterator[str]:
             env.step(actions)
         except Exception:  # noqa: S112 any error will do: the mistake has been noticed
             continue
-        yield f"step() accepts {what} without an error; spnpolicy.envs.checks.checked_actions refuses it."
+        yield f"step() accepts {what} without an error; spnpolicy.envs.options.checked_actions refuses it."
 
 
 def _restoring(env: BatchedEnv) -> Iterator[str]:

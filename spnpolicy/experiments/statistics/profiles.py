@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from spnpolicy.experiments.reports.statistics import Resampled
+from spnpolicy.experiments.statistics.bootstrap import Resampled
 
 
 def probability_of_improvement(first: Resampled, second: Resampled) -> Float[np.ndarray, " batch"]:

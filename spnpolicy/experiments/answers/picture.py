@@ -1,7 +1,5 @@
 """A picture of an answer: the state beside every agent's marginals, before and after."""
 
-import io
-import warnings
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
@@ -13,12 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from spnpolicy.base.files import replace_file
-from spnpolicy.envs.sprites import AGENT_COLORS
+from spnpolicy.experiments.media.figures import FAINT, INK, PAPER, agent_color, save_figure
 
-INK = "#2d313a"
-FAINT = "#c9c6bd"
-PAPER = "#f6f4ef"
 _DPI = 130
 _MAX_ROWS = 4
 _KEY = "probability of each action; grey: before, coloured: given the evidence"
@@ -68,22 +62,6 @@ def draw_answer(
         _show_bars(axes, agent, before[agent, :cardinality], new, action_names)
         axes.set_title(f"agent {agent}{(notes or {}).get(agent, '')}", loc="left", fontsize=10, color=INK)
     save_figure(figure, path)
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG so that a crash leaves no half of it."""
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        # A name may have letters that the font lacks: boxes in the picture say enough.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure.savefig(file, format="png", facecolor=figure.get_facecolor())
-    replace_file(path, file.getvalue())
-
-
-def agent_color(agent: int) -> tuple[float, float, float]:
-    """Return the colour that an agent has on boards."""
-    red, green, blue = AGENT_COLORS[agent % len(AGENT_COLORS)]
-    return red / 255, green / 255, blue / 255
 
 
 def _show_board(axes: Axes, board: UInt8[np.ndarray, "height width 3"]) -> None:

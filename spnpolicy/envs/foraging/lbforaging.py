@@ -49,7 +49,7 @@ class Foraging(ParallelBatch):
         if not isinstance(rescale, bool):
             raise ConfigError(f"foraging: rescale={rescale!r} must be true or false.")
         batch = {"num_envs": num_envs, "workers": workers, "timeout": timeout, "render_mode": render_mode}
-        super().__init__("spnpolicy.envs.foraging", task=task, rescale=rescale, **batch)
+        super().__init__("spnpolicy.envs.foraging.lbforaging", task=task, rescale=rescale, **batch)
         self.name = "foraging"
 
 

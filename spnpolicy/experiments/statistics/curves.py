@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.experiments.reports.statistics import Band, Resampled, bootstrap_band, interquartile_mean
+from spnpolicy.experiments.statistics.bootstrap import Band, Resampled, bootstrap_band, interquartile_mean
 
 
 class History(NamedTuple):

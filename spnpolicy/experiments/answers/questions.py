@@ -8,9 +8,8 @@ import numpy as np
 import torch
 
 from circuits import CircuitDistribution
-from spnpolicy.experiments.answers import inference, words
+from spnpolicy.experiments.answers import inference, picture, words
 from spnpolicy.experiments.answers.inference import Answer
-from spnpolicy.experiments.media import picture
 from spnpolicy.training.runs import LoadedRun
 
 STATES = 256

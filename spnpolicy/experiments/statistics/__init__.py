@@ -1,0 +1,1 @@
+"""What is said of several runs: intervals, curves, profiles, tables."""
