@@ -13,7 +13,7 @@ from typing import Any
 from spnpolicy.algorithms import ALGORITHMS, config_class
 from spnpolicy.cli.docs import field_docs
 from spnpolicy.cli.options import CommandLine, known_name
-from spnpolicy.envs import ENVIRONMENTS, PETTINGZOO, PREFIXES, environment_class
+from spnpolicy.envs import ENVIRONMENTS, PETTINGZOO, PREFIXES
 from spnpolicy.experiments.presets import COVERAGE
 
 
@@ -93,6 +93,9 @@ def _one(name: str) -> str:
     # Names with a colon, such as pettingzoo:mpe2.simple_v3, say themselves where the environment is.
     if ":" not in name:
         known_name("algorithm or environment", name, [*ALGORITHMS, *ENVIRONMENTS])
+    # Loads NumPy, which a list of names does not wait for.
+    from spnpolicy.envs.make import environment_class
+
     kind = environment_class(name)
     parameters = inspect.signature(kind).parameters
     own = {} if not name.startswith(PETTINGZOO) else _own_options(name, parameters)
