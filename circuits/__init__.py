@@ -24,8 +24,10 @@ from circuits.errors import (
 from circuits.evidence import Evidence
 from circuits.formats import load, load_psdd, save, save_psdd
 from circuits.nodes import Input, Product, Sum
+from circuits.queries.mode import Best
 
 __all__ = [
+    "Best",
     "Circuit",
     "CircuitBuilder",
     "CircuitDistribution",

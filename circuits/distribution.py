@@ -15,6 +15,7 @@ from circuits.circuit import Circuit
 from circuits.errors import NotTractableError, StructureError
 from circuits.evidence import EvidenceLike
 from circuits.numerics import NEGATIVE_INFINITY
+from circuits.queries.mode import Best
 from circuits.weights import WeightedCircuit
 
 _MAX_SUPPORT = 1 << 22
@@ -143,7 +144,7 @@ class CircuitDistribution(WeightedCircuit, Distribution):
     @property
     def mode(self) -> Int[Tensor, "*batch variables"]:
         """The most probable joint value, exact or refused; see `queries.mode`."""
-        return queries.mode(self)[0]
+        return queries.mode(self).assignment
 
     def log_evidence(self, evidence: EvidenceLike) -> Float[Tensor, "*batch"]:
         """Return log P(evidence); see `queries.log_evidence`."""
@@ -179,11 +180,11 @@ class CircuitDistribution(WeightedCircuit, Distribution):
         """Return the joint tables of many pairs of variables in one pass; see `queries.pair_marginals`."""
         return queries.pair_marginals(self, pairs)
 
-    def map(self) -> tuple[Int[Tensor, "*batch variables"], Float[Tensor, "*batch"]]:
+    def map(self) -> Best:
         """Return the most probable joint value and its log probability; see `queries.mode`."""
         return queries.mode(self)
 
-    def m_best(self, count: int) -> tuple[Int[Tensor, "best *batch variables"], Float[Tensor, "best *batch"]]:
+    def m_best(self, count: int) -> Best:
         """Return the most probable joint values and their log probabilities; see `queries.m_best`."""
         return queries.m_best(self, count)
 

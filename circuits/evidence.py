@@ -21,7 +21,7 @@ class Evidence:
 
     Args:
         cardinalities: number of values of each variable.
-        log_weights: shape (*batch, variables, max cardinality); entries beyond a variable's own values are ignored.
+        log_weights: shape (*batch, variables, max cardinality); entries beyond a variable's values are ignored.
 
     Raises:
         EvidenceError: wrong shape, nan, or a log weight too large to add up.

@@ -199,10 +199,10 @@ class Disjointness:
     def _prove(self, units: frozenset[int]) -> bool:
         elements: set[int] = set()
         for unit in units:
-            own = self._elements(unit)
-            if not elements.isdisjoint(own):
+            chosen_from = self._elements(unit)
+            if not elements.isdisjoint(chosen_from):
                 return False
-            elements |= own
+            elements |= chosen_from
         first = self._nodes[next(iter(elements))]
         if isinstance(first, Input):
             values = [value for element in elements for value in self._input(element).values]

@@ -21,20 +21,20 @@ def are_shared(weights: Tensor, batch: torch.Size) -> bool:
 
 def contract(layer: SumLayer, weights: Tensor, below: Tensor, *, shared: bool) -> Tensor:
     """Return the weighted sums of the children's values, (blocks, fan_in, *batch) -> (blocks, width, *batch)."""
-    own = layer.matrices(weights[layer.edges])
+    matrices = layer.matrices(weights[layer.edges])
     if shared:
-        return _product(own.flatten(2), below.flatten(2)).unflatten(2, below.shape[2:])
-    return (own * below.unsqueeze(1)).sum(2)
+        return _product(matrices.flatten(2), below.flatten(2)).unflatten(2, below.shape[2:])
+    return (matrices * below.unsqueeze(1)).sum(2)
 
 
 def contract_back(layer: SumLayer, weights: Tensor, above: Tensor, *, shared: bool) -> Tensor:
     """Return the transposed product, (blocks, width, *batch) -> (blocks, fan_in, *batch)."""
-    own = layer.matrices(weights[layer.edges])
+    matrices = layer.matrices(weights[layer.edges])
     if shared:
-        return _product(own.flatten(2).transpose(1, 2), above.flatten(2)).unflatten(2, above.shape[2:])
+        return _product(matrices.flatten(2).transpose(1, 2), above.flatten(2)).unflatten(2, above.shape[2:])
     if layer.width == 1:
-        return own.squeeze(1) * above
-    return (own * above.unsqueeze(2)).sum(1)
+        return matrices.squeeze(1) * above
+    return (matrices * above.unsqueeze(2)).sum(1)
 
 
 class Held(NamedTuple):
@@ -72,17 +72,17 @@ def log_contract(weights: Tensor, layer: SumLayer, below: Tensor, out: Tensor) -
 
 def log_contract_gradient(weights: Tensor, layer: SumLayer, held: Held, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of `log_contract` to the children, (blocks * fan_in, *batch), and to the log weights."""
-    own = layer.matrices(weights[layer.edges]).flatten(2)
+    matrices = layer.matrices(weights[layer.edges]).flatten(2)
     above = gradient.flatten(2) / held.sums
     if not held.positive:
         above = torch.where(held.sums > 0, above, 0.0)
-    below = _product(own.transpose(1, 2), above).mul_(held.parts)
-    edges = (above @ held.parts.transpose(1, 2)).mul_(own)
+    below = _product(matrices.transpose(1, 2), above).mul_(held.parts)
+    edges = (above @ held.parts.transpose(1, 2)).mul_(matrices)
     return below.view(-1, *gradient.shape[2:]), edges.view(-1, *weights.shape[1:])
 
 
-class OwnWeights(NamedTuple):
-    """Weights that no two batch entries share, for a few entries at a time."""
+class PerExampleWeights(NamedTuple):
+    """Weights of which each batch entry has a set, for a few entries at a time."""
 
     weights: Tensor
     """Not normalised, shape (parameters, entries)."""
@@ -93,12 +93,12 @@ class OwnWeights(NamedTuple):
 
     def of(self, layer: SumLayer) -> tuple[Tensor, Tensor, Tensor]:
         """Return a layer's weights (blocks, width, fan_in, entries), totals (blocks, width, entries) and scratch."""
-        own = layer.matrices(self.weights[layer.edges])
+        matrices = layer.matrices(self.weights[layer.edges])
         totals = self.totals[layer.sums].view(layer.blocks, layer.width, -1)
-        return own, totals, self.scratch[: own.numel()].view(own.shape)
+        return matrices, totals, self.scratch[: matrices.numel()].view(matrices.shape)
 
 
-def own_contract(numbers: OwnWeights, layer: SumLayer, below: Tensor, out: Tensor) -> Held | None:
+def per_example_contract(numbers: PerExampleWeights, layer: SumLayer, below: Tensor, out: Tensor) -> Held | None:
     """Write log(sum of weights exp(below) / totals), like `log_contract` for weights that no two entries share.
 
     Args:
@@ -107,9 +107,9 @@ def own_contract(numbers: OwnWeights, layer: SumLayer, below: Tensor, out: Tenso
         below: log values, shape (blocks, fan_in, entries).
         out: where the log sums go, shape (blocks, width, entries).
     """
-    own, totals, scratch = numbers.of(layer)
+    matrices, totals, scratch = numbers.of(layer)
     parts, shift = shifted_exp(below, 1)
-    sums = torch.mul(own, parts.unsqueeze(1), out=scratch).sum(2)
+    sums = torch.mul(matrices, parts.unsqueeze(1), out=scratch).sum(2)
     exact, positive = keep_precision(sums, parts, 1)
     if not exact:
         return None
@@ -117,16 +117,16 @@ def own_contract(numbers: OwnWeights, layer: SumLayer, below: Tensor, out: Tenso
     return Held(parts, sums, positive)
 
 
-def own_contract_gradient(numbers: OwnWeights, layer: SumLayer, held: Held, gradient: Tensor) -> Tensor:
-    """Return the gradient of `own_contract` to the children; that of the logits replaces the layer's weights."""
-    own, totals, scratch = numbers.of(layer)
+def per_example_contract_gradient(numbers: PerExampleWeights, layer: SumLayer, held: Held, gradient: Tensor) -> Tensor:
+    """Return the gradient of `per_example_contract` to the children; that of the logits replaces the weights."""
+    matrices, totals, scratch = numbers.of(layer)
     above = gradient / held.sums
     if not held.positive:
         above = torch.where(held.sums > 0, above, 0.0)
     above = above.unsqueeze(2)
-    below = torch.mul(own, above, out=scratch).sum(1).mul_(held.parts)
+    below = torch.mul(matrices, above, out=scratch).sum(1).mul_(held.parts)
     spent = (gradient / totals).neg_().unsqueeze(2)
-    own *= torch.addcmul(spent, above, held.parts.unsqueeze(1), out=scratch)
+    matrices *= torch.addcmul(spent, above, held.parts.unsqueeze(1), out=scratch)
     return below.flatten(0, 1)
 
 

@@ -2,7 +2,7 @@
 
 Inputs over several values become sums over indicators, products of many children become balanced trees of binary
 products. Rows of one level and fan-in form a layer. Sums that share all their children, in the same order, form a
-block, and blocks of one shape a layer of their own: a block is a small matrix, read once for all its sums.
+block, and blocks of one shape a layer for themselves: a block is a small matrix, read once for all its sums.
 """
 
 from collections.abc import Sequence
@@ -22,15 +22,15 @@ class _Draft:
         self.children: list[tuple[int, ...]] = [()] * self.offsets[-1]
         self.level = [0] * self.offsets[-1]
         self.is_sum = [False] * self.offsets[-1]
-        self.owner = [-1] * self.offsets[-1]
+        self.node = [-1] * self.offsets[-1]
         self.scope = [1 << v for v, k in enumerate(cardinalities) for _ in range(k)]
         self._pairs: dict[tuple[int, int], int] = {}
 
-    def add(self, children: tuple[int, ...], *, is_sum: bool, owner: int = -1) -> int:
+    def add(self, children: tuple[int, ...], *, is_sum: bool, node: int = -1) -> int:
         self.children.append(children)
         self.level.append(1 + max(self.level[child] for child in children))
         self.is_sum.append(is_sum)
-        self.owner.append(owner)
+        self.node.append(node)
         scope = 0
         for child in children[:1] if is_sum else children:
             scope |= self.scope[child]
@@ -60,12 +60,12 @@ def compile_layers(cardinalities: tuple[int, ...], nodes: Sequence[Node]) -> Com
     for index, node in enumerate(nodes):
         if isinstance(node, Input):
             rows = tuple(draft.offsets[node.variable] + value for value in node.values)
-            row = rows[0] if len(rows) == 1 else draft.add(rows, is_sum=True, owner=index)
+            row = rows[0] if len(rows) == 1 else draft.add(rows, is_sum=True, node=index)
         elif isinstance(node, Product):
             row = draft.add_product(tuple(draft_of_node[child] for child in node.children))
         else:
             children = tuple(draft_of_node[child] for child in node.children)
-            row = draft.add(children, is_sum=True, owner=index)
+            row = draft.add(children, is_sum=True, node=index)
         draft_of_node.append(row)
     return _fold(cardinalities, draft, draft_of_node)
 
@@ -85,7 +85,7 @@ def _fold(cardinalities: tuple[int, ...], draft: _Draft, draft_of_node: list[int
             layers.append(SumLayer(start, stop, fan_in, first_edge, Rows(children), Rows(children[::width]), first_sum))
             first_sum += len(members)
             for row in members:
-                slices[draft.owner[row]] = slice(first_edge, first_edge + fan_in)
+                slices[draft.node[row]] = slice(first_edge, first_edge + fan_in)
                 first_edge += fan_in
         else:
             layers.append(ProductLayer(start, stop, Rows(children[:, 0]), Rows(children[:, 1])))

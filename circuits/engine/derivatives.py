@@ -6,7 +6,7 @@ set to x and everything else as observed: one pass answers all single-variable q
 
     D[child] = combine over parents of D[parent] + (log weight, or the log value of the sibling in a product),
 
-which never divides: only siblings' values enter, not the child's own. Internal to the queries.
+which never divides: only siblings' values enter, not the child's. Internal to the queries.
 
 Source: Darwiche 2003, A differential approach to inference in Bayesian networks.
 """
@@ -67,13 +67,13 @@ def _push(compiled: CompiledCircuit, log_weights: Tensor, values: Tensor, combin
         result.index_copy_(0, rows.index(amounts.device), combined)
 
     for layer in reversed(compiled.layers):
-        own = result[layer.start : layer.stop]
+        above = result[layer.start : layer.stop]
         if isinstance(layer, ProductLayer):
-            to_left, to_right = own + layer.right.take(values), own + layer.left.take(values)
+            to_left, to_right = above + layer.right.take(values), above + layer.left.take(values)
             send(layer.left, to_left)
             send(layer.right, to_right)
         else:
-            send(layer.children, (own.unsqueeze(1) + layer.fold(log_weights[layer.edges])).flatten(0, 1))
+            send(layer.children, (above.unsqueeze(1) + layer.fold(log_weights[layer.edges])).flatten(0, 1))
     return result
 
 
@@ -109,16 +109,16 @@ class _LogDerivatives(torch.autograd.Function):
         adjoint, to_values = gradient.clone(), torch.zeros_like(values)
         to_weights = values.new_empty((compiled.num_parameters, *values.shape[1:]))
         for layer in compiled.layers:
-            own, own_adjoint = result[layer.start : layer.stop], adjoint[layer.start : layer.stop]
+            above, layer_adjoint = result[layer.start : layer.stop], adjoint[layer.start : layer.stop]
             if isinstance(layer, ProductLayer):
                 for child, sibling in ((layer.left, layer.right), (layer.right, layer.left)):
-                    share = posterior(own + sibling.take(values), child.take(result)) * child.take(adjoint)
-                    own_adjoint += share
+                    share = posterior(above + sibling.take(values), child.take(result)) * child.take(adjoint)
+                    layer_adjoint += share
                     sibling.add_to(to_values, share)
             else:
-                joint = own.unsqueeze(1) + layer.fold(log_weights[layer.edges])
+                joint = above.unsqueeze(1) + layer.fold(log_weights[layer.edges])
                 below, below_adjoint = (layer.fold(layer.children.take(part)) for part in (result, adjoint))
                 share = posterior(joint, below) * below_adjoint
-                own_adjoint += share.sum(1)
+                layer_adjoint += share.sum(1)
                 to_weights[layer.edges] = share.flatten(0, 1)
         return None, to_weights.sum_to_size(log_weights.shape), to_values

@@ -164,7 +164,7 @@ class CompiledCircuit:
 
     @cached_property
     def sum_layers(self) -> tuple[SumLayer, ...]:
-        """The layers that own parameters, in the order of their edges."""
+        """The layers that have parameters, in the order of their edges."""
         return tuple(layer for layer in self.layers if isinstance(layer, SumLayer))
 
     @cached_property

@@ -2,7 +2,7 @@
 
 Normalising every weight first would read and write all of them several times. Here a sum is divided by the total of
 its exponentials instead, and the batch is worked off in tiles that fit the cache: per tile, logits are read once and,
-where every batch entry has its own, their gradient is written once before the tile is forgotten.
+where every batch entry has a set of them, their gradient is written once before the tile is forgotten.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from torch import Tensor
 from circuits.engine import native
 from circuits.engine.blocks import (
     Held,
-    OwnWeights,
+    PerExampleWeights,
     log_contract,
     log_contract_gradient,
-    own_contract,
-    own_contract_gradient,
+    per_example_contract,
+    per_example_contract_gradient,
 )
 from circuits.engine.layers import CompiledCircuit, SumLayer
 from circuits.engine.passes import log_root, normalize, sweep_down, sweep_up
@@ -94,11 +94,13 @@ def _run(
     if not compiled.sum_layers:
         return None
     values = log_values.reshape(len(log_values), log_values.shape[1:].numel())
-    own = logits.reshape(-1, compiled.num_parameters)
-    shared = len(own) == 1
+    sets = logits.reshape(-1, compiled.num_parameters)
+    shared = len(sets) == 1
     if native.applies_to(logits, log_values):
-        return _native(compiled, (own[0] if shared else own).contiguous(), values.contiguous(), needed)
-    return _shared_weights(compiled, own.t(), values, needed) if shared else _own_weights(compiled, own, values, needed)
+        return _native(compiled, (sets[0] if shared else sets).contiguous(), values.contiguous(), needed)
+    if shared:
+        return _shared_weights(compiled, sets.t(), values, needed)
+    return _per_example_weights(compiled, sets, values, needed)
 
 
 def _native(
@@ -113,7 +115,7 @@ def _native(
 
 
 def _scaled(to_logits: Tensor, to_values: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale, in place, gradients (batch, parameters) and (values, batch) of each entry's own result."""
+    """Scale, in place, gradients (batch, parameters) and (values, batch) of each entry's result."""
     to_logits.view(len(gradient), -1).mul_(gradient.unsqueeze(1))
     return to_logits, to_values.mul_(gradient)
 
@@ -147,17 +149,17 @@ def _shared_weights(
             sweep_down(compiled, adjoint, held, back)
             to_values[:, tile] = adjoint[: compiled.num_values]
         for group in compiled.groups:
-            own, share = _folded(to_log_weights, group), _folded(weights, group)
-            own -= share * own.sum(1, keepdim=True)
+            slope, share = _folded(to_log_weights, group), _folded(weights, group)
+            slope -= share * slope.sum(1, keepdim=True)
         return to_log_weights, to_values
 
     return torch.cat([root for _, root, _ in runs]), backward
 
 
-def _own_weights(
+def _per_example_weights(
     compiled: CompiledCircuit, logits: Tensor, values: Tensor, needed: _Needed
 ) -> tuple[Tensor, _Backward] | None:
-    """Run each tile with its own weights, logits of shape (batch, parameters), forward and at once backward.
+    """Run each tile with weights per example, logits of shape (batch, parameters), forward and at once backward.
 
     Going back while a tile is still in the cache saves reading its logits again and a second exponential.
     """
@@ -170,15 +172,15 @@ def _own_weights(
         count = tile.stop - tile.start
         weights = memory[: compiled.num_parameters * count].view(-1, count).copy_(logits[tile].t())
         totals = torch.cat([exponentials(_folded(weights, group), 1) for group in compiled.groups])
-        numbers = OwnWeights(weights, totals, scratch)
-        rows, held = _upward(compiled, values[:, tile], partial(own_contract, numbers))
+        numbers = PerExampleWeights(weights, totals, scratch)
+        rows, held = _upward(compiled, values[:, tile], partial(per_example_contract, numbers))
         if held is None:
             return None
         result[tile] = rows[compiled.root]
         if any(needed):
             adjoint = torch.zeros_like(rows)
             adjoint[compiled.root] = rows[compiled.root] > NEGATIVE_INFINITY
-            sweep_down(compiled, adjoint, held, partial(own_contract_gradient, numbers))
+            sweep_down(compiled, adjoint, held, partial(per_example_contract_gradient, numbers))
             to_values[:, tile] = adjoint[: compiled.num_values]
             if needed[0]:
                 to_logits[tile] = weights.t()

@@ -126,7 +126,7 @@ class _Asked:
         return int(np.prod([len(self._choices(row)) for row in pair]))
 
     def _choices(self, row: int) -> list[tuple[int, int]]:
-        """Return the (edge, child) pairs of a sum; any other row is its own only choice."""
+        """Return the (edge, child) pairs of a sum; any other row chooses itself."""
         if not self._compiled.is_sum(row):
             return [(self._no_edge, row)]
         return list(enumerate(self._compiled.children_of(row), start=self.first_edge[row]))

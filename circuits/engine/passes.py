@@ -81,17 +81,14 @@ def max_up(compiled: CompiledCircuit, log_weights: Tensor) -> tuple[Tensor, list
         Log values (rows, *batch), and per sum layer the best edge of each sum, (size, *batch).
     Requires: a deterministic circuit, otherwise the maximum is only a lower bound.
     """
-    values = log_weights.new_zeros((compiled.num_rows, *log_weights.shape[1:]))
-    best: list[Tensor] = []
-    for layer in compiled.layers:
-        if isinstance(layer, ProductLayer):
-            torch.add(layer.left.take(values), layer.right.take(values), out=values[layer.start : layer.stop])
-        else:
-            scores = layer.fold(layer.children.take(values) + log_weights[layer.edges])
-            top, choice = scores.max(1)
-            values[layer.start : layer.stop] = top
-            best.append(choice)
-    return values, best
+
+    def contract(layer: SumLayer, below: Tensor, out: Tensor) -> Tensor:
+        scores = layer.matrices(log_weights[layer.edges]) + below.unsqueeze(1)
+        top, choice = scores.max(2)
+        out.copy_(top)
+        return choice.flatten(0, 1)
+
+    return sweep_up(compiled, log_weights.new_zeros((compiled.num_values, *log_weights.shape[1:])), contract)
 
 
 def align(rows: Tensor, dims: int) -> Tensor:
@@ -108,8 +105,8 @@ class _Normalize(torch.autograd.Function):
     def forward(ctx: Any, compiled: CompiledCircuit, logits: Tensor) -> tuple[Tensor, Tensor]:
         log_weights, weights = torch.empty_like(logits), torch.empty_like(logits)
         for edges, fan_in in compiled.groups:
-            own = [part[edges].unflatten(0, (-1, fan_in)) for part in (logits, log_weights, weights)]
-            softmax_into(own[0], own[1], own[2], dim=1)
+            folded = [part[edges].unflatten(0, (-1, fan_in)) for part in (logits, log_weights, weights)]
+            softmax_into(folded[0], folded[1], folded[2], dim=1)
         ctx.compiled = compiled
         ctx.save_for_backward(weights)
         return log_weights, weights
@@ -119,8 +116,8 @@ class _Normalize(torch.autograd.Function):
         (weights,) = ctx.saved_tensors
         parts: list[Tensor] = []
         for edges, fan_in in ctx.compiled.groups:
-            own = [part[edges].unflatten(0, (-1, fan_in)) for part in (to_log_weights, to_weights, weights)]
-            parts.append(softmax_gradient(own[0], own[1], own[2], 1).flatten(0, 1))
+            folded = [part[edges].unflatten(0, (-1, fan_in)) for part in (to_log_weights, to_weights, weights)]
+            parts.append(softmax_gradient(folded[0], folded[1], folded[2], 1).flatten(0, 1))
         return None, torch.cat(parts) if parts else torch.zeros_like(weights)
 
 
@@ -194,7 +191,7 @@ def _log_gradients(
     return result
 
 
-_Held = TypeVar("_Held", bound=Held | None)
+_Held = TypeVar("_Held")
 
 
 def sweep_up(
@@ -243,11 +240,11 @@ def sweep_down(
 
 def _pass_on(layer: ProductLayer, buffer: Tensor) -> None:
     """Add what arrived at products to their children."""
-    own = buffer[layer.start : layer.stop]
+    arrived = buffer[layer.start : layer.stop]
     if not (layer.left.is_slice and layer.right.is_slice):
-        own = own.clone()  # indexed addition refuses to read from the buffer that it writes to
-    layer.left.add_to(buffer, own)
-    layer.right.add_to(buffer, own)
+        arrived = arrived.clone()  # indexed addition refuses to read from the buffer that it writes to
+    layer.left.add_to(buffer, arrived)
+    layer.right.add_to(buffer, arrived)
 
 
 def _linear_gradients(
@@ -272,12 +269,12 @@ class _PushUp(torch.autograd.Function):
         result = amounts.expand((compiled.num_rows, *batch)).clone()
         for layer in compiled.layers:
             if isinstance(layer, ProductLayer):
-                own = result[layer.start : layer.stop]
-                own += layer.left.take(result)
-                own += layer.right.take(result)
+                total = result[layer.start : layer.stop]
+                total += layer.left.take(result)
+                total += layer.right.take(result)
             else:
-                own = layer.outputs(result)
-                own += contract(layer, weights, layer.take_inputs(result), shared=shared)
+                total = layer.outputs(result)
+                total += contract(layer, weights, layer.take_inputs(result), shared=shared)
         ctx.compiled, ctx.amount_shape = compiled, amounts.shape
         ctx.save_for_backward(weights, result)
         return result
@@ -337,8 +334,8 @@ class _Spread(torch.autograd.Function):
     def forward(ctx: Any, rows: Sequence[Rows], shape: torch.Size, *parts: Tensor) -> Tensor:
         ctx.rows = rows
         buffer = parts[0].new_zeros(shape)
-        for own, part in zip(rows, parts, strict=True):
-            own.add_to(buffer, part)
+        for place, part in zip(rows, parts, strict=True):
+            place.add_to(buffer, part)
         return buffer
 
     @staticmethod

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from circuits.engine.layers import CompiledCircuit
 from circuits.engine.passes import log_up, push_down
-from circuits.errors import ImpossibleEvidenceError
+from circuits.errors import ImpossibleEvidenceError, listed
 from circuits.learning.data import evidence_rows
 from circuits.numerics import NEGATIVE_INFINITY, posterior
 
@@ -84,5 +84,4 @@ def check_rows_possible(scores: Tensor, weights: Tensor, way_out: str, *, name: 
     """Raise `ImpossibleEvidenceError` that names the rows of positive weight and log-likelihood -inf."""
     impossible = ((scores == NEGATIVE_INFINITY) & (weights > 0)).nonzero().flatten().tolist()
     if impossible:
-        shown = ", ".join(map(str, impossible[:8])) + (f", ... ({len(impossible)} in all)" if impossible[8:] else "")
-        raise ImpossibleEvidenceError(f"{name} rows {shown} have probability zero. {way_out}")
+        raise ImpossibleEvidenceError(f"{name} rows {listed(impossible)} have probability zero. {way_out}")

@@ -6,7 +6,7 @@ from circuits.nodes import Input, Node, Sum
 
 
 def mixture(*circuits_: Circuit) -> Circuit:
-    """Return a sum of circuits over the same variables; each keeps its own parameters.
+    """Return a sum of circuits over the same variables; each keeps its parameters.
 
     Args:
         circuits_: one or more circuits of equal cardinalities; the same one may be given several times. One circuit

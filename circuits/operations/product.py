@@ -25,7 +25,7 @@ NO_EDGE = -1
 
 @dataclass(frozen=True)
 class ProductCircuit:
-    """The product of two circuits, and which weights multiply into each of its own."""
+    """The product of two circuits, and which of their weights multiply into each of its weights."""
 
     circuit: Circuit
     first_edges: Rows
@@ -143,7 +143,7 @@ class _Side:
         return {value: NO_EDGE if first == NO_EDGE else first + i for i, value in enumerate(node.values)}
 
     def choices(self, element: _Element) -> list[tuple[int, _Element]]:
-        """Return the (edge, child) pairs of a sum; anything else is its own only choice."""
+        """Return the (edge, child) pairs of a sum; anything else chooses itself."""
         if self.kind(element) is not Sum:
             return [(NO_EDGE, element)]
         top, hole = (element, None) if isinstance(element, int) else element
@@ -179,8 +179,8 @@ class _Side:
     def describe(self, parts: _Parts) -> str:
         """Return a split as people read it, with the product node that makes it."""
         tops = {part if isinstance(part, int) else part[0] for part in parts}
-        owner = next((i for i, node in enumerate(self._nodes) if tops <= set(_children(node))), None)
-        where = f"nodes {sorted(tops)}" if owner is None else f"product node {owner}"
+        parent = next((i for i, node in enumerate(self._nodes) if tops <= set(_children(node))), None)
+        where = f"nodes {sorted(tops)}" if parent is None else f"product node {parent}"
         return f"{where} into {' | '.join(describe_scope(self.scope(part)) for part in parts)}"
 
     def _first_edge(self, node: int) -> int:
@@ -208,8 +208,8 @@ class _Side:
                 continue
             found: dict[int, None] | None = {current: None} if self._scopes[current] == scope else {}
             for child in below:
-                own = self._holes[child, scope]
-                found = None if found is None or own is None else found | own
+                holes = self._holes[child, scope]
+                found = None if found is None or holes is None else found | holes
             self._holes[current, scope] = found or None
             stack.pop()
         return self._holes[node, scope]

@@ -10,8 +10,9 @@ from circuits.queries.log_prob import log_evidence, log_prob
 from circuits.queries.m_best import m_best
 from circuits.queries.marginal import marginal, marginals, pair_marginals
 from circuits.queries.max_marginals import max_marginals
+from circuits.queries.mode import mode
 from circuits.queries.multiply import constrain, multiply
-from circuits.queries.sample import mode, sample
+from circuits.queries.sample import sample
 from circuits.queries.variance import log_prob_variance
 
 __all__ = [

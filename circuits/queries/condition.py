@@ -1,10 +1,9 @@
 """Conditioning: the family is closed under it, so a conditional is a distribution on the same circuit."""
 
 import torch
-from torch import Tensor
 
 from circuits.engine.passes import align
-from circuits.errors import ImpossibleEvidenceError
+from circuits.errors import ImpossibleEvidenceError, in_batch_rows
 from circuits.evidence import EvidenceLike
 from circuits.numerics import NEGATIVE_INFINITY
 from circuits.queries.log_prob import upward
@@ -30,27 +29,15 @@ def condition(distribution: Weighted, evidence: EvidenceLike) -> Weighted:
     """
     compiled = distribution.circuit.compiled
     values = upward(distribution, evidence)
-    check_possible(values[compiled.root])
+    impossible = values[compiled.root] == NEGATIVE_INFINITY
+    if impossible.any():
+        raise ImpossibleEvidenceError(
+            f"the evidence has probability zero{in_batch_rows(impossible)}; loosen it, or ask log_evidence first "
+            "(it returns -inf)."
+        )
     log_weights = align(distribution.log_weights, values.dim())
     # A sum that the evidence rules out cannot be reached; its old weights do no harm, nan would.
     possible = compiled.edge_sum.take(values) > NEGATIVE_INFINITY
     joint = torch.where(possible, log_weights + compiled.edge_child.take(values), log_weights)
     # Normalised again, not divided by the sums' values: these carry rounding errors of the magnitude of the logs.
     return distribution.with_circuit(distribution.circuit, joint.movedim(0, -1))
-
-
-def check_possible(log_evidence: Tensor) -> None:
-    """Raise unless every batch row gives the evidence a positive probability."""
-    impossible = log_evidence == NEGATIVE_INFINITY
-    if not impossible.any():
-        return
-    if impossible.dim() == 0:
-        raise ImpossibleEvidenceError(
-            "the evidence has probability zero; loosen it, or ask log_evidence first (it returns -inf)."
-        )
-    rows = [tuple(row) if len(row) > 1 else row[0] for row in impossible.nonzero().tolist()]
-    shown = ", ".join(map(str, rows[:8])) + (f", ... ({len(rows)} in all)" if len(rows) > 8 else "")
-    raise ImpossibleEvidenceError(
-        f"the evidence has probability zero in batch rows {shown}; loosen it there, or ask log_evidence first "
-        "(it returns -inf)."
-    )

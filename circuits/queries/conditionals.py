@@ -1,11 +1,11 @@
-"""Full conditionals: what every agent would do, given what all the others do."""
+"""Full conditionals: the distribution of every variable, given all the others."""
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.engine.derivatives import by_variable, log_derivatives
 from circuits.engine.passes import log_up
-from circuits.errors import ImpossibleEvidenceError
+from circuits.errors import ImpossibleEvidenceError, listed
 from circuits.evidence import observed_rows
 from circuits.numerics import NEGATIVE_INFINITY, logsumexp, posterior
 from circuits.queries.log_prob import for_each_sample
@@ -25,7 +25,7 @@ def conditionals(
         values: integers, shape (*sample, *batch, variables) or anything that broadcasts to it.
 
     Returns:
-        Shape (*sample, *batch, variables, max cardinality), zero beyond a variable's own values. Differentiable once.
+        Shape (*sample, *batch, variables, max cardinality), zero beyond a variable's values. Differentiable once.
 
     Raises:
         ImpossibleEvidenceError: for some variable the values of all others have probability zero; the message names
@@ -58,10 +58,9 @@ def _check_rest(log_rest: Tensor) -> None:
     impossible = log_rest == NEGATIVE_INFINITY
     if not impossible.any():
         return
-    places = [(tuple(place[:-1]), place[-1]) for place in impossible.nonzero().tolist()]
-    shown = ", ".join(f"variable {v}" + (f" of row {row}" if row else "") for row, v in places[:8])
+    places = [(tuple(row), variable) for *row, variable in impossible.nonzero().tolist()]
+    shown = listed([f"variable {variable}" + (f" of row {row}" if row else "") for row, variable in places])
     raise ImpossibleEvidenceError(
-        f"the conditional is undefined where all other variables together have probability zero: {shown}"
-        + (f", ... ({len(places)} in all)" if len(places) > 8 else "")
-        + "; pass values that the distribution allows, for example its samples."
+        f"the conditional is undefined where all other variables together have probability zero: {shown}; "
+        "pass values that the distribution allows, for example its samples."
     )

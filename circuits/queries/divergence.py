@@ -122,10 +122,10 @@ def _value_mod_prime(circuit: Circuit, weights: Tensor) -> Tensor:
 
 
 def total_correlation(distribution: WeightedCircuit) -> Float[Tensor, "*batch"]:
-    """Return the total correlation sum_i H(u_i) - H(u), in nats: how far the agents are from independent.
+    """Return the total correlation sum_i H(u_i) - H(u), in nats: how far the variables are from independent.
 
     Returns:
-        Shape (*batch), at least 0 up to rounding; 0 exactly for independent agents.
+        Shape (*batch), at least 0 up to rounding; 0 exactly for independent variables.
 
     Raises:
         NotTractableError: some sum is not deterministic.

@@ -1,18 +1,16 @@
 """The m most probable joint values, exactly."""
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.engine.layers import CompiledCircuit, ProductLayer
 from circuits.numerics import NEGATIVE_INFINITY
 from circuits.queries.entropy import require_deterministic
+from circuits.queries.mode import Best
 from circuits.weights import WeightedCircuit
 
 
-def m_best(
-    distribution: WeightedCircuit, count: int
-) -> tuple[Int[Tensor, "best *batch variables"], Float[Tensor, "best *batch"]]:
+def m_best(distribution: WeightedCircuit, count: int) -> Best:
     """Return the `count` most probable joint values and their log probabilities, best first.
 
     Every row of the circuit keeps a sorted list of its best partial values: a product merges two lists by sums, a
@@ -24,7 +22,8 @@ def m_best(
         count: how many values, at least 1 and at most the number of possible ones.
 
     Returns:
-        Values, shape (count, *batch, variables), and log probabilities in nats, shape (count, *batch). No gradient.
+        Assignments, shape (count, *batch, variables), and their log probabilities in nats, shape (count, *batch). No
+        gradient.
 
     Raises:
         NotTractableError: some sum is not deterministic; the message names it.
@@ -38,7 +37,7 @@ def m_best(
         >>> import torch, circuits
         >>> c = circuits.structures.mean_field([2, 2])
         >>> pi = circuits.CircuitDistribution(c, torch.tensor([0.0, 1.0, 0.0, 3.0]))
-        >>> pi.m_best(2)[0].tolist()
+        >>> pi.m_best(2).assignment.tolist()
         [[1, 1], [0, 1]]
     """
     if count < 1:
@@ -53,7 +52,7 @@ def m_best(
         _check_enough(log_probs, count)
         values = _read_values(compiled, _ranks_used(compiled, picks, pairs, count, size)).movedim(0, -1)
     batch = distribution.batch_shape
-    return values.reshape(count, *batch, len(compiled.cardinalities)), log_probs.reshape(count, *batch)
+    return Best(values.reshape(count, *batch, len(compiled.cardinalities)), log_probs.reshape(count, *batch))
 
 
 def _check_enough(log_probs: Tensor, count: int) -> None:
@@ -104,7 +103,7 @@ def _merge(joint: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Merge the sorted lists of children, (sums, children, count, batch), and say where the entries come from.
 
     With children in order of their best entries, entry r of child c is beaten or tied by the best of the c children
-    before it and by r of its own list, so only c + r < count matters.
+    before it and by r of its list, so only c + r < count matters.
     """
     children = _sort(joint[:, :, 0])[1][:, :count]
     kept = joint.gather(1, children.unsqueeze(2).expand(-1, -1, count, -1))
@@ -129,9 +128,9 @@ def _ranks_used(compiled: CompiledCircuit, picks: list[Tensor], pairs: Tensor, c
     used = pairs.new_zeros((compiled.num_rows, count, size))
     used[compiled.root] = torch.arange(1, count + 1, device=pairs.device).unsqueeze(1)
     for layer, order in zip(reversed(compiled.layers), reversed(picks), strict=True):
-        own = used[layer.start : layer.stop]
-        active = own > 0
-        pick = order.gather(1, (own - 1).clamp(min=0))
+        wanted = used[layer.start : layer.stop]
+        active = wanted > 0
+        pick = order.gather(1, (wanted - 1).clamp(min=0))
         if isinstance(layer, ProductLayer):
             layer.left.add_to(used, torch.where(active, pairs[0][pick] + 1, 0))
             layer.right.add_to(used, torch.where(active, pairs[1][pick] + 1, 0))

@@ -17,7 +17,7 @@ def marginals(distribution: WeightedCircuit) -> Float[Tensor, "*batch variables 
     """Return P(variable = value) for every variable and value.
 
     Returns:
-        Shape (*batch, variables, max cardinality), zero beyond a variable's own values. Differentiable.
+        Shape (*batch, variables, max cardinality), zero beyond a variable's values. Differentiable.
     Cost: one downward pass, O(edges).
     """
     compiled = distribution.circuit.compiled

@@ -14,7 +14,7 @@ def max_marginals(distribution: WeightedCircuit) -> Float[Tensor, "*batch variab
     """Return log max over the other variables of P(u_i = x, u_-i), for every variable i and value x.
 
     Returns:
-        Shape (*batch, variables, max cardinality), in nats; -inf for impossible values and beyond a variable's own.
+        Shape (*batch, variables, max cardinality), in nats; -inf for impossible values and beyond a variable's values.
         Each variable's largest entry is the log probability of the mode. No gradient.
 
     Raises:

@@ -7,7 +7,7 @@ from torch import Tensor
 from circuits.circuit import Circuit
 from circuits.engine.layers import Rows
 from circuits.engine.passes import align, log_up
-from circuits.errors import ImpossibleEvidenceError, NotTractableError
+from circuits.errors import ImpossibleEvidenceError, NotTractableError, in_batch_rows
 from circuits.numerics import NEGATIVE_INFINITY
 from circuits.operations.product import NO_EDGE, ProductCircuit, match
 from circuits.weights import Weighted, WeightedCircuit
@@ -34,12 +34,13 @@ def multiply(first: Weighted, second: WeightedCircuit) -> tuple[Weighted, Float[
     """
     matched = match(first.circuit, second.circuit)
     batch = torch.broadcast_shapes(first.batch_shape, second.batch_shape)
+    what = "the product of the two distributions"
     if matched is None:
-        raise _impossible(torch.ones(batch, dtype=torch.bool), "the product of the two distributions")
+        raise _impossible(torch.ones(batch, dtype=torch.bool), what)
     ours, theirs = product_weights(matched, first.log_weights, second.log_weights)
     result, log_total = normalized(first, matched.circuit, ours + theirs)
     if (log_total == NEGATIVE_INFINITY).any():
-        raise _impossible(log_total == NEGATIVE_INFINITY, "the product of the two distributions")
+        raise _impossible(log_total == NEGATIVE_INFINITY, what)
     return result, log_total
 
 
@@ -124,9 +125,5 @@ def normalized(like: Weighted, circuit: Circuit, log_weights: Tensor) -> tuple[W
 
 def _impossible(rows: Tensor, what: str) -> ImpossibleEvidenceError:
     """Return the error for batch rows, shape (*batch), in which something has probability zero."""
-    where = ""
-    if rows.dim():
-        found = [tuple(row) if len(row) > 1 else row[0] for row in rows.nonzero().tolist()]
-        shown = ", ".join(map(str, found[:8])) + (f", ... ({len(found)} in all)" if len(found) > 8 else "")
-        where = f" in batch rows {shown}"
+    where = in_batch_rows(rows)
     return ImpossibleEvidenceError(f"{what} has probability zero{where}; loosen it there, or leave those rows out.")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from circuits.errors import ImpossibleEvidenceError, StructureError
+from circuits.errors import ImpossibleEvidenceError, StructureError, in_batch_rows
 from circuits.numerics import NEGATIVE_INFINITY
 from factor_q.factors import Factors, Temperature
 from factor_q.layout import common_shape
@@ -38,12 +38,7 @@ def check_possible(log_partition: Tensor, query: str) -> None:
     impossible = log_partition == NEGATIVE_INFINITY
     if not bool(impossible.any()):
         return
-    where = ""
-    if impossible.dim():
-        rows = [tuple(row) if len(row) > 1 else row[0] for row in impossible.nonzero().tolist()]
-        shown = ", ".join(map(str, rows[:8])) + (f", ... ({len(rows)} in all)" if len(rows) > 8 else "")
-        where = f" in batch rows {shown}"
     raise ImpossibleEvidenceError(
-        f"{query}: every assignment is forbidden{where}, so there is no distribution; allow one there, or ask "
-        "log_partition first (it returns -inf)."
+        f"{query}: every assignment is forbidden{in_batch_rows(impossible)}, so there is no distribution; allow one "
+        "there, or ask log_partition first (it returns -inf)."
     )

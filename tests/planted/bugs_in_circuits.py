@@ -83,7 +83,7 @@ BUGS = (
     Bug(
         "circuits: children that share an element count as disjoint",
         "circuits/properties.py",
-        "            if not elements.isdisjoint(own):\n                return False\n",
+        "            if not elements.isdisjoint(chosen_from):\n                return False\n",
         "",
         ("tests/circuits/test_properties.py", "tests/circuits/test_refusals.py::test_missing_determinism_is_refused"),
     ),
@@ -138,14 +138,14 @@ BUGS = (
     ),
     Bug(
         "circuits: samples are drawn from log weights of another order",
-        "circuits/queries/sample.py",
-        "            edge = own * layer.fan_in + choice(position, layer, own, at)\n",
-        "            edge = own * layer.fan_in + (layer.fan_in - 1 - choice(position, layer, own, at))\n",
+        "circuits/engine/descent.py",
+        "            edge = reached * layer.fan_in + choice(position, layer, reached, at)\n",
+        "            edge = reached * layer.fan_in + (layer.fan_in - 1 - choice(position, layer, reached, at))\n",
         ("tests/circuits/test_samples.py::test_joint_samples_follow_the_table",),
     ),
     Bug(
         "circuits: the mode takes the heaviest edge of each sum",
-        "circuits/queries/sample.py",
+        "circuits/queries/mode.py",
         "        def pick(position: int, _: SumLayer, sums: Tensor, columns: Tensor) -> Tensor:\n"
         "            return best[position][sums, columns]\n",
         "        def pick(position: int, layer: SumLayer, sums: Tensor, columns: Tensor) -> Tensor:\n"
@@ -155,12 +155,12 @@ BUGS = (
     Bug(
         "circuits: the maximum leaves out the edges' own weights",
         "circuits/engine/passes.py",
-        "scores = layer.fold(layer.children.take(values) + log_weights[layer.edges])",
-        "scores = layer.fold(layer.children.take(values) + 0 * log_weights[layer.edges])",
+        "scores = layer.matrices(log_weights[layer.edges]) + below.unsqueeze(1)",
+        "scores = layer.matrices(0 * log_weights[layer.edges]) + below.unsqueeze(1)",
         EXACT,
     ),
     Bug(
-        "circuits: marginals beyond an agent's own actions are one",
+        "circuits: marginals beyond a variable's values are one",
         "circuits/queries/marginal.py",
         "padded = rows.new_zeros((len(compiled.cardinalities)",
         "padded = rows.new_ones((len(compiled.cardinalities)",
@@ -190,8 +190,8 @@ BUGS = (
     Bug(
         "circuits: impossible evidence is accepted",
         "circuits/queries/condition.py",
-        "    if not impossible.any():\n",
-        "    if not impossible.all():\n",
+        "    if impossible.any():\n",
+        "    if impossible.all():\n",
         ("tests/circuits/test_extremes.py::test_contradictory_evidence",),
     ),
     Bug(
@@ -239,8 +239,8 @@ BUGS = (
     Bug(
         "circuits: derivatives take the child's own value for its sibling's",
         "circuits/engine/derivatives.py",
-        "to_left, to_right = own + layer.right.take(values), own + layer.left.take(values)",
-        "to_left, to_right = own + layer.left.take(values), own + layer.right.take(values)",
+        "to_left, to_right = above + layer.right.take(values), above + layer.left.take(values)",
+        "to_left, to_right = above + layer.left.take(values), above + layer.right.take(values)",
         ("tests/circuits/test_queries_conditionals.py",),
     ),
     Bug(

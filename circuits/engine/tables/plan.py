@@ -148,11 +148,11 @@ class _Planner:
         jobs: dict[tuple[int, int, int], list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]]
         jobs = defaultdict(list)
         for region, members in self._by_scope(layer):
-            own_children = self.regions.local[children[members]]
+            child_units = self.regions.local[children[members]]
             rows = self.regions.local[members + layer.start]
             for part in sorted(self.pending[region]):
                 table = self.tables[region, part]
-                sources = table[own_children]
+                sources = table[child_units]
                 same = (sources == sources[:, :1]).all(axis=(1, 2))
                 table[rows[same]] = sources[same, 0]
                 if same.all():
@@ -178,9 +178,9 @@ class _Planner:
             for member in members:
                 left, right = layer.left.positions[member], layer.right.positions[member]
                 groups[scopes[left], scopes[right]].append(member)
-            for sides, own in groups.items():
-                children = (layer.left.positions[own], layer.right.positions[own])
-                rows = self.regions.local[np.array(own) + layer.start]
+            for sides, joined in groups.items():
+                children = (layer.left.positions[joined], layer.right.positions[joined])
+                rows = self.regions.local[np.array(joined) + layer.start]
                 for part in sorted(self.pending[region]):
                     parts = [tuple(v for v in part if side >> v & 1) for side in sides]
                     found = [
@@ -209,15 +209,15 @@ class _Planner:
         return np.asarray(np.ravel_multi_index(tuple(grid[part.index(v)] for v in inside), inner))
 
     def _read_off(self, split: tuple[int, int], factors: list[int]) -> bool:
-        """Use flows directly where every product of a split fixes the values of all its factors' agents."""
+        """Use flows directly where every product of a split fixes the values of all its factors' variables."""
         left, right = split
         rows, *children = np.array(self.regions.splits[left | right][split]).T
         found: list[tuple[int, np.ndarray]] = []
         for factor in factors:
             parts = (self._inside(factor, left), self._inside(factor, right))
             tables = [
-                self.tables[side, part][self.regions.local[own]]
-                for side, part, own in zip(split, parts, children, strict=True)
+                self.tables[side, part][self.regions.local[units]]
+                for side, part, units in zip(split, parts, children, strict=True)
             ]
             if any(table.max() > 1 or (table.sum(1) != 1).any() for table in tables):
                 return False
@@ -282,7 +282,7 @@ class _Planner:
         return [factors] if left_size * right_size <= _WASTE * needed else [[factor] for factor in factors]
 
     def _read(self, factor: int, left: int, right: int, left_parts: list[Part], right_parts: list[Part]) -> np.ndarray:
-        """Return where in a flattened block the factor's entries stand, in the factor's own variable order."""
+        """Return where in a flattened block the factor's entries stand, in the order of the factor's scope."""
         parts = (self._inside(factor, left), self._inside(factor, right))
         row = self._project(self.scopes[factor], parts[0]) + sum(
             self._size(p) for p in left_parts[: left_parts.index(parts[0])]

@@ -7,8 +7,8 @@ Above that product only its flow matters, below it the conditional table of each
 
 So the pass has three steps: flows (downward), conditional tables of the parts that are still pending in each region
 (upward, `_Mix` at sums and `_Outer` at products that split a part), and one contraction per split. Tables that do not
-depend on numbers (the indicators of a label's own variables) are shared, not computed. All index work is done once per
-(circuit, scopes) and cached; operations of equal shape are folded over regions.
+depend on numbers (the indicators of the variables that a label fixes) are shared, not computed. All index work is done
+once per (circuit, scopes) and cached; operations of equal shape are folded over regions.
 
 Source: the one-pass exact ELBO for selective circuits, generalised here to any smooth, decomposable circuit and arity.
 """
@@ -131,15 +131,15 @@ def _mix(step: Mix, buffer: Tensor, weights: Tensor) -> tuple[Tensor, _Held]:
     """Mix children: (sums, entries) = sum over sources of weight * table."""
     tables = step.sources.take(buffer).unflatten(0, step.sources.shape)
     folded = step.edges.take(weights).unflatten(0, step.edges.shape)
-    own = folded if step.edges.shape[2] == 1 else folded.sum(2, keepdim=True)
-    return (tables * own).sum(1).flatten(0, 1), (tables, own)
+    weight = folded if step.edges.shape[2] == 1 else folded.sum(2, keepdim=True)
+    return (tables * weight).sum(1).flatten(0, 1), (tables, weight)
 
 
 def _mix_backward(step: Mix, held: _Held, gradient: Tensor, to_buffer: Tensor, to_weights: Tensor) -> None:
-    tables, own = held
+    tables, weight = held
     sums, count, entries = step.sources.shape
     folded = gradient.unflatten(0, (sums, 1, entries))
-    step.sources.add_to(to_buffer, (folded * own).flatten(0, 2))
+    step.sources.add_to(to_buffer, (folded * weight).flatten(0, 2))
     edge = (folded * tables).sum(2, keepdim=True).expand(sums, count, step.edges.shape[2], *gradient.shape[1:])
     step.edges.add_to(to_weights, edge.flatten(0, 2))
 
@@ -184,6 +184,6 @@ class _ConditionalTables(torch.autograd.Function):
         (weights,) = ctx.saved_tensors
         to_buffer, to_weights = gradient.clone(), torch.zeros_like(weights)
         for step, held in zip(reversed(ctx.plan.steps), reversed(ctx.held), strict=True):
-            own = to_buffer[step.start : step.stop]
-            _STEPS[type(step)].backward(step, held, own, to_buffer, to_weights)
+            above = to_buffer[step.start : step.stop]
+            _STEPS[type(step)].backward(step, held, above, to_buffer, to_weights)
         return None, to_weights

@@ -53,7 +53,7 @@ class TablePlan:
 
     num_rows: int
     flow_rows: Rows
-    """Flows that contribute as they are: of the indicators, and of products that fix all agents of a factor."""
+    """Flows that contribute as they are: of the indicators, and of products that fix all variables of a factor."""
     steps: tuple[Total | Mix | Outer, ...]
     contractions: tuple[Contraction, ...]
     entries: Rows
