@@ -4,8 +4,9 @@
 
 For each seed spn_ac is trained twice on coverage with the same global number of environments, batch and replay: by one
 process, and by two that torchrun starts, which share environments, replay and batch and average their gradients. The
-gradient of a given batch is the same (tests/spnpolicy/test_parallel.py); which environments and transitions a process
-sees differs, so single curves differ like those of two seeds, and the question is whether their distributions agree.
+gradient of a given batch is the same (tests/spnpolicy/training/test_parallel.py); which environments and transitions a
+process sees differs, so single curves differ like those of two seeds, and the question is whether their distributions
+agree.
 
 The speed is measured apart, on larger networks and batches, as env steps and updates per second of wall time with one
 thread per process, after the start-up.

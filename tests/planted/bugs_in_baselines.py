@@ -25,7 +25,7 @@ BUGS = (
         "spnpolicy/training/learning.py",
         '        self._player.load_state_dict(state["player"])\n',
         "",
-        (f"{T}resume.py::test_a_resumed_run_with_a_memory_equals_the_unbroken_one",),
+        ("tests/spnpolicy/training/test_resume.py::test_a_resumed_run_with_a_memory_equals_the_unbroken_one",),
     ),
     Bug(
         "trajectories: a failed step counts",
@@ -151,20 +151,20 @@ BUGS = (
         "spnpolicy/envs/foraging/arrays.py",
         ".sum(-1) == 1",
         ".sum(-1) >= 1",
-        ("tests/spnpolicy/envs/test_foraging_arrays.py",),
+        ("tests/spnpolicy/envs/foraging/test_foraging_arrays.py",),
     ),
     Bug(
         "foraging: everyone who loads takes part",
         "spnpolicy/envs/foraging/arrays.py",
         "takes_part = loads[mine] & (distance == 1)",
         "takes_part = loads[mine]",
-        ("tests/spnpolicy/envs/test_foraging_arrays.py",),
+        ("tests/spnpolicy/envs/foraging/test_foraging_arrays.py",),
     ),
     Bug(
         "assignment: a task pays everyone who chose it",
         "spnpolicy/envs/games/assignment_game.py",
         "np.maximum.at(best,",
         "np.add.at(best,",
-        ("tests/spnpolicy/envs/test_assignment_game.py",),
+        ("tests/spnpolicy/envs/games/test_assignment_game.py",),
     ),
 )

@@ -8,7 +8,7 @@ NETWORKS = "tests/spnpolicy/test_networks.py"
 ALGORITHMS = "tests/spnpolicy/test_algorithms.py"
 THROUGH_A_CHECKPOINT = f"{ALGORITHMS}::test_state_goes_through_a_checkpoint_and_learning_goes_on_bit_for_bit"
 SPN_AC = "tests/spnpolicy/test_spn_ac.py"
-RULES = "tests/spnpolicy/envs/test_coverage_rules.py"
+RULES = "tests/spnpolicy/envs/coverage/test_coverage_rules.py"
 FAULTS = "tests/faults/envs/test_planted_faults.py"
 
 BUGS = (
@@ -115,7 +115,7 @@ BUGS = (
         "spnpolicy/data/replay.py",
         "        if step_after.discarded is not None:\n",
         "        if step_after.discarded is not None and step_after.discarded.all():\n",
-        (REPLAY, "tests/spnpolicy/test_loop.py", FAULTS),
+        (REPLAY, "tests/spnpolicy/training/test_loop.py", FAULTS),
     ),
     Bug(
         "replay: the place of the next write is not restored",
@@ -262,20 +262,20 @@ BUGS = (
         "spnpolicy/envs/pettingzoo/share.py",
         "episode_seed(self._seed, self._indices[row], int(self._episodes[row]))",
         "episode_seed(self._seed, row, int(self._episodes[row]))",
-        ("tests/spnpolicy/envs/test_adapter.py::test_workers_change_nothing",),
+        ("tests/spnpolicy/envs/pettingzoo/test_adapter.py::test_workers_change_nothing",),
     ),
     Bug(
         "environments: every episode begins with the same seed",
         "spnpolicy/envs/pettingzoo/share.py",
         "np.random.SeedSequence(seed, spawn_key=(env, episode))",
         "np.random.SeedSequence(seed, spawn_key=(env, 0))",
-        ("tests/spnpolicy/envs/test_adapter.py",),
+        ("tests/spnpolicy/envs/pettingzoo/test_adapter.py",),
     ),
     Bug(
         "environments: episodes are not counted",
         "spnpolicy/envs/pettingzoo/share.py",
         "episode_seed(self._seed, self._indices[row], int(self._episodes[row]))",
         "episode_seed(self._seed, self._indices[row], 0)",
-        ("tests/spnpolicy/envs/test_adapter.py::test_every_episode_has_its_own_seed",),
+        ("tests/spnpolicy/envs/pettingzoo/test_adapter.py::test_every_episode_has_its_own_seed",),
     ),
 )

@@ -2,13 +2,15 @@
 
 from tests.planted.bug import Bug
 
-RESUME = "tests/spnpolicy/test_resume.py::test_a_resumed_run_equals_the_unbroken_one[vdn-chain with random masks]"
-CHECKPOINTS = "tests/spnpolicy/test_checkpoints.py"
+RESUME = (
+    "tests/spnpolicy/training/test_resume.py::test_a_resumed_run_equals_the_unbroken_one[vdn-chain with random masks]"
+)
+CHECKPOINTS = "tests/spnpolicy/training/storage/test_checkpoints.py"
 DAMAGE = f"{CHECKPOINTS}::test_every_changed_or_missing_byte_is_noticed"
 DISK = "tests/faults/checkpoints/test_disk_faults.py::test_each_system_call_of_a_save_may_fail"
-SEEDING = "tests/spnpolicy/test_seeding.py"
-STATISTICS = "tests/spnpolicy/test_statistics.py"
-DECODING = "tests/spnpolicy/test_decoding.py"
+SEEDING = "tests/spnpolicy/base/test_seeding.py"
+STATISTICS = "tests/spnpolicy/experiments/statistics/test_statistics.py"
+DECODING = "tests/spnpolicy/base/test_decoding.py"
 EXIT_CODES = "tests/spnpolicy/cli/test_cli_exit_codes.py"
 
 BUGS = (
@@ -73,28 +75,28 @@ BUGS = (
         "spnpolicy/training/evaluation.py",
         "env.step(player.act(step, explore=False))",
         "env.step(player.act(step, explore=True))",
-        ("tests/spnpolicy/test_resume.py::test_evaluation_moves_no_random_stream",),
+        ("tests/spnpolicy/training/test_resume.py::test_evaluation_moves_no_random_stream",),
     ),
     Bug(
         "evaluation: short episodes count more than once",
         "spnpolicy/training/evaluation.py",
         "        pending[ended.env] = False\n",
         "        pending[ended.env[:1]] = False\n",
-        ("tests/spnpolicy/test_evaluation.py",),
+        ("tests/spnpolicy/training/test_evaluation.py",),
     ),
     Bug(
         "evaluation: reaching the time limit with a reward is a success",
         "spnpolicy/training/episodes.py",
         "success = step.terminated[done] & (reward[done] > 0)",
         "success = reward[done] > 0",
-        ("tests/spnpolicy/test_evaluation.py",),
+        ("tests/spnpolicy/training/test_evaluation.py",),
     ),
     Bug(
         "evaluation: the discounted return begins with a discount",
         "spnpolicy/training/episodes.py",
         "        self._discounted += self._weights * reward\n        self._weights *= self._discount\n",
         "        self._weights *= self._discount\n        self._discounted += self._weights * reward\n",
-        ("tests/spnpolicy/test_evaluation.py",),
+        ("tests/spnpolicy/training/test_evaluation.py",),
     ),
     Bug(
         "checkpoint: SHA-256 of tensors is not compared",
@@ -172,7 +174,7 @@ BUGS = (
         "spnpolicy/training/metrics.py",
         '    torn = lines.pop() != b""\n',
         '    torn = lines[-1] != b""\n    lines = [line for line in lines if line]\n',
-        ("tests/spnpolicy/test_metrics.py",),
+        ("tests/spnpolicy/training/test_metrics.py",),
     ),
     Bug(
         "saver: the failures of long ago still count",
@@ -207,14 +209,14 @@ BUGS = (
         "spnpolicy/base/distributed.py",
         "    flat /= size\n",
         "",
-        ("tests/spnpolicy/test_parallel.py::test_numbers_travel",),
+        ("tests/spnpolicy/training/test_parallel.py::test_numbers_travel",),
     ),
     Bug(
         "parallel: gradients stay at home",
         "spnpolicy/parts/optimization.py",
         "    average([*chain(*gradients), *losses])\n",
         "    average(losses)\n",
-        ("tests/spnpolicy/test_parallel.py::test_two_halves_of_a_batch_give_the_step_of_the_whole_batch",),
+        ("tests/spnpolicy/training/test_parallel.py::test_two_halves_of_a_batch_give_the_step_of_the_whole_batch",),
     ),
     Bug(
         "sweeps: finished trials are begun again",
@@ -228,14 +230,16 @@ BUGS = (
         "spnpolicy/experiments/sweeps/runner.py",
         'status.state = "failed" if status.failures >= MOST_TRIES else "waiting"',
         'status.state = "done" if status.failures >= MOST_TRIES else "waiting"',
-        ("tests/spnpolicy/experiments/test_runner.py::test_a_failed_trial_keeps_its_traceback_and_the_others_go_on",),
+        (
+            "tests/spnpolicy/experiments/sweeps/test_runner.py::test_a_failed_trial_keeps_its_traceback_and_the_others_go_on",
+        ),
     ),
     Bug(
         "sweeps: a checkpoint of other settings is gone on with",
         "spnpolicy/experiments/sweeps/trials.py",
         '    if (own / "checkpoints").is_dir() and _has_config(own, config):\n',
         '    if (own / "checkpoints").is_dir():\n',
-        ("tests/spnpolicy/experiments/test_runner.py::test_a_checkpoint_that_is_of_no_use_is_not_used",),
+        ("tests/spnpolicy/experiments/sweeps/test_runner.py::test_a_checkpoint_that_is_of_no_use_is_not_used",),
     ),
     Bug(
         "settings: unknown names are dropped",
@@ -292,6 +296,8 @@ BUGS = (
         "spnpolicy/cli/sweep.py",
         "    return FAILED if failed else 0\n",
         "    return 0\n",
-        ("tests/spnpolicy/experiments/test_benchmark.py::test_failed_runs_end_with_3_and_say_where_to_look",),
+        (
+            "tests/spnpolicy/experiments/benchmarks/test_benchmark.py::test_failed_runs_end_with_3_and_say_where_to_look",
+        ),
     ),
 )

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from spnpolicy.training.storage.checkpoints import load_checkpoint
 from tests.faults.runs.run_child import SETTINGS
-from tests.spnpolicy.run_cases import assert_same_run
+from tests.spnpolicy.training.run_cases import assert_same_run
 
 CHILD = Path(__file__).parent / "run_child.py"
 

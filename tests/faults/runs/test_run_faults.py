@@ -13,7 +13,7 @@ from spnpolicy.training.metrics import read_metrics
 from spnpolicy.training.storage.checkpoints import load_checkpoint
 from tests.faults.runs.kill_runs import finish, kill_runs, killed_after, start
 from tests.faults.runs.run_child import SETTINGS
-from tests.spnpolicy.run_cases import assert_same_run
+from tests.spnpolicy.training.run_cases import assert_same_run
 
 
 @pytest.fixture(scope="module")

@@ -137,7 +137,7 @@ def test_environments_of_others_are_shown(env, options, tmp_path, capsys):
 
 
 def test_an_environment_without_pictures_says_so_before_it_is_evaluated(tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "envs"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "envs" / "pettingzoo"))
     run = str(tmp_path / "run")
     assert main(["train", "vdn", "pettingzoo:small_games.Pair", *SHORT, "--out", run]) == 0
     capsys.readouterr()

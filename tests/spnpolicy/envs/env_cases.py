@@ -4,6 +4,7 @@ import numpy as np
 
 from spnpolicy.envs import make_env
 
+SMALL = "pettingzoo:tests.spnpolicy.envs.pettingzoo.small_games"
 CASES = {
     "coverage latch": ("coverage", {"agents": 3, "size": 4, "variant": "latch", "episode_limit": 30}),
     "coverage simultaneous": ("coverage", {"agents": 2, "size": 3, "variant": "simultaneous", "episode_limit": 25}),
@@ -14,10 +15,10 @@ CASES = {
     "foraging three": ("foraging", {"task": "Foraging-10x10-3p-3f-v3"}),
     "foraging together": ("foraging", {"task": "Foraging-8x8-2p-2f-coop-v3"}),
     "foraging arrays": ("foraging_arrays", {"task": "Foraging-5x5-2p-1f-v3"}),
-    "pettingzoo pair": ("pettingzoo:small_games.Pair", {}),
-    "pettingzoo leaving": ("pettingzoo:small_games.Pair", {"length": 9, "first_leaves": 3, "episode_limit": 7}),
-    "pettingzoo stateful": ("pettingzoo:small_games.Stateful", {}),
-    "pettingzoo masked": ("pettingzoo:small_games.Masked", {"where": "observation"}),
+    "pettingzoo pair": (f"{SMALL}.Pair", {}),
+    "pettingzoo leaving": (f"{SMALL}.Pair", {"length": 9, "first_leaves": 3, "episode_limit": 7}),
+    "pettingzoo stateful": (f"{SMALL}.Stateful", {}),
+    "pettingzoo masked": (f"{SMALL}.Masked", {"where": "observation"}),
     "matrix climbing": ("matrix_game", {"game": "climbing"}),
     "matrix own table": ("matrix_game", {"payoff": np.arange(24.0).reshape(2, 3, 4)}),
     "matrix stag hunt": ("matrix_game", {"game": "stag_hunt"}),

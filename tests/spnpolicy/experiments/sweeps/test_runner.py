@@ -3,7 +3,6 @@ import math
 import sys
 
 import pytest
-from benchmark_cases import TINY_TRAIN, tiny_plan
 
 from spnpolicy.base.errors import ConfigError, SpnPolicyError
 from spnpolicy.experiments.sweeps.attempts import read_attempts
@@ -12,6 +11,7 @@ from spnpolicy.experiments.sweeps.engines.local import LocalEngine
 from spnpolicy.experiments.sweeps.plan import trial_folder
 from spnpolicy.experiments.sweeps.runner import TrialStatus, run_trials, seconds_left
 from spnpolicy.experiments.sweeps.trials import EVALUATION_FILE, FAILURE_FILE, is_finished, read_evaluation, run_trial
+from tests.spnpolicy.experiments.benchmarks.benchmark_cases import TINY_TRAIN, tiny_plan
 
 
 def test_a_failed_trial_keeps_its_traceback_and_the_others_go_on(tmp_path):

@@ -1,7 +1,6 @@
 import json
 
 import pytest
-from benchmark_cases import TINY, tiny_plan
 
 from spnpolicy.base.decoding import decode, encode
 from spnpolicy.base.errors import ConfigError
@@ -16,6 +15,7 @@ from spnpolicy.experiments.sweeps.plan import (
     run_config,
     trial_name,
 )
+from tests.spnpolicy.experiments.benchmarks.benchmark_cases import TINY, tiny_plan
 
 
 @pytest.mark.parametrize("name", COVERAGE)

@@ -3,7 +3,7 @@
 Its dependency `arch` does not import beside pandas 3, so it gets an environment of its own:
 
     python3 -m venv /tmp/rliable && /tmp/rliable/bin/pip install "rliable==1.2.0" "pandas<3"
-    /tmp/rliable/bin/python tests/spnpolicy/experiments/make_rliable_reference.py
+    /tmp/rliable/bin/python tests/spnpolicy/experiments/statistics/make_rliable_reference.py
 
 The tests only read the file; they need no rliable.
 """
@@ -49,7 +49,7 @@ def main() -> None:
     )
     profiles, bands = library.create_performance_profile(scores, THRESHOLDS, reps=REPETITIONS)
     content = {
-        "made_by": "tests/spnpolicy/experiments/make_rliable_reference.py",
+        "made_by": "tests/spnpolicy/experiments/statistics/make_rliable_reference.py",
         "versions": {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
         "scores": {name: matrix.tolist() for name, matrix in scores.items()},
         "aggregates": {

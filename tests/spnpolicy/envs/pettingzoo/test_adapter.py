@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from env_cases import random_actions
 from small_games import Masked, Pair, Spaces, Stateful
 
 from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
 from spnpolicy.envs import make_env
 from spnpolicy.envs.pettingzoo.adapter import ParallelBatch
 from spnpolicy.envs.pettingzoo.share import episode_seed
+from tests.spnpolicy.envs.env_cases import random_actions
 
 NAME = "pettingzoo:small_games.Pair"
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from env_cases import random_actions
 
 from spnpolicy.envs import make_env
 from spnpolicy.envs.checks.guard import guarded
 from spnpolicy.envs.foraging.lbforaging import parallel_env
+from tests.spnpolicy.envs.env_cases import random_actions
 
 GAMES = {
     "pettingzoo:mpe2.simple_spread_v3": ((5, 5, 5), 18, 54, 25),

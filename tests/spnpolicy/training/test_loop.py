@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from chain_env import make_chain
 
 from spnpolicy.base.errors import CheckpointError, ConfigError, NonFiniteError
 from spnpolicy.envs import make_env
@@ -16,6 +15,7 @@ from spnpolicy.training.evaluation import evaluate
 from spnpolicy.training.loop import train
 from spnpolicy.training.metrics import TIME_FIELDS, read_metrics
 from spnpolicy.training.runs import load_run, read_run_config
+from tests.spnpolicy.chain_env import make_chain
 
 SHORT = TrainConfig(
     steps=400,

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from env_cases import random_actions
 from painted_games import AlwaysPainted, Painted
 
 from spnpolicy.base.errors import ConfigError, EnvError
@@ -11,6 +10,7 @@ from spnpolicy.envs.foraging.render import APPLE
 from spnpolicy.envs.pettingzoo.adapter import ParallelBatch
 from spnpolicy.envs.pettingzoo.share import episode_seed
 from spnpolicy.envs.sprites import AGENT_COLORS, board_corner
+from tests.spnpolicy.envs.env_cases import random_actions
 
 NAME = "pettingzoo:painted_games."
 STAY = np.zeros((2, 2), int)

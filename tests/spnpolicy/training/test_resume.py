@@ -10,7 +10,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from chain_env import ChainEnv, make_chain
 from run_cases import assert_same_run, metrics_without_time
 
 from spnpolicy.algorithms import ALGORITHMS, config_class
@@ -19,6 +18,7 @@ from spnpolicy.envs import make_env
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.loop import resume, train
 from spnpolicy.training.runs import read_facts
+from tests.spnpolicy.chain_env import ChainEnv, make_chain
 
 SHORT = TrainConfig(
     steps=320,

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from chain_env import ChainEnv
 
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.training.episodes import EpisodeTracker
 from spnpolicy.training.evaluation import evaluate
+from tests.spnpolicy.chain_env import ChainEnv
 
 
 class Still:

@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-from benchmark_cases import tiny_plan
 from report_cases import evaluation, write_evaluation, write_run, write_runs
 
 from spnpolicy.base.decoding import encode
@@ -11,6 +10,7 @@ from spnpolicy.experiments.reports.folder import make_report
 from spnpolicy.experiments.reports.groups import group_runs, in_words
 from spnpolicy.experiments.reports.runs import find_runs, missing_trials, printable, read_run, read_runs
 from spnpolicy.experiments.sweeps.plan import trial_folder
+from tests.spnpolicy.experiments.benchmarks.benchmark_cases import tiny_plan
 
 
 def grouped(folder):

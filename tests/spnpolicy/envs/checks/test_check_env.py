@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from small_games import Pair, Spaces
 
 import spnpolicy
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.envs import EnvSpec, Step, check_env
 from spnpolicy.envs.options import checked_actions
+from tests.spnpolicy.envs.pettingzoo.small_games import Pair, Spaces
 
 
 class Right:
