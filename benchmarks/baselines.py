@@ -14,33 +14,32 @@ otherwise. The row "random play" is what uniform actions earn in 2,000 episodes.
 """
 
 import argparse
-import multiprocessing
 import platform
+import shutil
 import statistics
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from spnpolicy.experiments.statistics import Interval, interval_over_runs, interval_text
 
-from spnpolicy import make_env
+from spnpolicy import TrainConfig, evaluate, make_env, read_metrics
 from spnpolicy.algorithms import ALGORITHMS
-from spnpolicy.base.files import replace_file
-from spnpolicy.data.env import Step
-from spnpolicy.experiments.reports.csv_files import curves_csv, runs_csv, table_csv
-from spnpolicy.experiments.reports.folder import Report, make_report
-from spnpolicy.experiments.reports.pictures import draw_pictures
-from spnpolicy.experiments.reports.runs import read_run
-from spnpolicy.experiments.statistics.bootstrap import Interval, interval_over_runs
-from spnpolicy.experiments.statistics.tables import interval_text
-from spnpolicy.experiments.sweeps.plan import Environment, Plan, cross, open_folder, trial_folder
-from spnpolicy.experiments.sweeps.trials import is_finished, run_trial
-from spnpolicy.training.config import TrainConfig
-from spnpolicy.training.evaluation import evaluate
-from spnpolicy.training.metrics import read_metrics
+from spnpolicy.envs import Step
+from spnpolicy.experiments.reports import Report, make_report, read_run, write_report_folder
+from spnpolicy.experiments.sweeps import (
+    Environment,
+    Plan,
+    cross,
+    is_finished,
+    make_engine,
+    open_folder,
+    run_trials,
+    trial_folder,
+)
 
 SHARED: dict[str, Any] = {"hidden": [64, 64], "learning_rate": 1e-3}
 OWN: dict[str, dict[str, Any]] = {
@@ -64,7 +63,7 @@ class Suite:
     frequencies: int = 4
     """Waves per number of an observation, see `FourierFeatures`; the same for all."""
     measure: str = "fraction_of_optimum"
-    """What of the final evaluation is shown: a name of `spnpolicy.experiments.reports.runs.MEASURES`."""
+    """What of the final evaluation is shown: a name of `spnpolicy.experiments.reports.MEASURES`."""
     unit: str = "return / best possible return"
     """The same in words."""
     factor: float = 1.0
@@ -164,15 +163,13 @@ def plan_of(name: str, suite: Suite, algorithms: list[str]) -> Plan:
 
 def run_all(plan: Plan, folder: Path, workers: int) -> None:
     """Run what is missing of a plan in processes that take one trial after the other; a trial that fails is named."""
-    context = multiprocessing.get_context("spawn")
-    with open_folder(folder, plan), ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
-        alone = replace(plan, trials=())
-        missing = [trial for trial in plan.trials if not is_finished(trial, folder)]
-        runs = {pool.submit(run_trial, alone, trial, folder): trial for trial in missing}
-        for done, run in enumerate(as_completed(runs), 1):
-            problem = run.exception()
-            outcome = "done" if problem is None else f"failed: {problem}"
-            print(f"{plan.name}: {done} of {len(runs)}, {runs[run].name} {outcome}", file=sys.stderr, flush=True)
+    with open_folder(folder, plan):
+        ended = run_trials(plan, folder, make_engine("local", workers=workers))
+    for trial in ended:
+        if trial.state == "failed":
+            print(f"{plan.name}: {trial.name} failed: {trial.problem}", file=sys.stderr, flush=True)
+    if not all(trial.is_over for trial in ended) or any(trial.state == "stopped" for trial in ended):
+        raise SystemExit("interrupted; the same command goes on where this one stopped")
 
 
 def speeds(plan: Plan, folder: Path) -> dict[str, float]:
@@ -186,21 +183,14 @@ def speeds(plan: Plan, folder: Path) -> dict[str, float]:
 
 
 def write_suite(report: Report, rates: dict[str, float], out: Path) -> None:
-    """Write the table, the runs, the curves and the speeds of a suite."""
-    out.mkdir(parents=True, exist_ok=True)
-    for picture in draw_pictures(report.comparison, out):
-        if not picture.path.name.startswith("curves"):  # of 21 algorithms the others show less than the table
-            picture.path.unlink()
-    texts = {
-        "report.txt": report.text,
-        "table.csv": table_csv(report.comparison),
-        "curves.csv": curves_csv(report.comparison),
-        "runs.csv": runs_csv(report.tasks),
-        "speed.csv": "algorithm,env_steps_per_second\n"
-        + "".join(f"{name},{rate:.1f}\n" for name, rate in rates.items()),
-    }
-    for name, text in texts.items():
-        replace_file(out / name, text.encode())
+    """Write the table, the runs, the curves and the speeds of a suite; what stood there is replaced."""
+    shutil.rmtree(out, ignore_errors=True)
+    for path in write_report_folder(report, out):
+        # Of 21 algorithms the other pictures show less than the table.
+        if not (path.name in ("report.txt", "table.csv", "runs.csv") or path.name.startswith("curves")):
+            path.unlink()
+    lines = ["algorithm,env_steps_per_second", *(f"{name},{rate:.1f}" for name, rate in rates.items())]
+    (out / "speed.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def scores(plan: Plan, folder: Path, suite: Suite) -> dict[tuple[str, str], Interval]:
@@ -291,7 +281,7 @@ def main() -> None:
         run_all(plan, folder, options.workers)
         write_suite(make_report([folder]), speeds(plan, folder), options.out / name)
         parts += section(name, suite, plan, folder, options.algorithms)
-        replace_file(options.out / "README.md", "\n".join([*head, *parts]).encode())
+        (options.out / "README.md").write_text("\n".join([*head, *parts]), encoding="utf-8")
         print("\n".join(section(name, suite, plan, folder, options.algorithms)), flush=True)
 
 

@@ -23,11 +23,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from spnpolicy.experiments.statistics import bootstrap_interval, interquartile_mean
 
-from spnpolicy.experiments.statistics.bootstrap import bootstrap_interval, interquartile_mean
-from spnpolicy.training.config import RunConfig, TrainConfig
-from spnpolicy.training.loop import train
-from spnpolicy.training.metrics import read_metrics
+from spnpolicy import RunConfig, TrainConfig, read_metrics, train
 
 ENV = {"agents": 2, "size": 4, "episode_limit": 50}
 CURVE = TrainConfig(

@@ -17,18 +17,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from spnpolicy.experiments.statistics import interval_over_runs, interval_text
 
-from spnpolicy import make_env
-from spnpolicy.base.files import replace_file
-from spnpolicy.experiments.statistics.bootstrap import interval_over_runs
-from spnpolicy.experiments.statistics.tables import interval_text
-from spnpolicy.experiments.sweeps.engines import make_engine
-from spnpolicy.experiments.sweeps.plan import Plan, Trial, open_folder, trial_folder
-from spnpolicy.experiments.sweeps.runner import run_trials
-from spnpolicy.training.config import TrainConfig
-from spnpolicy.training.evaluation import evaluate
-from spnpolicy.training.metrics import read_metrics
-from spnpolicy.training.runs import load_run
+from spnpolicy import TrainConfig, evaluate, load_run, make_env, read_metrics
+from spnpolicy.experiments.sweeps import Plan, Trial, make_engine, open_folder, run_trials, trial_folder
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
@@ -143,7 +135,7 @@ def main() -> None:
     )
     options.out.mkdir(parents=True, exist_ok=True)
     draw(curves, options.out / "curves.png")
-    replace_file(options.out / "README.md", text.encode())
+    (options.out / "README.md").write_text(text, encoding="utf-8")
     print("\n".join(lines))
 
 

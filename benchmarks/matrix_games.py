@@ -9,6 +9,7 @@ additive projection for VDN, and the least mean squared error that any monotonic
 """
 
 import argparse
+import json
 import platform
 import sys
 from collections.abc import Callable
@@ -20,11 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spnpolicy import make_algorithm, make_env
-from spnpolicy.base.files import replace_file
-from spnpolicy.base.seeding import Streams
-from spnpolicy.base.strict_json import write_json
-from spnpolicy.data.protocol import Batch
+from spnpolicy import Streams, make_algorithm, make_env
+from spnpolicy.data import Batch
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
@@ -191,8 +189,8 @@ def main() -> None:
             results[game][name] = runs
             text += words(name, game, runs)
             print("\n".join(words(name, game, runs)), flush=True)
-        replace_file(options.out / "tables.txt", ("\n".join(text) + "\n").encode())
-    write_json(options.out / "tables.json", results)
+        (options.out / "tables.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
+    (options.out / "tables.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     draw(results, options.out / "tables.png")
 
 

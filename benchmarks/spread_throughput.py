@@ -33,10 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from spnpolicy import make_env
-from spnpolicy.base.files import replace_file
-from spnpolicy.training.config import RunConfig, TrainConfig
-from spnpolicy.training.learning import Learning
+from spnpolicy import Learning, RunConfig, TrainConfig, make_env
 
 EPISODE, TRANSITIONS = 25, 800
 PUBLISHED = {"qmix": 755.0, "vdn": 559.0, "iql": 423.0}
@@ -161,10 +158,10 @@ def main() -> None:
         )
     text = "\n".join([*lines, "", (__doc__ or "").partition("\n\n")[2].partition("\n\n")[2]])
     options.out.mkdir(parents=True, exist_ok=True)
-    replace_file(options.out / "README.md", text.encode())
+    (options.out / "README.md").write_text(text, encoding="utf-8")
     numbers = [{"algorithm": name, "num_envs": count, "rates": rates} for (name, count), rates in found.items()]
     numbers += [{"algorithm": f"EPyMARL {name}", "num_envs": 1, "rates": rates} for name, rates in theirs.items()]
-    replace_file(options.out / "rates.json", json.dumps(numbers, indent=1).encode())
+    (options.out / "rates.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
     print("\n".join(lines))
 
 

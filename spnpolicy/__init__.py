@@ -13,10 +13,14 @@ if TYPE_CHECKING:
     from spnpolicy.maths.objective import elbo
     from spnpolicy.networks.policy import SPNPolicy
     from spnpolicy.training.config import RunConfig, TrainConfig
+    from spnpolicy.training.evaluation import evaluate
+    from spnpolicy.training.learning import Learning
     from spnpolicy.training.loop import Progress, resume, train
+    from spnpolicy.training.metrics import read_metrics
     from spnpolicy.training.runs import load_run
 
 _HOME = {
+    "Learning": "spnpolicy.training.learning",
     "Progress": "spnpolicy.training.loop",
     "RunConfig": "spnpolicy.training.config",
     "SPNPolicy": "spnpolicy.networks.policy",
@@ -24,14 +28,17 @@ _HOME = {
     "TrainConfig": "spnpolicy.training.config",
     "check_env": "spnpolicy.envs.checks.door",
     "elbo": "spnpolicy.maths.objective",
+    "evaluate": "spnpolicy.training.evaluation",
     "load_run": "spnpolicy.training.runs",
     "make_algorithm": "spnpolicy.algorithms",
     "make_env": "spnpolicy.envs",
+    "read_metrics": "spnpolicy.training.metrics",
     "resume": "spnpolicy.training.loop",
     "train": "spnpolicy.training.loop",
 }
 
 __all__ = [
+    "Learning",
     "Progress",
     "RunConfig",
     "SPNPolicy",
@@ -39,9 +46,11 @@ __all__ = [
     "TrainConfig",
     "check_env",
     "elbo",
+    "evaluate",
     "load_run",
     "make_algorithm",
     "make_env",
+    "read_metrics",
     "resume",
     "train",
 ]

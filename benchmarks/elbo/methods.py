@@ -11,7 +11,7 @@ import factor_q
 from benchmarks.elbo.models import published_weights
 from benchmarks.elbo.published import Curve, published_circuit, train_annealed, train_as_published
 from factor_q import Factors
-from factor_q.approximate.mean_field.blocks import BlockRule, grid_columns
+from factor_q.approximate import BlockRule, grid_columns
 
 CHUNK = 20
 """Restarts at a time."""

@@ -8,7 +8,7 @@ import torch
 
 from circuits import Circuit, structures
 from factor_q import Factors
-from factor_q.variational.terms import bound, terms_of
+from factor_q.variational import bound, terms_of
 
 COPIES = 32
 LEARNING_RATE = 0.05
