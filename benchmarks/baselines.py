@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from spnpolicy.experiments.statistics import Interval, interval_over_runs, interval_text
 
 from spnpolicy import TrainConfig, evaluate, make_env, read_metrics
 from spnpolicy.algorithms import ALGORITHMS
 from spnpolicy.envs import Step
 from spnpolicy.experiments.reports import Report, make_report, read_run, write_report_folder
+from spnpolicy.experiments.statistics import Interval, interval_over_runs, interval_text
 from spnpolicy.experiments.sweeps import (
     Environment,
     Plan,

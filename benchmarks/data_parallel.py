@@ -23,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from spnpolicy.experiments.statistics import bootstrap_interval, interquartile_mean
 
 from spnpolicy import RunConfig, TrainConfig, read_metrics, train
+from spnpolicy.experiments.statistics import bootstrap_interval, interquartile_mean
 
 ENV = {"agents": 2, "size": 4, "episode_limit": 50}
 CURVE = TrainConfig(

@@ -17,9 +17,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from spnpolicy.experiments.statistics import interval_over_runs, interval_text
 
 from spnpolicy import TrainConfig, evaluate, load_run, make_env, read_metrics
+from spnpolicy.experiments.statistics import interval_over_runs, interval_text
 from spnpolicy.experiments.sweeps import Plan, Trial, make_engine, open_folder, run_trials, trial_folder
 
 matplotlib.use("agg")

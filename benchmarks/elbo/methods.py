@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -11,8 +12,8 @@ import factor_q
 from benchmarks.elbo.models import published_weights
 from benchmarks.elbo.published import Curve, published_circuit, train_annealed, train_as_published
 from factor_q import Factors
-from factor_q.approximate import BlockRule, grid_columns
 
+BlockRule = Literal["rows", "trees", "chains", "pairs"]
 CHUNK = 20
 """Restarts at a time."""
 PATIENCE = 5
@@ -35,9 +36,12 @@ class Problem:
 
     @property
     def block_rules(self) -> tuple[BlockRule, ...]:
-        """All the ways in which structured mean field can choose its blocks."""
-        others: tuple[BlockRule, ...] = ("trees", "chains", "pairs")
-        return ("rows", *others) if grid_columns(self.factors.graph) else others
+        """All the ways in which structured mean field can choose its blocks; rows are refused unless it is a grid."""
+        try:
+            factor_q.structured_mean_field(self.factors, blocks="rows", steps=1, generator=self.generator)
+        except factor_q.StructureError:
+            return "trees", "chains", "pairs"
+        return "rows", "trees", "chains", "pairs"
 
     @property
     def most_parameters(self) -> int:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from circuits.engine.layers import CompiledCircuit, ProductLayer
 
+__all__ = ["applies_to", "disabled", "gradients", "is_available", "log_likelihood", "log_likelihood_and_gradients"]
+
 
 class _Task(ctypes.Structure):
     """The struct of this name in kernels.c."""
