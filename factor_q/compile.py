@@ -15,7 +15,7 @@ from factor_q.elimination.passes import aligned, log_sum, upward
 from factor_q.elimination.plan import make_plan, sizes
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
-from factor_q.queries.temperature import Temperature, check_possible, tempered
+from factor_q.temperature import Temperature, check_possible, tempered
 
 DEFAULT_MAX_PARAMETERS = 2**20
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from circuits.errors import StructureError
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
-from factor_q.queries.temperature import Temperature, tempered
+from factor_q.temperature import Temperature, tempered
 
 
 class View(NamedTuple):

@@ -14,6 +14,7 @@ from circuits.evidence import Evidence, EvidenceLike, observed_rows
 from circuits.numerics import NEGATIVE_INFINITY, posterior, weighted
 from factor_q.graph import FactorGraph
 from factor_q.layout import check_values, common_shape, index_layout
+from factor_q.queries import Maximum
 
 
 class CircuitQ:
@@ -89,7 +90,7 @@ class CircuitQ:
         total = weighted(align(used, dims), align(self._rows, dims)).sum(0)
         return total.masked_fill(below[compiled.root] == NEGATIVE_INFINITY, NEGATIVE_INFINITY)
 
-    def max(self) -> tuple[Float[Tensor, "*batch"], Int[Tensor, "*batch variables"]]:
+    def max(self) -> Maximum:
         """Return the largest value over all joint assignments, and an assignment that has it.
 
         Ties go to the first child of a sum and the first value of an input.
@@ -108,7 +109,7 @@ class CircuitQ:
             used = flows(compiled, chosen)
             bounds = zip(compiled.offsets, compiled.offsets[1:], strict=False)
             assignment = torch.stack([used[start:stop].argmax(0) for start, stop in bounds], -1)
-        return self(assignment), assignment
+        return Maximum(self(assignment), assignment)
 
     def m_best(self, count: int) -> tuple[Float[Tensor, "best *batch"], Int[Tensor, "best *batch variables"]]:
         """Return the `count` largest values and their assignments, best first.

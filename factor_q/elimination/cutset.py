@@ -9,12 +9,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from circuits.errors import NotTractableError, StructureError
+from factor_q.elimination.fix import fix, fixed_graph
 from factor_q.elimination.ordering import Order, checked_order, elimination_cliques, table_size
-from factor_q.elimination.passes import amount
-from factor_q.elimination.plan import peak
-from factor_q.factors import Factors
+from factor_q.elimination.plan import amount, peak
 from factor_q.graph import FactorGraph, Scope
-from factor_q.queries.condition import fix, fixed_graph
+from factor_q.tables import AnyTables, Tables
 
 Cutset = Sequence[int] | Literal["auto"] | None
 """Variables to fix, or "auto" for those of `choose_cutset` where elimination alone would exceed its limit."""
@@ -98,7 +97,7 @@ def find_cutset(
 
 
 def resolve_cutset(
-    factors: Factors, cutset: Cutset, order: Order, held: Held, *, max_entries: int, max_assignments: int
+    factors: Tables, cutset: Cutset, order: Order, held: Held, *, max_entries: int, max_assignments: int
 ) -> Scope:
     """Return the variables to fix, () for none, after checking that the loop over their values is allowed."""
     graph, batch = factors.graph, math.prod(factors.batch_shape)
@@ -135,9 +134,9 @@ def resolve_cutset(
 
 
 def over_assignments(
-    factors: Factors,
+    factors: AnyTables,
     cutset: Scope,
-    query: Callable[[Factors], Tensor],
+    query: Callable[[AnyTables], Tensor],
     held: Held,
     *,
     order: Order,
@@ -167,7 +166,7 @@ def over_assignments(
 
     def part(flat: Tensor, values: Tensor) -> Tensor:
         points = values.reshape(-1, *(1,) * len(batch), len(cutset))
-        return query(fix(Factors.from_flat(graph, flat), cutset, points, single=True))
+        return query(fix(type(factors).from_flat(graph, flat), cutset, points, single=True))
 
     for values in _assignments(graph, cutset, size, factors.device):
         if torch.is_grad_enabled() and factors.flat.requires_grad:

@@ -1,4 +1,4 @@
-"""The engine of exact inference on Factors: joins, the pass up a plan, the pass down it, and the memory guard."""
+"""The engine of exact inference on Factors: joins, the pass up a plan, and the pass down it."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -10,16 +10,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
-from circuits.errors import NotTractableError
 from circuits.numerics import NEGATIVE_INFINITY, logsumexp, shifted_exp
-from factor_q.elimination.ordering import Order, checked_order, table_size
-from factor_q.elimination.plan import SLICE, Plan, Step, Term, sizes
-from factor_q.factors import Factors
-from factor_q.graph import Scope
-
-DEFAULT_MAX_ENTRIES = 2**26
-_HINTED = 2**32
-"""Assignments of a cutset from which on an error does not look for one."""
+from factor_q.elimination.plan import SLICE, Plan, Step, Term
 
 Reduce = Callable[[Tensor], tuple[Tensor, ...]]
 """Removes the first axis of a joined table; returns the message, and what else is to be remembered of the step."""
@@ -217,39 +209,3 @@ def _small_joined(views: list[Tensor]) -> list[Tensor]:
 def _slice(view: Tensor, index: tuple[int, ...]) -> Tensor:
     """Return view[:, index], where an axis of size 1 stands for all values."""
     return view[(slice(None), *(i if size > 1 else 0 for i, size in zip(index, view.shape[1:], strict=False)))]
-
-
-def check_memory(factors: Factors, order: Order, needed: int, max_entries: int, *, kept: Scope = ()) -> None:
-    """Raise before memory is taken when a query would hold more table entries than allowed."""
-    if needed <= max_entries:
-        return
-    size, batch = sizes(factors.graph, order, kept), math.prod(factors.batch_shape)
-    raise NotTractableError(
-        f"exact elimination of {factors.graph} has induced width {size.width}: it would hold "
-        f"{amount(needed)} table entries ({amount(needed * factors.dtype.itemsize)} bytes), the "
-        f"largest table having {amount(size.largest)} for each of {batch} batch rows; max_entries is "
-        f"{amount(max_entries)}.\n"
-        "    Use fewer or smaller factors or a smaller batch, or give a better order=... or a larger max_entries=...; "
-        f"{_cutset_hint(factors, order, max_entries)}"
-        "For bounds of log Z at a size you choose: factor_q.weighted_mini_bucket from above, and from below "
-        "factor_q.maximize_elbo on a circuit built with circuits.structures.keep_set(..., labels=...)."
-    )
-
-
-def _cutset_hint(factors: Factors, order: Order, max_entries: int) -> str:
-    """Say how many variables would have to be fixed for the rest to fit."""
-    from factor_q.elimination.cutset import find_cutset  # cutset.py imports this file
-
-    graph, batch = factors.graph, math.prod(factors.batch_shape)
-    # In the order at hand: this is a message, and a new order after each variable takes time.
-    cutset = find_cutset(graph, max_entries, batch=batch, order=checked_order(graph, order), most=_HINTED)
-    ways = "factor_q.log_partition and factor_q.max_assignment with cutset='auto' would "
-    if cutset is None:
-        return f"{ways}loop over more than {amount(_HINTED)} assignments of a cutset. "
-    loops = amount(table_size(graph, cutset))
-    return f"{ways}fix about {len(cutset)} variables and loop over their {loops} assignments. " if cutset else ""
-
-
-def amount(count: int) -> str:
-    """Write a count, large ones as a power of ten."""
-    return f"{count:,}" if count < 10**12 else f"about 10^{math.log10(count):.0f}"

@@ -1,5 +1,6 @@
 """What elimination will do, worked out once per graph and order: which tables are joined, and how large."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -82,6 +83,11 @@ def peak(graph: FactorGraph, order: Order, kept: Scope = (), *, batch: int = 1) 
 def make_plan(graph: FactorGraph, order: Order, kept: Scope = ()) -> Plan:
     """Return the steps for an order; None means the best order found. The kept variables are not eliminated."""
     return _make_plan(graph, checked_order(graph, order, kept), len(kept))
+
+
+def amount(count: int) -> str:
+    """Write a count, large ones as a power of ten."""
+    return f"{count:,}" if count < 10**12 else f"about 10^{math.log10(count):.0f}"
 
 
 def _cliques(graph: FactorGraph, order: tuple[int, ...], num_kept: int) -> list[Scope]:

@@ -4,24 +4,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.numerics import weighted
+from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, both_passes, check_memory
 from factor_q.elimination.ordering import Order
-from factor_q.elimination.passes import (
-    DEFAULT_MAX_ENTRIES,
-    SUM_PRODUCT,
-    check_memory,
-    difference,
-    downward,
-    log_sum,
-    upward,
-)
+from factor_q.elimination.passes import SUM_PRODUCT, difference, downward, log_sum, upward
 from factor_q.elimination.plan import make_plan
-from factor_q.factors import Factors, Temperature
-from factor_q.queries.marginals import both_passes
-from factor_q.queries.temperature import check_possible, tempered
+from factor_q.tables import Tables
+from factor_q.temperature import Temperature, check_possible, tempered
 
 
 def entropy(
-    factors: Factors,
+    factors: Tables,
     temperature: Temperature = 1.0,
     *,
     order: Order = None,
@@ -50,7 +42,7 @@ def entropy(
 
     Example:
         >>> import torch
-        >>> from factor_q import FactorGraph
+        >>> from factor_q import FactorGraph, Factors
         >>> f = Factors(FactorGraph([2, 2], [(0, 1)]), [torch.tensor([[0.0, 0.0], [-torch.inf, 0.0]])])
         >>> round(entropy(f).item(), 4)  # three equally likely assignments
         1.0986

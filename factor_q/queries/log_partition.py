@@ -8,16 +8,17 @@ from torch import Tensor
 
 from circuits.numerics import NEGATIVE_INFINITY, logsumexp
 from factor_q.elimination.cutset import DEFAULT_MAX_ASSIGNMENTS, Cutset, Held, over_assignments, resolve_cutset
+from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, check_memory
 from factor_q.elimination.ordering import Order
-from factor_q.elimination.passes import DEFAULT_MAX_ENTRIES, check_memory, log_sum, upward
+from factor_q.elimination.passes import log_sum, upward
 from factor_q.elimination.plan import make_plan, peak, sizes
-from factor_q.factors import Factors, Temperature
 from factor_q.graph import FactorGraph
-from factor_q.queries.temperature import tempered
+from factor_q.tables import Tables
+from factor_q.temperature import Temperature, tempered
 
 
 def log_partition(
-    factors: Factors,
+    factors: Tables,
     temperature: Temperature = 1.0,
     *,
     order: Order = None,
@@ -54,7 +55,7 @@ def log_partition(
 
     Example:
         >>> import torch
-        >>> from factor_q import FactorGraph
+        >>> from factor_q import FactorGraph, Factors
         >>> f = Factors(FactorGraph([2, 2], [(0, 1)]), [torch.zeros(2, 2)])
         >>> round(log_partition(f).exp().item(), 4)
         4.0
@@ -64,7 +65,7 @@ def log_partition(
     held = _held_by_autograd(max_entries) if _records(cooled) else _held
     fixed = resolve_cutset(cooled, cutset, order, held, **limits)
 
-    def part(slices: Factors) -> Tensor:
+    def part(slices: Tables) -> Tensor:
         return _eliminate(slices, order, max_entries)
 
     if not fixed:
@@ -72,7 +73,7 @@ def log_partition(
     return logsumexp(over_assignments(cooled, fixed, part, held, order=order, max_entries=max_entries), 0)
 
 
-def _records(factors: Factors) -> bool:
+def _records(factors: Tables) -> bool:
     """Return whether gradients are recorded."""
     return torch.is_grad_enabled() and factors.flat.requires_grad
 
@@ -93,7 +94,7 @@ def _held_by_autograd(max_entries: int) -> Held:
     return held
 
 
-def _eliminate(factors: Factors, order: Order, max_entries: int) -> Tensor:
+def _eliminate(factors: Tables, order: Order, max_entries: int) -> Tensor:
     """Return the log-partition function at temperature 1."""
     graph, batch = factors.graph, math.prod(factors.batch_shape)
     records = _records(factors)

@@ -8,17 +8,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.numerics import NEGATIVE_INFINITY
+from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, both_passes
 from factor_q.elimination.ordering import Order
-from factor_q.elimination.passes import DEFAULT_MAX_ENTRIES
-from factor_q.factors import Factors
 from factor_q.queries.condition import add_log_weights
-from factor_q.queries.marginals import both_passes
 from factor_q.queries.max_marginals import max_marginals
 from factor_q.queries.maximum import max_assignment
+from factor_q.tables import Tables
 
 
 def m_best(
-    factors: Factors, count: int, *, order: Order = None, max_entries: int = DEFAULT_MAX_ENTRIES
+    factors: Tables, count: int, *, order: Order = None, max_entries: int = DEFAULT_MAX_ENTRIES
 ) -> tuple[Int[Tensor, "best *batch variables"], Float[Tensor, "best *batch"]]:
     """Return the `count` assignments of largest f and their values, best first.
 
@@ -45,7 +44,7 @@ def m_best(
     Source: Nilsson 1998; Yanover & Weiss 2004 (max-marginals find the best split).
 
     Example:
-        >>> from factor_q import FactorGraph
+        >>> from factor_q import FactorGraph, Factors
         >>> f = Factors(FactorGraph([2, 2], [(0, 1)]), [torch.tensor([[0.0, 5.0], [1.0, 2.0]])])
         >>> values, value = m_best(f, 3)
         >>> values.tolist(), value.tolist()
@@ -56,7 +55,7 @@ def m_best(
     graph, batch = factors.graph, factors.batch_shape
     with torch.no_grad():
         flat = factors.flat.detach().reshape(math.prod(batch), graph.num_entries)
-        listed = _listed(Factors.from_flat(graph, flat), count, order, max_entries)
+        listed = _listed(Tables.from_flat(graph, flat), count, order, max_entries)
     values = listed.reshape(count, *batch, graph.num_variables)
     found = factors(values)
     # Rounding in the passes can swap assignments whose values are almost equal.
@@ -77,7 +76,7 @@ class _Parts(NamedTuple):
     """The position (variable, value) in (n x k) that leads to it, (parts, rows)."""
 
 
-def _listed(factors: Factors, count: int, order: Order, max_entries: int) -> Tensor:
+def _listed(factors: Tables, count: int, order: Order, max_entries: int) -> Tensor:
     """Return the assignments, shape (count, rows, n), for factors with one batch axis."""
     (rows,) = factors.batch_shape
     n, longest = factors.graph.num_variables, max(factors.cardinalities, default=0)
@@ -106,22 +105,22 @@ def _listed(factors: Factors, count: int, order: Order, max_entries: int) -> Ten
         parts.allowed[number] = only.scatter(1, chosen, True).unflatten(1, (n, longest))
         both = torch.stack([parts.allowed[source, row], parts.allowed[number]])
         given = add_log_weights(factors, torch.where(both, 0.0, NEGATIVE_INFINITY).to(factors.dtype))
-        new = Factors.from_flat(given.graph, given.flat[1])
+        new = Tables.from_flat(given.graph, given.flat[1])
         _, parts.best[number] = max_assignment(new, order=order, max_entries=max_entries)
         best = torch.cat([parts.best[source, row], parts.best[number]])
-        second, split = _second(Factors.from_flat(given.graph, given.flat.flatten(0, 1)), best, order, max_entries)
+        second, split = _second(Tables.from_flat(given.graph, given.flat.flatten(0, 1)), best, order, max_entries)
         parts.second[source, row], parts.second[number] = second.split(rows)
         parts.split[source, row], parts.split[number] = split.split(rows)
     return parts.best
 
 
-def _second(factors: Factors, best: Tensor, order: Order, max_entries: int) -> tuple[Tensor, Tensor]:
+def _second(factors: Tables, best: Tensor, order: Order, max_entries: int) -> tuple[Tensor, Tensor]:
     """Return the largest max-marginal off the best assignments (rows, n), and its position in (n x k)."""
-    one = Factors.from_flat(factors.graph, factors.flat[:1])
+    one = Tables.from_flat(factors.graph, factors.flat[:1])
     size = max(1, max_entries // max(1, both_passes(one, order)))
     values, positions = [], []
     for flat, listed in zip(factors.flat.split(size), best.split(size), strict=True):
-        reachable = max_marginals(Factors.from_flat(factors.graph, flat), order=order, max_entries=max_entries)
+        reachable = max_marginals(Tables.from_flat(factors.graph, flat), order=order, max_entries=max_entries)
         others = reachable.scatter(-1, listed.unsqueeze(-1), NEGATIVE_INFINITY)
         value, position = others.flatten(-2).max(-1)
         values.append(value)

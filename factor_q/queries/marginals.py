@@ -9,15 +9,16 @@ from torch import Tensor
 
 from circuits.errors import EvidenceError
 from circuits.numerics import logsumexp, posterior
+from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, both_passes, check_memory
 from factor_q.elimination.ordering import Order
-from factor_q.elimination.passes import DEFAULT_MAX_ENTRIES, SUM_PRODUCT, by_variable, check_memory, log_sum, upward
+from factor_q.elimination.passes import SUM_PRODUCT, by_variable, log_sum, upward
 from factor_q.elimination.plan import make_plan, peak, sizes
-from factor_q.factors import Factors, Temperature
-from factor_q.queries.temperature import check_possible, tempered
+from factor_q.tables import Tables
+from factor_q.temperature import Temperature, check_possible, tempered
 
 
 def marginals(
-    factors: Factors,
+    factors: Tables,
     temperature: Temperature = 1.0,
     *,
     order: Order = None,
@@ -43,7 +44,7 @@ def marginals(
     Source: Koller & Friedman 2009, section 10.2 (belief propagation in a clique tree, here a bucket tree).
 
     Example:
-        >>> from factor_q import FactorGraph
+        >>> from factor_q import FactorGraph, Factors
         >>> f = Factors(FactorGraph([2, 2], [(0, 1)]), [torch.tensor([[0.0, 0.0], [-torch.inf, 0.0]])])
         >>> [[round(p, 3) for p in row] for row in marginals(f).tolist()]
         [[0.667, 0.333], [0.333, 0.667]]
@@ -60,7 +61,7 @@ def marginals(
 
 
 def marginal(
-    factors: Factors,
+    factors: Tables,
     variables: Sequence[int],
     temperature: Temperature = 1.0,
     *,
@@ -102,14 +103,6 @@ def marginal(
     check_possible(total.reshape(cooled.batch_shape), "marginal")
     shape = tuple(graph.cardinalities[variable] for variable in kept)
     return posterior(joint, total).t().reshape((*cooled.batch_shape, *shape))
-
-
-def both_passes(factors: Factors, order: Order) -> int:
-    """Return the entries that a pass up and a pass down hold at once."""
-    size, batch = sizes(factors.graph, order), math.prod(factors.batch_shape)
-    if torch.is_grad_enabled() and factors.flat.requires_grad:
-        return 4 * size.total * batch
-    return (2 * size.messages + 3 * size.largest) * batch
 
 
 def checked_variables(variables: Sequence[int], num_variables: int) -> tuple[int, ...]:

@@ -3,15 +3,15 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, both_passes, check_memory
 from factor_q.elimination.ordering import Order
-from factor_q.elimination.passes import DEFAULT_MAX_ENTRIES, MAX_SUM, by_variable, check_memory, upward
+from factor_q.elimination.passes import MAX_SUM, by_variable, upward
 from factor_q.elimination.plan import make_plan
-from factor_q.factors import Factors
-from factor_q.queries.marginals import both_passes
+from factor_q.tables import Tables
 
 
 def max_marginals(
-    factors: Factors, *, order: Order = None, max_entries: int = DEFAULT_MAX_ENTRIES
+    factors: Tables, *, order: Order = None, max_entries: int = DEFAULT_MAX_ENTRIES
 ) -> Float[Tensor, "*batch variables values"]:
     """Return max f(u) over all u with u_i = x, for every variable i and value x.
 
@@ -32,7 +32,7 @@ def max_marginals(
 
     Example:
         >>> import torch
-        >>> from factor_q import FactorGraph
+        >>> from factor_q import FactorGraph, Factors
         >>> f = Factors(FactorGraph([2, 2], [(0, 1)]), [torch.tensor([[0.0, 5.0], [1.0, 2.0]])])
         >>> max_marginals(f).tolist()
         [[5.0, 2.0], [1.0, 5.0]]

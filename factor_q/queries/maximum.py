@@ -1,31 +1,40 @@
 """The largest value and an assignment that has it, exactly."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from factor_q.elimination.cutset import DEFAULT_MAX_ASSIGNMENTS, Cutset, assignment_at, over_assignments, resolve_cutset
+from factor_q.elimination.fix import fix
+from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, check_memory
 from factor_q.elimination.ordering import Order
-from factor_q.elimination.passes import DEFAULT_MAX_ENTRIES, check_memory, upward
+from factor_q.elimination.passes import upward
 from factor_q.elimination.plan import Plan, make_plan, peak, sizes
-from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
-from factor_q.queries.condition import fix
+from factor_q.tables import Tables
 
 _STREAM = 2**15
 """From this many entries on a loop over the values is faster than torch's maximum with positions."""
 
 
+class Maximum(NamedTuple):
+    """The largest value, and where it is taken."""
+
+    value: Float[Tensor, "*batch"]
+    assignment: Int[Tensor, "*batch variables"]
+
+
 def max_assignment(
-    factors: Factors,
+    factors: Tables,
     *,
     order: Order = None,
     max_entries: int = DEFAULT_MAX_ENTRIES,
     cutset: Cutset = None,
     max_assignments: int = DEFAULT_MAX_ASSIGNMENTS,
-) -> tuple[Float[Tensor, "*batch"], Int[Tensor, "*batch variables"]]:
+) -> Maximum:
     """Return the largest value over all joint assignments, and an assignment that has it.
 
     Variables are maximised away in turn and read back in reverse. Among equal values each variable takes its
@@ -65,14 +74,14 @@ def max_assignment(
             assignment = _eliminate(factors, order, max_entries)
         else:
 
-            def part(slices: Factors) -> Tensor:
+            def part(slices: Tables) -> Tensor:
                 return _value(slices, order, max_entries)
 
             values = over_assignments(factors, fixed, part, _held, order=order, max_entries=max_entries)
             best = assignment_at(factors.graph, fixed, values.max(0).indices)
             assignment = _eliminate(fix(factors, fixed, best, single=True), order, max_entries)
             assignment[..., list(fixed)] = best
-    return factors(assignment), assignment
+    return Maximum(factors(assignment), assignment)
 
 
 def _held(graph: FactorGraph, order: Order, batch: int) -> int:
@@ -80,7 +89,7 @@ def _held(graph: FactorGraph, order: Order, batch: int) -> int:
     return peak(graph, order, batch=batch) + -(-sizes(graph, order).messages * batch // 4)
 
 
-def _value(factors: Factors, order: Order, max_entries: int) -> Tensor:
+def _value(factors: Tables, order: Order, max_entries: int) -> Tensor:
     """Return the largest value alone."""
     needed = peak(factors.graph, order, batch=math.prod(factors.batch_shape))
     check_memory(factors, order, needed, max_entries)
@@ -88,7 +97,7 @@ def _value(factors: Factors, order: Order, max_entries: int) -> Tensor:
     return up.root.reshape(factors.batch_shape)
 
 
-def _eliminate(factors: Factors, order: Order, max_entries: int) -> Tensor:
+def _eliminate(factors: Tables, order: Order, max_entries: int) -> Tensor:
     """Return an assignment of largest value, shape (*batch, n)."""
     check_memory(factors, order, _held(factors.graph, order, math.prod(factors.batch_shape)), max_entries)
     plan = make_plan(factors.graph, order)
@@ -110,7 +119,7 @@ def _best(joint: Tensor) -> tuple[Tensor, Tensor]:
     return value, choice
 
 
-def _read_back(plan: Plan, choices: list[Tensor], factors: Factors) -> Tensor:
+def _read_back(plan: Plan, choices: list[Tensor], factors: Tables) -> Tensor:
     """Fix the variables in reverse elimination order from the choice tables; returns (*batch, n)."""
     shape, num_variables = factors.batch_shape, plan.graph.num_variables
     batch = math.prod(shape)

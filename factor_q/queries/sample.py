@@ -8,18 +8,19 @@ from jaxtyping import Int
 from torch import Tensor
 
 from circuits.numerics import choose, shifted_exp
+from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, check_memory
 from factor_q.elimination.ordering import Order
-from factor_q.elimination.passes import DEFAULT_MAX_ENTRIES, Upward, aligned, check_memory, log_sum, upward
+from factor_q.elimination.passes import Upward, aligned, log_sum, upward
 from factor_q.elimination.plan import SLICE, Plan, Step, make_plan, sizes
-from factor_q.factors import Factors, Temperature
-from factor_q.queries.temperature import check_possible, tempered
+from factor_q.tables import Tables
+from factor_q.temperature import Temperature, check_possible, tempered
 
 _CHUNK = 2**22
 """Weights that one choice may gather at a time."""
 
 
 def sample(
-    factors: Factors,
+    factors: Tables,
     sample_shape: Sequence[int] = (),
     temperature: Temperature = 1.0,
     *,
@@ -49,7 +50,7 @@ def sample(
     Source: Koller & Friedman 2009, section 12.1 (forward sampling, along the reversed elimination order).
 
     Example:
-        >>> from factor_q import FactorGraph
+        >>> from factor_q import FactorGraph, Factors
         >>> f = Factors(FactorGraph([2, 2], [(0, 1)]), [torch.tensor([[-torch.inf, 0.0], [0.0, -torch.inf]])])
         >>> bool((sample(f, (100,)).sum(-1) == 1).all())
         True

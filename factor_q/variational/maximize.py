@@ -16,7 +16,7 @@ from circuits.numerics import NEGATIVE_INFINITY
 from circuits.queries.entropy import require_deterministic
 from factor_q.factors import Factors
 from factor_q.limits import Limits, Rounds
-from factor_q.queries.temperature import Temperature, tempered
+from factor_q.temperature import Temperature, tempered
 from factor_q.variational.climb import METHODS, Method, Point
 from factor_q.variational.starts import STARTS
 from factor_q.variational.terms import bound, terms_of

@@ -17,8 +17,8 @@ from factor_q.elimination.plan import sizes
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
 from factor_q.limits import Limits
-from factor_q.queries.temperature import Temperature, tempered
 from factor_q.structure_learning.order import chow_liu_parents
+from factor_q.temperature import Temperature, tempered
 from factor_q.variational.budget import Budget
 from factor_q.variational.maximize import Progress, VariationalFit, maximize_elbo
 from factor_q.variational.restart import climb_with_restarts

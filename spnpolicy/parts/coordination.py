@@ -13,7 +13,7 @@ from torch import Tensor
 import factor_q
 from factor_q import FactorGraph, Factors, NotTractableError
 from factor_q.approximate.conditionals import ascend_coordinates, conditional_plan
-from factor_q.elimination.passes import DEFAULT_MAX_ENTRIES, check_memory
+from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, check_memory
 from factor_q.elimination.plan import peak, sizes
 from factor_q.queries.condition import add_log_weights
 from spnpolicy.base.errors import ConfigError

@@ -10,7 +10,7 @@ from factor_q.approximate import mean_field, mean_field_gradient, structured_mea
 from factor_q.approximate.mean_field.blocks import choose_blocks, grid_columns
 from factor_q.approximate.mean_field.coordinate_ascent import bound, initial_state
 from factor_q.approximate.mean_field.product_family import bundle_energy, product_family, update_color
-from factor_q.queries.temperature import tempered
+from factor_q.temperature import tempered
 from tests.seeds import first_now
 
 ISING_LOG_Z = 60.91358871779493

@@ -7,8 +7,8 @@ import torch
 import factor_q
 from factor_q import FactorGraph, Factors, NotTractableError, StructureError
 from factor_q.elimination.cutset import choose_cutset
+from factor_q.elimination.fix import fixed_graph
 from factor_q.elimination.plan import peak
-from factor_q.queries.condition import fixed_graph
 
 DOUBLE = torch.float64
 

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from factor_q import parse_uai
-from factor_q.elimination.passes import DEFAULT_MAX_ENTRIES
+from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES
 from factor_q.variational import FITTED_STRUCTURES
 from spnpolicy.cli import infer_answer, infer_exact, infer_flags, infer_progress, main
 from spnpolicy.cli.infer_words import probability

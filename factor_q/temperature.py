@@ -1,15 +1,19 @@
 """Temperature: every Boltzmann query is about exp(f / temperature), so it starts by dividing."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from circuits.errors import ImpossibleEvidenceError, StructureError, in_batch_rows
 from circuits.numerics import NEGATIVE_INFINITY
-from factor_q.factors import Factors, Temperature
 from factor_q.layout import common_shape
+from factor_q.tables import AnyTables
+
+Temperature = float | Float[Tensor, "..."]
+"""Positive and finite: one number, or a tensor that broadcasts to one per batch row."""
 
 
-def tempered(factors: Factors, temperature: Temperature, query: str) -> Factors:
+def tempered(factors: AnyTables, temperature: Temperature, query: str) -> AnyTables:
     """Return f / temperature with batch shapes broadcast; -inf passes no gradient to the temperature.
 
     Raises:
@@ -26,11 +30,11 @@ def tempered(factors: Factors, temperature: Temperature, query: str) -> Factors:
     scale = scale.unsqueeze(-1)
     flat = factors.flat
     if not scale.requires_grad:
-        return Factors.from_flat(factors.graph, flat / scale)
+        return type(factors).from_flat(factors.graph, flat / scale)
     # The slope -x / t^2 of x / t is infinite at a forbidden entry, and inf * 0 is nan.
     forbidden = flat == NEGATIVE_INFINITY
     cooled = (flat.masked_fill(forbidden, 0.0) / scale).masked_fill(forbidden, NEGATIVE_INFINITY)
-    return Factors.from_flat(factors.graph, cooled)
+    return type(factors).from_flat(factors.graph, cooled)
 
 
 def check_possible(log_partition: Tensor, query: str) -> None:
