@@ -7,7 +7,6 @@ from factor_q.approximate import (
     loopy_belief_propagation,
     max_plus,
     mean_field,
-    mean_field_gradient,
     mini_bucket_maximum,
     structured_mean_field,
     tree_reweighted,
@@ -16,17 +15,23 @@ from factor_q.approximate import (
 from factor_q.circuit_q import CircuitQ, CircuitQCritic
 from factor_q.compile import compile
 from factor_q.critic import FactorQ
-from factor_q.elimination.ordering import elimination_order, elimination_width, largest_table
+from factor_q.elimination import elimination_order, elimination_width, largest_table
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
 from factor_q.queries import log_partition, max_assignment
-from factor_q.structure_learning.order import agent_order, chow_liu_parents, order_cost
-from factor_q.structure_learning.rescope import coupling, rescope, rescope_critic
-from factor_q.structure_learning.scores import interaction_scores
-from factor_q.structure_learning.search import LearnedStructure, learn_factor_graph
+from factor_q.structure_learning import (
+    LearnedStructure,
+    agent_order,
+    chow_liu_parents,
+    coupling,
+    interaction_scores,
+    learn_factor_graph,
+    order_cost,
+    rescope,
+    rescope_critic,
+)
 from factor_q.topologies import complete, from_networkx, grid, nearest_neighbors, random_pairs, ring
-from factor_q.uai.evidence import parse_uai_evidence, read_uai_evidence, write_uai_evidence
-from factor_q.uai.models import parse_uai, read_uai, write_uai
+from factor_q.uai import parse_uai, parse_uai_evidence, read_uai, read_uai_evidence, write_uai, write_uai_evidence
 from factor_q.variational import VariationalFit, fit_structure, maximize_elbo
 
 __all__ = [
@@ -63,7 +68,6 @@ __all__ = [
     "max_plus",
     "maximize_elbo",
     "mean_field",
-    "mean_field_gradient",
     "mini_bucket_maximum",
     "nearest_neighbors",
     "order_cost",

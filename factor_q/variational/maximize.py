@@ -17,7 +17,7 @@ from circuits.queries.entropy import require_deterministic
 from factor_q.factors import Factors
 from factor_q.limits import Limits, Rounds
 from factor_q.temperature import Temperature, tempered
-from factor_q.variational.climb import METHODS, Method, Point
+from factor_q.variational.ascent import METHODS, Method, Point
 from factor_q.variational.starts import STARTS
 from factor_q.variational.terms import bound, terms_of
 
@@ -51,7 +51,7 @@ def maximize_elbo(
     circuit: Circuit,
     *,
     temperature: Temperature = 1.0,
-    method: str = "natural",
+    method: str = "natural_gradient",
     starts: Sequence[str | Tensor] = ("closed_form", "mode", "mean_field", "random"),
     generator: torch.Generator | None = None,
     **limits: Unpack[Limits],
@@ -65,9 +65,10 @@ def maximize_elbo(
         factors: tables of any arity, batch shape (*batch); -inf entries are forbidden.
         circuit: a deterministic circuit over the same variables, for example from `structures.keep_set`.
         temperature: positive and finite; one number, or a tensor that broadcasts to one per batch row.
-        method: "natural" moves all weights at once towards their maximisers (a natural-gradient step, halved until
-            the bound rises), "sweeps" maximises over one region after the other, exactly, "adam" follows the plain
-            gradient. Where entries are forbidden, sweeps follow any of them: they can add to the support.
+        method: "natural_gradient" moves all weights at once towards their maximisers, by a step that is halved until
+            the bound rises; "coordinate_ascent" maximises over one region after the other, exactly; "adam" follows
+            the plain gradient. Where entries are forbidden, coordinate ascent follows any of them: it can add to the
+            support.
         starts: names from `factor_q.variational.STARTS`, repeated as you like (the random ones are annealed),
             or logits of your own, shape (*batch, parameters).
         generator: source of the random starts; torch's global generator when None.
@@ -99,7 +100,7 @@ def maximize_elbo(
         if search.terms.forbidden is not None and not rounds.is_over():
             search.drop_all_but_the_best()
             more, converged = search.run(
-                METHODS["sweeps"], rounds.rest(min(METHODS["sweeps"].steps, rounds.steps - steps))
+                METHODS["coordinate_ascent"], rounds.rest(min(METHODS["coordinate_ascent"].steps, rounds.steps - steps))
             )
             steps += more
     logits, best = search.best_rows()
@@ -148,13 +149,13 @@ class _Search:
         return start.detach().to(dtype=target.dtype, device=target.device).movedim(-1, 0).contiguous()
 
     def run(self, method: Method, rounds: Rounds) -> tuple[int, bool]:
-        """Climb from the best so far until the limits; returns the steps made and whether nothing changes any more."""
+        """Ascend from the best so far until the limits; returns the steps made and whether nothing changes any more."""
         anneals = method.annealed if bool((self._first_scale < 1).any()) else 0
-        climb = method.climb(self.compiled, self.terms, self.best_logits, self._scales(anneals))
+        ascent = method.ascend(self.compiled, self.terms, self.best_logits, self._scales(anneals))
         previous = torch.full_like(self.best, NEGATIVE_INFINITY)
         step = 0
         for step in rounds:
-            found = self._next_bound(climb, rounds)
+            found = self._next_bound(ascent, rounds)
             self.history.append(self._progress())
             rounds.report(step, self.best.amax(0))
             if found is None:
@@ -183,9 +184,9 @@ class _Search:
             share = min(1.0, step / steps) if steps else 1.0
             yield self._first_scale + (1.0 - self._first_scale) * share
 
-    def _next_bound(self, climb: Iterator[Point], rounds: Rounds) -> Tensor | None:
-        """Climb until a bound is known and note it; None when time is up in the middle of a sweep."""
-        for logits, found in climb:
+    def _next_bound(self, ascent: Iterator[Point], rounds: Rounds) -> Tensor | None:
+        """Ascend until a bound is known and note it; None when time is up in the middle of a sweep."""
+        for logits, found in ascent:
             if found is None and rounds.is_over():
                 found = bound(self.compiled, self.terms, logits)[0]
                 self._note(logits, found)

@@ -19,13 +19,12 @@ from factor_q.graph import FactorGraph
 from factor_q.limits import Limits
 from factor_q.structure_learning.order import chow_liu_parents
 from factor_q.temperature import Temperature, tempered
-from factor_q.variational.budget import Budget
 from factor_q.variational.maximize import Progress, VariationalFit, maximize_elbo
-from factor_q.variational.restart import climb_with_restarts
+from factor_q.variational.restarts import Budget, maximize_with_restarts
 from factor_q.variational.starts import closed_form
 from factor_q.variational.strengths import factor_informations, factor_strengths
 from factor_q.variational.terms import bound, terms_of
-from factor_q.variational.thin import fit_thin_clique_tree
+from factor_q.variational.thin_junction_tree import fit_thin_junction_tree
 
 _CHOOSING = 0.2
 """Of the time, for building circuits to choose from; and as much again for comparing them."""
@@ -44,13 +43,13 @@ def fit_structure(
     """Choose a circuit for the factors under a budget, and maximise the exact evidence lower bound on it.
 
     Where the separators of the factors fit the labels the result is exp(f / T) itself, in closed form. Otherwise "auto"
-    fits a keep_set circuit and a thin clique tree and returns the better. Of several circuits of a family the one with
+    fits a keep_set circuit and a thin junction tree and returns the better. Of several circuits of a family the one with
     the best closed-form start is fitted.
 
     Args:
         factors: batch shape (*batch).
         structure: a name of `factor_q.variational.FITTED_STRUCTURES`, or a deterministic circuit of your own.
-        labels: most labels per region (keep_set), joint values of a context (thin_clique_tree, markov_chain), copies
+        labels: most labels per region (keep_set), joint values of a context (thin_junction_tree, markov_chain), copies
             (selective), states (decision_diagram) or assignments of the cutset (cutset). clique_tree is exact and has
             no such limit.
         max_parameters: circuits with more are not considered; None: no limit, for clique_tree 2^20.
@@ -85,10 +84,10 @@ def fit_structure(
 
 
 def _fit_auto(target: Factors, budget: Budget) -> VariationalFit:
-    """Return the better of a thin clique tree, in at most half of the time, and a keep_set circuit."""
+    """Return the better of a thin junction tree, in at most half of the time, and a keep_set circuit."""
     if _separators_fit(target.graph, budget):
         return _fit_exactly(target, budget)
-    fits = (fit_thin_clique_tree(target, budget.half()), _fit_keep_set(target, budget))
+    fits = (fit_thin_junction_tree(target, budget.half()), _fit_keep_set(target, budget))
     return max(fits, key=lambda fit: float(fit.lower_bound.mean()))
 
 
@@ -130,7 +129,7 @@ def _fit_best(circuits: Sequence[Circuit], target: Factors, budget: Budget) -> V
         own = _start_value(circuit, target)
         if own > value:
             best, value = circuit, own
-    return climb_with_restarts(target, best, ("closed_form", "mode", "mean_field", "random"), budget)
+    return maximize_with_restarts(target, best, ("closed_form", "mode", "mean_field", "random"), budget)
 
 
 def _fit_exactly(target: Factors, budget: Budget) -> VariationalFit:
@@ -200,7 +199,7 @@ def _only(build: Callable[[Factors, int], Circuit]) -> Callable[[Factors, Budget
 FITTED_STRUCTURES: dict[str, Callable[[Factors, Budget], VariationalFit]] = {
     "auto": _fit_auto,
     "keep_set": _fit_keep_set,
-    "thin_clique_tree": fit_thin_clique_tree,
+    "thin_junction_tree": fit_thin_junction_tree,
     "clique_tree": _fit_exactly,
     "mean_field": _only(lambda target, labels: structures.mean_field(target.cardinalities)),
     "markov_chain": _only(_chain),

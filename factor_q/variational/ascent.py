@@ -1,4 +1,4 @@
-"""Ways up: all regions at once with a natural-gradient step, region-wise exact sweeps, and Adam."""
+"""Ascent on the evidence lower bound: natural gradient, coordinate ascent region by region, and Adam."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -15,7 +15,9 @@ Point = tuple[Tensor, Tensor | None]
 """Logits (parameters, *batch), and their bound (*batch) when it is known."""
 
 
-def together(compiled: CompiledCircuit, terms: Terms, logits: Tensor, scales: Iterator[Tensor]) -> Iterator[Point]:
+def natural_gradient(
+    compiled: CompiledCircuit, terms: Terms, logits: Tensor, scales: Iterator[Tensor]
+) -> Iterator[Point]:
     """Yield logits after each natural-gradient step in all weights at once, halved until the bound does not fall.
 
     A full step puts every sum on its own maximiser given the others; on a tree of decisions that is soft policy
@@ -59,7 +61,9 @@ _HALVINGS = 6
 _GROWTH = 1.5
 
 
-def sweeps(compiled: CompiledCircuit, terms: Terms, logits: Tensor, scales: Iterator[Tensor]) -> Iterator[Point]:
+def coordinate_ascent(
+    compiled: CompiledCircuit, terms: Terms, logits: Tensor, scales: Iterator[Tensor]
+) -> Iterator[Point]:
     """Yield logits after each region's update (the exact maximiser in its weights, the others held).
 
     The bound is worked out at the end of each sweep only.
@@ -103,9 +107,9 @@ def adam(compiled: CompiledCircuit, terms: Terms, logits: Tensor, scales: Iterat
 
 
 class Method(NamedTuple):
-    """A way up, and how long it usually takes."""
+    """A way to ascend, and how long it usually takes."""
 
-    climb: Callable[[CompiledCircuit, Terms, Tensor, Iterator[Tensor]], Iterator[Point]]
+    ascend: Callable[[CompiledCircuit, Terms, Tensor, Iterator[Tensor]], Iterator[Point]]
     steps: int
     """Most steps unless the caller says otherwise."""
     annealed: int
@@ -115,8 +119,8 @@ class Method(NamedTuple):
 
 
 METHODS: dict[str, Method] = {
-    "natural": Method(together, 500, 20, settles=True),
-    "sweeps": Method(sweeps, 100, 6, settles=True),
+    "natural_gradient": Method(natural_gradient, 500, 20, settles=True),
+    "coordinate_ascent": Method(coordinate_ascent, 100, 6, settles=True),
     "adam": Method(adam, 1000, 500, settles=False),
 }
 """All methods by name."""

@@ -1,4 +1,4 @@
-"""Thin clique trees: the junction tree of as many strong factors as fit, started at structured mean field."""
+"""Thin junction trees: the junction tree of as many strong factors as fit, started at structured mean field."""
 
 from collections.abc import Sequence
 from math import prod
@@ -14,9 +14,8 @@ from factor_q.compile import DEFAULT_MAX_PARAMETERS, compile
 from factor_q.elimination.ordering import elimination_cliques, elimination_order, table_size
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph, Scope
-from factor_q.variational.budget import Budget
 from factor_q.variational.maximize import VariationalFit
-from factor_q.variational.restart import climb_with_restarts
+from factor_q.variational.restarts import Budget, maximize_with_restarts
 from factor_q.variational.strengths import factor_informations
 
 _RULES: tuple[BlockRule, ...] = ("auto", "trees", "chains", "pairs")
@@ -26,8 +25,8 @@ _SHARE = 0.4
 _MOST_TRIALS = 60
 
 
-def fit_thin_clique_tree(target: Factors, budget: Budget) -> VariationalFit:
-    """Fit a clique tree over a part of the factors; never worse than structured mean field in its share of the time.
+def fit_thin_junction_tree(target: Factors, budget: Budget) -> VariationalFit:
+    """Fit a junction tree over a part of the factors; never worse than structured mean field in its share of the time.
 
     The blocks of the best structured mean field are a forest. Factors are added to it, strongest first, as long as no
     context has more joint values than labels; the rest acts through the bound, which counts every factor. The search
@@ -53,7 +52,7 @@ def fit_thin_clique_tree(target: Factors, budget: Budget) -> VariationalFit:
         return _start(graph, _forest(target, fit.parts), most).logits, "random"
 
     starts = (start.logits, "mode", "mean_field", "random")
-    return climb_with_restarts(target, start.circuit, starts, budget, fresh=fresh)
+    return maximize_with_restarts(target, start.circuit, starts, budget, fresh=fresh)
 
 
 def _best_blocks(target: Factors, budget: Budget) -> tuple[BlockRule, MeanField]:

@@ -1,24 +1,53 @@
-"""Restarts: climb again from new random starts, as long as there is time and it brings something."""
+"""Restarts: how large a circuit may be and how long its fit may take, and new starts while there is time."""
 
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from circuits import Circuit, CircuitDistribution
 from factor_q.factors import Factors
-from factor_q.variational.budget import Budget
+from factor_q.limits import Limits
 from factor_q.variational.maximize import Progress, VariationalFit, maximize_elbo
 
 _PATIENCE = 5
 """So many rounds that bring nothing end the search."""
 
-
 Starts = Sequence[str | Tensor]
 
 
-def climb_with_restarts(
+class Budget(NamedTuple):
+    """What a fit may use."""
+
+    labels: int
+    max_parameters: int | None
+    generator: torch.Generator | None
+    limits: Limits
+    begin: float
+    """When the time began to run, on the monotonic clock."""
+
+    def left(self, share: float = 1.0) -> Limits:
+        """Return the limits with the seconds that are left of a share of the time."""
+        seconds = self.limits.get("seconds")
+        if seconds is None:
+            return self.limits
+        return Limits(**{**self.limits, "seconds": max(0.0, share * seconds - (time.monotonic() - self.begin))})
+
+    def half(self) -> "Budget":
+        """Return the same budget with half of the time that is left."""
+        left = self.left()
+        if (seconds := left.get("seconds")) is None:
+            return self
+        return self._replace(limits=Limits(**{**left, "seconds": seconds / 2}), begin=time.monotonic())
+
+    def is_used(self, share: float) -> bool:
+        """Return whether a share of the time has passed."""
+        return self.left(share).get("seconds") == 0.0
+
+
+def maximize_with_restarts(
     target: Factors,
     circuit: Circuit,
     starts: Starts,
