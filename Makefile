@@ -32,7 +32,7 @@ factor-exactness: $(READY)
 
 # 100,000 texts for the reader of UAI files, about 15 minutes on one core; 10 minutes of broken documents for the others.
 fuzz: $(READY)
-	$(BIN)/python -m tests.factor_q.fuzz_uai --count 100000
+	$(BIN)/python -m tests.factor_q.uai.fuzz --count 100000
 	$(BIN)/python -m tests.fuzz.readers --minutes 10
 
 # kill -9, damage and hostile files: what is on the disk stays whole. About 5 minutes.

@@ -203,8 +203,8 @@ def methods(labels: Sequence[int]) -> dict[str, Method]:
             f"fit_structure {count}": Method(
                 "lower",
                 keep_set(count, structure="auto"),
-                f"`fit_structure(f, labels={count})`: the better of a keep_set circuit and a thin clique tree, with at "
-                "most the weights of `published`.",
+                f"`fit_structure(f, labels={count})`: the better of a keep_set circuit and a thin junction tree, with "
+                "at most the weights of `published`.",
                 is_ours=True,
             )
             for count in labels

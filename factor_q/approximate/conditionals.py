@@ -64,7 +64,7 @@ def gibbs_sweep(
         log_weights = conditional(plan, flat, values)
         weights = posterior(log_weights, logsumexp(log_weights, -1).unsqueeze(-1)).flatten(0, -2)
         uniform = torch.rand(len(weights), dtype=weights.dtype, device=weights.device, generator=generator)
-        values[..., plan.variables] = choose(weights, uniform).reshape(*values.shape[:-1], -1)
+        values[..., plan.variables] = choose(weights, uniform).reshape(*values.shape[:-1], len(plan.variables))
     return values
 
 

@@ -43,8 +43,8 @@ def fit_structure(
     """Choose a circuit for the factors under a budget, and maximise the exact evidence lower bound on it.
 
     Where the separators of the factors fit the labels the result is exp(f / T) itself, in closed form. Otherwise "auto"
-    fits a keep_set circuit and a thin junction tree and returns the better. Of several circuits of a family the one with
-    the best closed-form start is fitted.
+    fits a keep_set circuit and a thin junction tree and returns the better. Of several circuits of a family the one
+    with the best closed-form start is fitted.
 
     Args:
         factors: batch shape (*batch).

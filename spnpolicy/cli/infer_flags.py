@@ -10,7 +10,7 @@ from spnpolicy.cli.flags import FILE, add_threads, offer
 from spnpolicy.cli.options import Parser, parse_value, whole_number
 
 STRUCTURES = (
-    "auto", "keep_set", "thin_clique_tree", "clique_tree", "mean_field", "markov_chain", "tree", "selective",
+    "auto", "keep_set", "thin_junction_tree", "clique_tree", "mean_field", "markov_chain", "tree", "selective",
     "decision_diagram", "cutset",
 )  # fmt: skip
 """Names for --structure: those of `factor_q.variational.FITTED_STRUCTURES`, which cannot be imported here."""
@@ -75,7 +75,7 @@ def _add_infer(parser: Parser) -> None:
         type=whole_number(1),
         default=32,
         metavar="N",
-        help="size of what is fitted: most labels per region of a keep_set, contexts of a thin clique tree or chain, "
+        help="size of what is fitted: most labels per region of a keep_set, contexts of a thin junction tree or chain, "
         "copies, states, assignments of a cutset (default: 32)",
     )
     parser.add_argument(

@@ -59,6 +59,14 @@ def random_instance(seed, forbidden=None, max_variables=6):
     return Instance(cardinalities, scopes, tables, batch_shape)
 
 
+def of_at_most(arity, instance):
+    """The instance without its factors of more variables, in the batch shape of those that are left."""
+    kept = [i for i, scope in enumerate(instance.scopes) if len(scope) <= arity]
+    scopes, tables = [instance.scopes[i] for i in kept], [instance.tables[i] for i in kept]
+    batches = [tuple(t.shape[: t.ndim - len(scope)]) for scope, t in zip(scopes, tables, strict=True)]
+    return Instance(instance.cardinalities, scopes, tables, max(batches, key=len, default=()))
+
+
 def assignments(cardinalities):
     return itertools.product(*(range(cardinality) for cardinality in cardinalities))
 

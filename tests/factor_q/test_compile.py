@@ -4,13 +4,13 @@ import itertools
 import math
 import random
 
-import factor_oracle as oracle
 import pytest
 import torch
 
 import factor_q
 from circuits.errors import ImpossibleEvidenceError
 from factor_q import FactorGraph, Factors, NotTractableError, StructureError
+from tests.factor_q import factor_oracle as oracle
 
 DOUBLE = torch.float64
 

@@ -1,8 +1,8 @@
-import factor_oracle as oracle
 import pytest
 import torch
 
 from factor_q import EvidenceError, FactorGraph, Factors, StructureError
+from tests.factor_q import factor_oracle as oracle
 
 DOUBLE = torch.float64
 

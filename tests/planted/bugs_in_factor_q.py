@@ -2,9 +2,9 @@
 
 from tests.planted.bug import Bug
 
-ENUMERATED = "tests/factor_q/test_elimination.py::test_max_argmax_log_partition_and_marginals_equal_enumeration"
-GRAPHS = "tests/factor_q/test_random_graphs.py::test_all_queries_equal_enumeration"
-BOUNDS = "tests/factor_q/test_approximate_upper_bounds.py"
+ENUMERATED = "tests/factor_q/elimination/test_passes.py::test_max_argmax_log_partition_and_marginals_equal_enumeration"
+GRAPHS = "tests/factor_q/queries/test_random_graphs.py::test_all_queries_equal_enumeration"
+BOUNDS = "tests/factor_q/approximate/test_bounds.py"
 
 BUGS = (
     Bug(
@@ -33,7 +33,10 @@ BUGS = (
         "factor_q/queries/log_partition.py",
         'cooled = tempered(factors, temperature, "log_partition")',
         'cooled = tempered(factors, 1.0, "log_partition")',
-        (ENUMERATED, "tests/factor_q/test_elimination.py::test_temperature_per_row_equals_one_row_at_a_time"),
+        (
+            ENUMERATED,
+            "tests/factor_q/elimination/test_passes.py::test_temperature_per_row_equals_one_row_at_a_time",
+        ),
     ),
     Bug(
         "factor_q: factors are multiplied by the temperature",
@@ -47,7 +50,7 @@ BUGS = (
         "factor_q/temperature.py",
         "    if not scale.requires_grad:\n",
         "    if True:\n",
-        ("tests/factor_q/test_elimination.py::test_gradient_of_the_temperature_ignores_forbidden_entries",),
+        ("tests/factor_q/elimination/test_passes.py::test_gradient_of_the_temperature_ignores_forbidden_entries",),
     ),
     Bug(
         "factor_q: compile lays its logits out the wrong way round",
@@ -71,28 +74,28 @@ BUGS = (
         "    sizes = [cardinalities[variable] for variable in reversed(scope) if cardinalities[variable] > 1]\n"
         "    table = torch.tensor(logs, dtype=torch.float64).reshape(sizes)\n"
         "    return table.permute(list(reversed(range(len(sizes))))).flatten()\n",
-        ("tests/factor_q/test_uai.py::test_tables_are_natural_logs_and_the_last_variable_changes_fastest",),
+        ("tests/factor_q/uai/test_uai.py::test_tables_are_natural_logs_and_the_last_variable_changes_fastest",),
     ),
     Bug(
         "factor_q: a second UAI table replaces the first",
         "factor_q/uai/models.py",
         "            table = total + _reordered(table, scope, first, cardinalities)\n",
         "            table = _reordered(table, scope, first, cardinalities)\n",
-        ("tests/factor_q/test_uai.py::test_tables_over_the_same_variables_are_added_in_any_order",),
+        ("tests/factor_q/uai/test_uai.py::test_tables_over_the_same_variables_are_added_in_any_order",),
     ),
     Bug(
         "factor_q: the memory guard lets twice as much pass",
         "factor_q/elimination/memory.py",
         "    if needed <= max_entries:\n",
         "    if needed <= 2 * max_entries:\n",
-        ("tests/factor_q/test_elimination.py::test_the_limit_counts_all_batch_rows_exactly",),
+        ("tests/factor_q/elimination/test_passes.py::test_the_limit_counts_all_batch_rows_exactly",),
     ),
     Bug(
         "factor_q: the memory guard forgets the batch",
         "factor_q/queries/log_partition.py",
         "    return peak(graph, order, batch=batch)\n",
         "    return peak(graph, order, batch=1)\n",
-        ("tests/factor_q/test_elimination.py::test_the_limit_counts_all_batch_rows_exactly",),
+        ("tests/factor_q/elimination/test_passes.py::test_the_limit_counts_all_batch_rows_exactly",),
     ),
     Bug(
         "factor_q: nothing subtracted from an impossible part is nan",
@@ -113,7 +116,7 @@ BUGS = (
         "factor_q/queries/log_partition.py",
         "return logsumexp(over_assignments(cooled, fixed, part, held, order=order, max_entries=max_entries), 0)",
         "return over_assignments(cooled, fixed, part, held, order=order, max_entries=max_entries).amax(0)",
-        ("tests/factor_q/test_cutset.py::test_any_cutset_gives_the_same_answers",),
+        ("tests/factor_q/elimination/test_cutset.py::test_any_cutset_gives_the_same_answers",),
     ),
     Bug(
         "factor_q: power norms are sums",
@@ -148,21 +151,21 @@ BUGS = (
         "factor_q/queries/condition.py",
         "    chosen = tuple(fixed.nonzero().flatten().tolist())\n",
         "    chosen = tuple(fixed.nonzero().flatten().tolist())[:-1]\n",
-        ("tests/factor_q/test_condition.py",),
+        ("tests/factor_q/queries/test_condition.py",),
     ),
     Bug(
         "factor_q: what one row observes is cut out of all rows",
         "factor_q/queries/condition.py",
         "fixed = (allowed.sum(-1) == 1).all(rows) if rows",
         "fixed = (allowed.sum(-1) == 1).any(rows) if rows",
-        (GRAPHS, "tests/factor_q/test_condition.py"),
+        (GRAPHS, "tests/factor_q/queries/test_condition.py"),
     ),
     Bug(
         "factor_q: all rows are conditioned on the values of the first",
         "factor_q/elimination/fix.py",
         "        positions = layout.base + _shift(layout, values)\n",
         "        positions = layout.base + _shift(layout, values.flatten(0, -2)[:1].expand_as(values))\n",
-        ("tests/factor_q/test_condition.py",),
+        ("tests/factor_q/queries/test_condition.py",),
     ),
     Bug(
         "factor_q: a sum of factors replaces tables instead of adding them",

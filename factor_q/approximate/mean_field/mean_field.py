@@ -8,7 +8,7 @@ from torch import Tensor
 
 from factor_q.approximate.bundles import tempered_entries
 from factor_q.approximate.mean_field.coordinate_ascent import MeanField, ascend, initial_state
-from factor_q.approximate.mean_field.product_family import Family, product_family, single_marginals
+from factor_q.approximate.mean_field.product_family import product_family, single_marginals
 from factor_q.factors import Factors
 from factor_q.limits import Limits, Rounds
 
@@ -55,13 +55,8 @@ def mean_field(
     rounds = Rounds(limits, steps=1000)
     with torch.no_grad():
         flat = tempered_entries("mean_field", factors, temperature).detach()
-        target, family = Factors.from_flat(factors.graph, flat), single_blocks(factors)
+        target, blocks = Factors.from_flat(factors.graph, flat), tuple((v,) for v in range(factors.graph.num_variables))
+        family = product_family(factors.graph, blocks, factors.device)
         state = initial_state(family, target, restarts, start=start, generator=generator)
         found = ascend(family, flat, state, rounds)
         return MeanField(found.value, single_marginals(family, found.means), found.steps, found.converged)
-
-
-def single_blocks(factors: Factors) -> Family:
-    """Lay out the products over single variables."""
-    blocks = tuple((variable,) for variable in range(factors.graph.num_variables))
-    return product_family(factors.graph, blocks, factors.device)

@@ -1,12 +1,12 @@
 import itertools
 
-import factor_oracle as oracle
 import pytest
 import torch
 
 import factor_q
 from circuits import Evidence, EvidenceError
 from factor_q import FactorGraph, Factors, StructureError
+from tests.factor_q import factor_oracle as oracle
 
 DOUBLE = torch.float64
 CARDS = [2, 3, 2, 4]

@@ -1,6 +1,5 @@
 import math
 
-import factor_oracle as oracle
 import pytest
 import torch
 
@@ -9,6 +8,7 @@ from factor_q import FactorGraph, Factors, NotTractableError, StructureError
 from factor_q.elimination.cutset import choose_cutset
 from factor_q.elimination.fix import fixed_graph
 from factor_q.elimination.plan import peak
+from tests.factor_q import factor_oracle as oracle
 
 DOUBLE = torch.float64
 

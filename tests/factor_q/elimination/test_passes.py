@@ -3,12 +3,12 @@ import subprocess
 import sys
 import time
 
-import factor_oracle as oracle
 import pytest
 import torch
 
 import factor_q
 from factor_q import FactorGraph, Factors, NotTractableError, StructureError
+from tests.factor_q import factor_oracle as oracle
 
 DOUBLE = torch.float64
 

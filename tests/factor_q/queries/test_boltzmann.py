@@ -2,7 +2,6 @@
 
 import math
 
-import factor_oracle as oracle
 import pytest
 import torch
 
@@ -10,6 +9,7 @@ import factor_q
 from circuits import EvidenceError, ImpossibleEvidenceError
 from factor_q import FactorGraph, Factors, NotTractableError, StructureError
 from tests import statistical
+from tests.factor_q import factor_oracle as oracle
 
 DOUBLE = torch.float64
 GRAPH = FactorGraph([2, 3, 1, 2], [(), (0,), (1, 0), (3, 1), (0, 3), (2, 1)])

@@ -1,31 +1,18 @@
-import math
-
-import factor_oracle as oracle
 import pytest
 import torch
-from approximate_models import DOUBLE, TEMPERATURES, at_most, build, equal, ising, random_tree, truth
 
 from factor_q import FactorGraph, Factors, NotTractableError, StructureError, complete, log_partition
 from factor_q.approximate import mini_bucket_maximum, weighted_mini_bucket
 from factor_q.approximate.bounds import tree_reweighted
 from factor_q.approximate.bounds.forests import spanning_forests
+from tests.factor_q import factor_oracle as oracle
+from tests.factor_q.approximate.models import DOUBLE, TEMPERATURES, at_most, build, equal, ising, truth
 from tests.seeds import first_now
 
 
 def random_factors(graph, batch, seed):
     generator = torch.Generator().manual_seed(seed)
     return Factors.from_flat(graph, torch.randn(*batch, graph.num_entries, dtype=DOUBLE, generator=generator))
-
-
-def pairwise_instance(seed):
-    """The random instance without its factors of more than two variables."""
-    full = oracle.random_instance(seed)
-    kept = [i for i, scope in enumerate(full.scopes) if len(scope) <= 2]
-    batch = full.batch_shape if 0 in kept else ()
-    tables = [full.tables[i] for i in kept]
-    if not batch:
-        tables = [full.tables[i].reshape(-1, *[full.cardinalities[v] for v in full.scopes[i]])[0] for i in kept]
-    return oracle.Instance(full.cardinalities, [full.scopes[i] for i in kept], tables, batch)
 
 
 @pytest.mark.parametrize("seed", first_now(range(200)))
@@ -89,7 +76,7 @@ def test_weighted_mini_bucket_is_differentiable():
 
 @pytest.mark.parametrize("seed", first_now(range(200), 0.3))
 def test_tree_reweighted_bounds_from_above_at_every_iterate(seed):
-    instance, temperature = pairwise_instance(seed), TEMPERATURES[seed % 3]
+    instance, temperature = oracle.of_at_most(2, oracle.random_instance(seed)), TEMPERATURES[seed % 3]
     f, (log_z, _) = build(instance), truth(instance, temperature)
     seen = []
     result = tree_reweighted(
@@ -107,15 +94,6 @@ def test_tree_reweighted_bounds_from_above_at_every_iterate(seed):
     assert seen == sorted(seen, reverse=True)
     possible = result.upper_bound > -torch.inf
     assert equal(result.marginals.sum(-1)[possible], torch.ones(()), 1e-9)
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_tree_reweighted_is_exact_on_trees(seed):
-    instance, temperature = random_tree(seed), TEMPERATURES[seed % 3]
-    f, (log_z, _) = build(instance), truth(instance, temperature)
-    if max(len(scope) for scope in f.scopes) > 2:
-        return
-    assert equal(tree_reweighted(f, temperature, steps=2).upper_bound, log_z, 1e-9)
 
 
 def all_splits(f, forests):
@@ -169,13 +147,6 @@ def test_tree_reweighted_is_differentiable_and_per_row():
     assert at_most(log_partition(f, temperature).detach(), result.upper_bound.detach())
     (slope,) = torch.autograd.grad(result.upper_bound.sum(), temperature)
     assert slope.isfinite().all()
-
-
-def test_impossible_rows_are_proven():
-    table = torch.stack([torch.zeros(2, 2), torch.full((2, 2), -torch.inf)]).to(DOUBLE)
-    f = Factors(FactorGraph([2, 2], [(0, 1)]), [table])
-    for upper in (tree_reweighted(f).upper_bound, weighted_mini_bucket(f, max_entries=1).upper_bound):
-        assert upper.tolist() == pytest.approx([math.log(4), -math.inf])
 
 
 def test_refusals():

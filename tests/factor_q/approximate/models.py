@@ -3,11 +3,11 @@
 import math
 import random
 
-import factor_oracle as oracle
 import numpy as np
 import torch
 
 from factor_q import FactorGraph, Factors
+from tests.factor_q import factor_oracle as oracle
 
 DOUBLE = torch.float64
 TEMPERATURES = (1.0, 0.3, 2.5)

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-import solve_with_toulbar2 as by_hand
 
 from circuits import EvidenceError, FormatError
 from factor_q.uai.evidence import parse_uai_evidence, read_uai_evidence, write_uai_evidence
 from factor_q.uai.models import read_uai
+from tests.factor_q import solve_with_toulbar2 as by_hand
 
 FILES = sorted(by_hand.MODELS.glob("*.evid"))
 

@@ -1,10 +1,10 @@
-import factor_oracle as oracle
 import pytest
 import torch
-from approximate_models import DOUBLE, at_most, build, equal, ising, random_tree, truth
 
 from factor_q import EvidenceError, FactorGraph, Factors, StructureError
 from factor_q.approximate import max_plus, mini_bucket_maximum
+from tests.factor_q import factor_oracle as oracle
+from tests.factor_q.approximate.models import DOUBLE, at_most, build, equal, ising, random_tree, truth
 from tests.seeds import first_now
 
 

@@ -1,6 +1,6 @@
 """Feed the reader of UAI models with random, nearly valid and damaged text: it refuses, or what it read round-trips.
 
-    python -m tests.factor_q.fuzz_uai --count 100000 --seed 0
+    python -m tests.factor_q.uai.fuzz --count 100000 --seed 0
 
 Anything but a FormatError on the way in, anything but a StructureError for a number beyond float64 on the way out, and
 any difference after writing and reading again ends the program with exit code 1; the text is saved.

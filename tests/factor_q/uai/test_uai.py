@@ -10,16 +10,16 @@ import tracemalloc
 from decimal import Context, Decimal
 from pathlib import Path
 
-import factor_oracle
-import fuzz_uai
 import pytest
-import solve_with_toulbar2 as by_hand
 import torch
 
 from circuits import FormatError
 from factor_q import FactorGraph, Factors, StructureError
 from factor_q.uai.models import parse_uai, read_uai, uai_text, write_uai
 from factor_q.uai.numbers import is_writable, logs_of, word_of
+from tests.factor_q import factor_oracle
+from tests.factor_q import solve_with_toulbar2 as by_hand
+from tests.factor_q.uai import fuzz
 
 MODELS = sorted([*by_hand.MODELS.glob("*.uai"), *by_hand.MODELS.glob("own/*.uai")])
 PLAIN = "MARKOV\n3\n2 3 2\n3\n1 0\n3 2 0 1\n0\n\n2\n0.25 0\n\n12\n1 2 3 4 5 6 7 8 9 10 11 12\n\n1\n2.5\n"
@@ -307,7 +307,7 @@ def test_examples_in_docstrings_run(module: str, examples: int) -> None:
 
 
 def test_500_texts_of_the_fuzzer() -> None:
-    tally = fuzz_uai.fuzz(500, seed=1)
+    tally = fuzz.fuzz(500, seed=1)
     assert min(tally["valid"], tally["refused"]) > 50
 
 
@@ -316,7 +316,7 @@ def test_500_texts_of_the_fuzzer() -> None:
     [lambda text, name="": parse_uai(text, name) * 1.0000001, lambda text, name="": parse_uai(text.split("#")[0], "")],
 )
 def test_the_fuzzer_finds_a_broken_reader(broken, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuzz_uai, "parse_uai", broken)
+    monkeypatch.setattr(fuzz, "parse_uai", broken)
     with pytest.raises((AssertionError, ExceptionGroup)) as caught:
-        fuzz_uai.fuzz(500, seed=1)
+        fuzz.fuzz(500, seed=1)
     assert isinstance(caught.value.fuzz_text, str)

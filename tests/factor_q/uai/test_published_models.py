@@ -6,7 +6,6 @@ import hashlib
 from functools import lru_cache
 
 import pytest
-import solve_with_toulbar2 as by_hand
 import torch
 
 from benchmarks.elbo.ising import ising_grid
@@ -14,6 +13,7 @@ from factor_q import Factors, log_partition, max_assignment
 from factor_q.queries.condition import condition
 from factor_q.uai.evidence import read_uai_evidence
 from factor_q.uai.models import read_uai
+from tests.factor_q import solve_with_toulbar2 as by_hand
 
 FOLDER = by_hand.MODELS
 NORMAL, MOST = 16.0, 26.0
