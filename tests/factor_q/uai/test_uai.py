@@ -1,7 +1,5 @@
 """UAI models: what is read, what is written, what comes back, and what is refused where it stands."""
 
-import doctest
-import importlib
 import itertools
 import math
 import random
@@ -294,16 +292,6 @@ def test_what_a_file_cannot_hold_is_refused_and_the_old_file_stays(
 def test_factors_that_need_gradients_are_written() -> None:
     f = Factors(FactorGraph([2], [(0,)]), [torch.zeros(2, requires_grad=True)])
     assert parse_uai(uai_text(f)).flat.tolist() == [0.0, 0.0]
-
-
-@pytest.mark.parametrize(("module", "examples"), [("uai", 2), ("uai_evidence", 1)])
-def test_examples_in_docstrings_run(module: str, examples: int) -> None:
-    cases = [
-        case for case in doctest.DocTestFinder().find(importlib.import_module(f"factor_q.{module}")) if case.examples
-    ]
-    assert len(cases) == examples
-    for case in cases:
-        assert doctest.DocTestRunner().run(case).failed == 0
 
 
 def test_500_texts_of_the_fuzzer() -> None:
