@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from circuits.errors import StructureError
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
+from factor_q.layers import mlp
 
 OUTPUT_SCALE = 0.01
 """Factor by which the weights of the last layer are shrunk at the start, so that Q starts near 0."""
@@ -27,11 +28,14 @@ class FactorQ(nn.Module):
 
     Args:
         graph: the scopes.
-        observation_size: numbers per state, or per agent with `per_agent`.
-        hidden: widths of the hidden layers (ReLU), of the encoder with `per_agent`; at least one.
+        observation_size: numbers per state, or per agent with `per_agent`; not used with an `encoder`.
+        encoder: what the hidden layers see of an observation: a module from (*batch, observation_size), with
+            `per_agent` (*batch, n, observation_size), to as many rows of `encoder.out_features` numbers; None shows
+            them the observation as it is.
+        hidden: widths of the hidden layers (ReLU), shared by all agents with `per_agent`; at least one.
         per_agent: expect one observation per agent, shape (*batch, n, observation_size).
         share_factors: with `per_agent`, False gives every factor its own network.
-        agent_id: with `per_agent`, append the one-hot index of the agent to its observation, for agents
+        agent_id: with `per_agent`, append the one-hot index of the agent to what is seen, for agents
             that cannot be told apart otherwise; the first layer then grows with the number of agents.
 
     Raises:
@@ -48,6 +52,7 @@ class FactorQ(nn.Module):
         graph: FactorGraph,
         observation_size: int = 64,
         *,
+        encoder: nn.Module | None = None,
         hidden: Sequence[int] = (128, 128),
         per_agent: bool = False,
         share_factors: bool = True,
@@ -65,7 +70,11 @@ class FactorQ(nn.Module):
         self.observation_size = observation_size
         self.per_agent = per_agent
         self.agent_id = agent_id
-        self.trunk = _mlp([observation_size + (graph.num_variables if agent_id else 0), *hidden])
+        self.encoder = encoder
+        seen = observation_size if encoder is None else cast(int, encoder.out_features)
+        # Torch's own first weights: the heads behind are scaled for them.
+        sizes = [seen + (graph.num_variables if agent_id else 0), *hidden]
+        self.trunk = mlp(sizes, output_gain=None, ends_in_relu=True)
         self.heads = _AgentHeads(graph, hidden[-1], share_factors) if per_agent else _StateHead(graph, hidden[-1])
 
     def forward(self, observation: Float[Tensor, "*batch features"]) -> Factors:
@@ -80,12 +89,16 @@ class FactorQ(nn.Module):
         Raises:
             StructureError: the observation has another shape.
         """
-        expected = (self.graph.num_variables, self.observation_size) if self.per_agent else (self.observation_size,)
+        # An encoder says itself what it can read.
+        size = observation.shape[-1] if self.encoder is not None else self.observation_size
+        expected = (self.graph.num_variables, size) if self.per_agent else (size,)
         if tuple(observation.shape[-len(expected) :]) != expected:
             axes = "(*batch, agents, observation_size)" if self.per_agent else "(*batch, observation_size)"
             raise StructureError(
                 f"FactorQ: the observation has shape {tuple(observation.shape)}, but it must end in {expected}: {axes}."
             )
+        if self.encoder is not None:
+            observation = self.encoder(observation)
         if self.agent_id:
             identity = torch.eye(self.graph.num_variables, dtype=observation.dtype, device=observation.device)
             observation = torch.cat([observation, identity.expand(*observation.shape[:-1], -1)], dim=-1)
@@ -184,11 +197,3 @@ def _small(layer: _StackedLinear) -> _StackedLinear:
         layer.weight.mul_(OUTPUT_SCALE)
         layer.bias.zero_()
     return layer
-
-
-def _mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers with a ReLU after each."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*layers)

@@ -11,6 +11,7 @@ from circuits import Circuit
 from circuits.errors import StructureError
 from factor_q.circuit_q.circuit_q import CircuitQ
 from factor_q.critic import OUTPUT_SCALE
+from factor_q.layers import mlp
 
 
 class CircuitQCritic(nn.Module):
@@ -55,10 +56,7 @@ class CircuitQCritic(nn.Module):
         self.circuit = circuit
         self.observation_size = observation_size
         self.per_agent = per_agent
-        layers: list[nn.Module] = []
-        for inputs, outputs in zip((observation_size, *hidden[:-1]), hidden, strict=True):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-        self.trunk = nn.Sequential(*layers)
+        self.trunk = mlp((observation_size, *hidden), output_gain=None, ends_in_relu=True)
         width = hidden[-1] * (circuit.num_variables if per_agent else 1)
         bound = OUTPUT_SCALE / math.sqrt(width)
         self.weight = nn.Parameter(torch.empty(width, circuit.num_parameters).uniform_(-bound, bound))

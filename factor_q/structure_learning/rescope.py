@@ -1,5 +1,6 @@
 """Rescope: carry the tables of one factor graph over to another, and measure what each interaction is worth."""
 
+import copy
 from collections.abc import Iterator
 from itertools import combinations
 
@@ -82,9 +83,11 @@ def rescope_critic(critic: FactorQ, graph: FactorGraph) -> FactorQ:
         )
     hidden = [layer.out_features for layer in critic.trunk if isinstance(layer, torch.nn.Linear)]
     like = next(critic.parameters())
-    result = FactorQ(graph, critic.observation_size, hidden=hidden).to(like.device, like.dtype)
+    result = FactorQ(graph, critic.observation_size, encoder=copy.deepcopy(critic.encoder), hidden=hidden).to(
+        like.device, like.dtype
+    )
     state = {
-        name: value if name.startswith("trunk.") else rescope(Factors.from_flat(critic.graph, value), graph).flat
+        name: rescope(Factors.from_flat(critic.graph, value), graph).flat if name.startswith("heads.") else value
         for name, value in critic.state_dict().items()
     }
     result.load_state_dict(state)

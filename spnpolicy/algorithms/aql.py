@@ -16,6 +16,7 @@ from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
 from spnpolicy.maths.masks import require_some_action
 from spnpolicy.maths.returns import q_target
 from spnpolicy.networks import nearest, proposals
+from spnpolicy.networks.encoders import state_encoder_for
 from spnpolicy.networks.layers import TargetUpdate, frozen_copy
 from spnpolicy.parts import optimization, settings
 from spnpolicy.parts.exploration import EpsilonSchedule
@@ -75,14 +76,14 @@ class AQL:
 
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
         self.config = config
-        size = config.features.size(spec.state_size)
         with streams.initialization("aql"):
-            self.values = nearest.JointCritic(spec, config.hidden, config.features)
+            self.values = nearest.JointCritic(spec, config.network)
+            encoder, hidden = state_encoder_for(config.network, spec), config.network.hidden
             self.proposer: proposals.AutoregressiveProposal | proposals.CircuitProposal
             if config.proposal == "circuit":
-                self.proposer = proposals.CircuitProposal(spec.cardinalities, size, config.hidden, config.labels)
+                self.proposer = proposals.CircuitProposal(spec.cardinalities, encoder, hidden, config.labels)
             else:
-                self.proposer = proposals.AutoregressiveProposal(spec.cardinalities, size, config.hidden)
+                self.proposer = proposals.AutoregressiveProposal(spec.cardinalities, encoder, hidden)
         self.target_values = frozen_copy(self.values)
         self.value_optimizer = optimization.make_optimizer(self.values.parameters(), config.learning_rate)
         self.proposal_optimizer = optimization.make_optimizer(self.proposer.parameters(), config.proposal_learning_rate)
@@ -106,7 +107,7 @@ class AQL:
             rate = self.config.exploration.at(progress)
             return proposals.sometimes_uniform(best, allowed, epsilon=rate, generator=stream).cpu().numpy()
         candidates = self._candidates(state, allowed, torch.Generator().manual_seed(GREEDY_SEED))
-        likely = self.proposer.draw(self.config.features(state), allowed, 1, None)
+        likely = self.proposer.draw(state, allowed, 1, None)
         best, _ = nearest.best_of(self.values, state, torch.cat([likely, candidates], -2))
         return best.cpu().numpy()
 
@@ -134,7 +135,7 @@ class AQL:
             best, value = nearest.best_of(self.values, batch.state, candidates)
         # The proposal's own draws come first among the candidates.
         draws = candidates[..., : min(self.config.entropy_draws, self.config.num_proposed), :]
-        log_prob, entropy = self.proposer.fit_terms(self.config.features(batch.state), allowed, best, draws)
+        log_prob, entropy = self.proposer.fit_terms(batch.state, allowed, best, draws)
         loss = -mean_of_valid(log_prob + self.config.entropy_weight * entropy, batch.valid)
         return loss, {
             "best_value": float(mean_of_valid(value, batch.valid)),
@@ -153,7 +154,6 @@ class AQL:
     def _candidates(
         self, state: Tensor, allowed: Bool[Tensor, "*batch agents actions"], generator: torch.Generator
     ) -> Int[Tensor, "*batch count agents"]:
-        seen = self.config.features(state)
-        proposed = self.proposer.draw(seen, allowed, self.config.num_proposed, generator)
+        proposed = self.proposer.draw(state, allowed, self.config.num_proposed, generator)
         uniform = proposals.uniform_joint_actions(allowed, self.config.num_uniform, generator)
         return torch.cat([proposed, uniform], -2)

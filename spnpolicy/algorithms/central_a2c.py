@@ -15,6 +15,7 @@ from spnpolicy.maths import categorical
 from spnpolicy.maths.losses import chosen_value, mean_of_valid, policy_gradient_loss, squared_td_loss
 from spnpolicy.maths.masks import require_some_action
 from spnpolicy.networks import layers as networks
+from spnpolicy.networks.encoders import state_network
 from spnpolicy.parts import joint_actions, settings
 from spnpolicy.parts.optimization import descend, make_optimizer
 from spnpolicy.parts.saving import saves
@@ -63,10 +64,9 @@ class CentralA2C:
         self._cardinalities = spec.cardinalities
         self._exploration = streams.torch("exploration")
         count = joint_actions.count_joint_actions("central_a2c", spec.cardinalities)
-        widths = (config.features.size(spec.state_size), *config.hidden)
         with streams.initialization("central_a2c"):
-            self.actor = networks.mlp((*widths, count), output_gain=POLICY_OUTPUT_GAIN)
-            self.critic = networks.mlp((*widths, 1))
+            self.actor = state_network(config.network, spec, count, output_gain=POLICY_OUTPUT_GAIN)
+            self.critic = state_network(config.network, spec, 1)
         self.target_critic = networks.frozen_copy(self.critic)
         self.actor_optimizer = make_optimizer(self.actor.parameters(), config.learning_rate)
         self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic_learning_rate)
@@ -75,7 +75,7 @@ class CentralA2C:
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
         """Draw joint actions from the policy, or take the most probable ones."""
         require_some_action(step.available_actions)
-        seen = joint_actions.seen_state(step, self.config.features, next(self.actor.parameters()).device)
+        seen = joint_actions.seen_state(step, next(self.actor.parameters()).device)
         with torch.no_grad():
             logits = self.actor(seen).cpu()
         log_probs = self._masked(logits, torch.tensor(step.available_actions))
@@ -84,10 +84,9 @@ class CentralA2C:
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one step of the actor and one of the critic on a rollout."""
-        features = self.config.features(batch.state)
-        value_t = self.critic(features).squeeze(-1)
+        value_t = self.critic(batch.state).squeeze(-1)
         target_t = self._targets(batch)
-        log_probs = self._masked(self.actor(features), batch.available_actions)
+        log_probs = self._masked(self.actor(batch.state), batch.available_actions)
         log_prob_t = chosen_value(log_probs, joint_actions.joint_index(batch.actions, self._cardinalities))
         entropy = mean_of_valid(categorical.entropy(log_probs), batch.valid)
         gain_loss = policy_gradient_loss(log_prob_t, target_t - value_t, batch.valid)
@@ -113,5 +112,5 @@ class CentralA2C:
 
     @torch.no_grad()
     def _targets(self, batch: Batch) -> Float[Tensor, "*batch"]:
-        value_tp1 = self.target_critic(self.config.features(batch.next_state)).squeeze(-1)
+        value_tp1 = self.target_critic(batch.next_state).squeeze(-1)
         return joint_actions.team_target(batch, value_tp1, discount=self.config.discount, trace=self.config.trace)

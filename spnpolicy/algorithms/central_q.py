@@ -14,7 +14,8 @@ from spnpolicy.data.protocol import Batch, Needs
 from spnpolicy.maths import losses
 from spnpolicy.maths.masks import require_some_action
 from spnpolicy.maths.returns import greedy_value
-from spnpolicy.networks.layers import frozen_copy, mlp
+from spnpolicy.networks.encoders import state_network
+from spnpolicy.networks.layers import frozen_copy
 from spnpolicy.parts import joint_actions
 from spnpolicy.parts.exploration import epsilon_greedy
 from spnpolicy.parts.optimization import descend, make_optimizer
@@ -47,8 +48,7 @@ class CentralQ:
         self._cardinalities = spec.cardinalities
         outputs = joint_actions.count_joint_actions("central_q", spec.cardinalities)
         with streams.initialization("central_q"):
-            sizes = (config.features.size(spec.state_size), *config.hidden, outputs)
-            self.network = mlp(sizes, output_gain=OUTPUT_GAIN)
+            self.network = state_network(config.network, spec, outputs, output_gain=OUTPUT_GAIN)
         self.target = frozen_copy(self.network)
         self.optimizer = make_optimizer(self.network.parameters(), config.learning_rate)
         self.num_updates = 0
@@ -57,7 +57,7 @@ class CentralQ:
 
     def joint_values(self, state: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch joint"]:
         """Return the values of all joint actions, in the order of `joint_actions.joint_index`."""
-        return self.network(self.config.features(state))
+        return self.network(state)
 
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
         """Choose the best joint action, or with the probability of the schedule any available one."""
@@ -65,7 +65,7 @@ class CentralQ:
         mask = joint_actions.joint_mask(torch.tensor(step.available_actions), self._cardinalities)
         with torch.no_grad():
             device = next(self.network.parameters()).device
-            values = self.network(joint_actions.seen_state(step, self.config.features, device)).cpu()
+            values = self.network(joint_actions.seen_state(step, device)).cpu()
         # The team is one agent here.
         chosen = epsilon_greedy(
             values.unsqueeze(1).numpy(),
@@ -92,8 +92,7 @@ class CentralQ:
 
     @torch.no_grad()
     def _targets(self, batch: Batch) -> Float[Tensor, "*batch"]:
-        features_tp1 = self.config.features(batch.next_state)
-        selector_tp1 = self.network(features_tp1) if self.config.double_q else None
+        selector_tp1 = self.network(batch.next_state) if self.config.double_q else None
         mask_tp1 = joint_actions.joint_mask(batch.next_available_actions, self._cardinalities)
-        value_tp1 = greedy_value(self.target(features_tp1), mask_tp1, selector_tp1=selector_tp1)
+        value_tp1 = greedy_value(self.target(batch.next_state), mask_tp1, selector_tp1=selector_tp1)
         return joint_actions.team_target(batch, value_tp1, discount=self.config.discount, trace=self.config.trace)

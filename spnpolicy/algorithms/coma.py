@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
@@ -14,6 +15,7 @@ from spnpolicy.data.protocol import Batch, Memory, Needs
 from spnpolicy.maths import categorical, losses, masks
 from spnpolicy.maths.masks import require_some_action
 from spnpolicy.networks.agents import AgentNetwork, agent_network
+from spnpolicy.networks.encoders import Network, encoder_for, state_encoder_for
 from spnpolicy.networks.features import FourierFeatures
 from spnpolicy.networks.layers import frozen_copy
 from spnpolicy.parts import counterfactual, optimization, settings
@@ -31,6 +33,31 @@ class Config(settings.CriticSettings):
     """Weight of the policies' entropy, in units of reward per nat."""
     exploration: EpsilonSchedule = field(default_factory=lambda: EpsilonSchedule(0.5, 0.01))
     """Share of the uniform distribution in the policies, which is also learned with."""
+
+
+class CounterfactualCritic(nn.Module):
+    """The team's value of every action of each agent, with the others' actions fixed; it remembers nothing."""
+
+    def __init__(self, spec: EnvSpec, config: Config):
+        super().__init__()
+        network, self._most = config.network, max(spec.cardinalities)
+        self.encoder, self.state = encoder_for(network, spec), state_encoder_for(network, spec)
+        sizes = cast(int, self.encoder.out_features), cast(int, self.state.out_features)
+        seen = spec._replace(observation_size=sum(sizes) + spec.num_agents * self._most)
+        # Everything is encoded already, but which agent did what is told by number: so must be who asks.
+        plain = Network(hidden=network.hidden, features=FourierFeatures(0))
+        self.agents = AgentNetwork(seen, plain, shared=config.share_parameters)
+
+    def forward(
+        self,
+        observation: Float[Tensor, "*batch agents features"],
+        state: Float[Tensor, "*batch state"],
+        actions: Int[Tensor, "*batch agents"],
+    ) -> Float[Tensor, "*batch agents actions"]:
+        """Return the values at joint actions; an agent's own action has no influence on its row."""
+        seen = self.encoder(observation)
+        whole = self.state(state).unsqueeze(-2).expand(*seen.shape[:-1], -1)
+        return self.agents(torch.cat([seen, whole, counterfactual.others_actions(actions, self._most)], -1))
 
 
 @saves("actors", "critic", "target_critic", "actor_optimizer", "critic_optimizer", "num_updates")
@@ -53,14 +80,9 @@ class COMA:
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
         self.config = config
         self._spec = spec
-        self._most = max(spec.cardinalities)
-        sizes = config.features.size(spec.observation_size), config.features.size(spec.state_size)
-        seen_by_critic = spec._replace(observation_size=sum(sizes) + spec.num_agents * self._most)
         with streams.initialization("coma"):
             self.actors = agent_network(spec, config)
-            self.critic = AgentNetwork(
-                seen_by_critic, config.hidden, FourierFeatures(0), shared=config.share_parameters
-            )
+            self.critic = CounterfactualCritic(spec, config)
         self.target_critic = frozen_copy(self.critic)
         self.actor_optimizer = optimization.make_optimizer(self.actors.parameters(), config.learning_rate)
         self.critic_optimizer = optimization.make_optimizer(self.critic.parameters(), config.critic_learning_rate)
@@ -80,27 +102,12 @@ class COMA:
         floored = counterfactual.with_floor(log_prob, self.config.exploration.at(progress))
         return categorical.sample(floored, self._exploration).numpy()
 
-    def values(
-        self, critic: AgentNetwork, observation: Tensor, state: Tensor, actions: Int[Tensor, "*batch agents"]
-    ) -> Float[Tensor, "*batch agents actions"]:
-        """Return the team's value of every action of each agent, with the others' actions fixed.
-
-        Args:
-            critic: `critic` or `target_critic`.
-            observation: shape (*batch, agents, features).
-            state: shape (*batch, state).
-            actions: joint actions; an agent's own has no influence on its row.
-        """
-        seen = self.config.features(observation)
-        whole = self.config.features(state).unsqueeze(-2).expand(*seen.shape[:-1], -1)
-        return critic(torch.cat([seen, whole, counterfactual.others_actions(actions, self._most)], -1))
-
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one step of the critic and one of the actors on a rollout."""
         config, epsilon = self.config, self.config.exploration.at(progress)
         logits_t, logits_tp1 = self.actors.both(batch)
         log_prob_t = self._log_probs(logits_t, batch.available_actions, epsilon)
-        value_t = self.values(self.critic, batch.observation, batch.state, batch.actions)
+        value_t = self.critic(batch.observation, batch.state, batch.actions)
         target_t = self._target(batch, self._log_probs(logits_tp1, batch.next_available_actions, epsilon))
         critic_loss = losses.squared_td_loss(losses.chosen_value(value_t, batch.actions), target_t, batch.valid)
         advantage_t = counterfactual.counterfactual_advantage(value_t.detach(), log_prob_t.detach(), batch.actions)
@@ -131,7 +138,7 @@ class COMA:
         drawn = categorical.sample(log_prob_tp1, self._bootstrap).to(batch.actions.device)
         known = counterfactual.goes_on(batch).unsqueeze(-1)
         action_tp1 = batch.actions.roll(-1, 0).where(known, drawn)
-        value_tp1 = self.values(self.target_critic, batch.next_observation, batch.next_state, action_tp1)
+        value_tp1 = self.target_critic(batch.next_observation, batch.next_state, action_tp1)
         bootstrap = counterfactual.following_value(value_tp1, log_prob_tp1, batch)
         reward = batch.reward.mean(-1, keepdim=True).expand_as(bootstrap)
         return counterfactual.agents_target(batch, reward, self.config.discount, bootstrap, self.config.trace)

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import squared_td_loss
 from spnpolicy.maths.masks import existing_actions, require_some_action
 from spnpolicy.maths.returns import q_target
+from spnpolicy.networks.encoders import encoder_for
 from spnpolicy.networks.layers import TargetUpdate, frozen_copy
 from spnpolicy.parts import coordination
 from spnpolicy.parts.exploration import EpsilonSchedule
@@ -31,7 +32,7 @@ class Config(LearnerSettings, coordination.GraphSettings):
     """Settings of coordinated reinforcement learning."""
 
     factors: Literal["neural", "linear"] = "neural"
-    """Tables from a network of the agents' observations, or linear in their features (`hidden` is then not used)."""
+    """Tables from a network of the agents' observations, or linear in what it would see (no hidden layers)."""
     share_factors: bool = True
     """With neural factors, one network for all tables of a shape; false gives every table its own."""
     double_q: bool = False
@@ -63,13 +64,15 @@ class Coordinated:
         self.config = config
         self.graph = coordination.coordination_graph(config, spec.cardinalities, streams.integer("pairs"))
         coordination.require_tractable(self.graph, config.max_entries)
-        size = config.features.size(spec.observation_size)
         with streams.initialization("coordinated"):
+            encoder = encoder_for(config.network, spec)
             if config.factors == "linear":
-                self.critic = LinearFactors(self.graph, size)
+                self.critic = LinearFactors(self.graph, encoder)
             else:
-                options = {"per_agent": True, "agent_id": True, "share_factors": config.share_factors}
-                self.critic = FactorQ(self.graph, size, hidden=config.hidden, **options)
+                self.critic = FactorQ(
+                    self.graph, encoder=encoder, hidden=config.network.hidden, per_agent=True,
+                    agent_id=config.network.tells_agents_apart, share_factors=config.share_factors,
+                )  # fmt: skip
         self.target_critic = frozen_copy(self.critic)
         self.optimizer = make_optimizer(self.critic.parameters(), config.learning_rate)
         self.num_updates = 0
@@ -79,7 +82,7 @@ class Coordinated:
 
     def joint_factors(self, observation: Float[Tensor, "batch agents features"]) -> Factors:
         """Return the tables whose sum is Q, for every query of `factor_q`."""
-        return self.critic(self.config.features(observation))
+        return self.critic(observation)
 
     @torch.no_grad()
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
@@ -109,7 +112,7 @@ class Coordinated:
     @torch.no_grad()
     def _next_value(self, batch: Batch) -> Float[Tensor, " batch"]:
         available = batch.next_available_actions
-        factors = self.target_critic(self.config.features(batch.next_observation))
+        factors = self.target_critic(batch.next_observation)
         chooser = self.joint_factors(batch.next_observation) if self.config.double_q else factors
         return coordination.zero_where_stuck(factors(self._best(chooser, available)), available)
 
@@ -122,17 +125,19 @@ class LinearFactors(nn.Module):
 
     Args:
         graph: the scopes.
-        size: features per agent.
+        encoder: what is seen of each agent's observation, with `out_features`.
     """
 
-    def __init__(self, graph: FactorGraph, size: int) -> None:
+    def __init__(self, graph: FactorGraph, encoder: nn.Module) -> None:
         super().__init__()
-        self.graph = graph
+        self.graph, self.encoder = graph, encoder
+        size = cast(int, encoder.out_features)
         runs = groupby(range(graph.num_factors), key=graph.table_shapes.__getitem__)
         self.runs = nn.ModuleList(_LinearRun([graph.scopes[j] for j in run], size, shape) for shape, run in runs)
 
-    def forward(self, features: Float[Tensor, "*batch agents features"]) -> Factors:
+    def forward(self, observation: Float[Tensor, "*batch agents features"]) -> Factors:
         """Return the tables of each state; at the start all are 0."""
+        features = self.encoder(observation)
         return Factors.from_flat(self.graph, torch.cat([run(features) for run in self.runs], -1))
 
 

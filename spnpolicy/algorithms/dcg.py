@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from factor_q import FactorGraph, Factors
+from factor_q.layers import initialize_orthogonal
 from spnpolicy.base import decoding
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.seeding import Streams
@@ -20,6 +21,7 @@ from spnpolicy.maths.losses import squared_td_loss
 from spnpolicy.maths.masks import require_some_action
 from spnpolicy.networks import layers as networks
 from spnpolicy.networks.agents import AgentLinear, agent_network
+from spnpolicy.networks.encoders import state_network
 from spnpolicy.parts import optimization, settings
 from spnpolicy.parts.coordination import (
     GraphSettings,
@@ -86,9 +88,8 @@ class PayoffNetwork(nn.Module):
         else:
             outputs, gain = actions**2, OUTPUT_GAIN
         self.payoff = _layer(width, outputs, None if shared or not len(pairs) else 2 * len(pairs), gain)
-        size = config.features.size(spec.state_size)
         self.state_value = (
-            networks.mlp((size, *config.hidden, 1), output_gain=OUTPUT_GAIN) if config.state_value else None
+            state_network(config.network, spec, 1, output_gain=OUTPUT_GAIN) if config.state_value else None
         )
         self.register_buffer("missing", ~masks.existing_actions(spec.cardinalities), persistent=False)
 
@@ -116,7 +117,7 @@ class PayoffNetwork(nn.Module):
         """Return the value of the state, 0 if it is not learned apart."""
         if self.state_value is None:
             return state.new_zeros(state.shape[:-1])
-        return self.state_value(self.encoder.features(state)).squeeze(-1)
+        return self.state_value(state).squeeze(-1)
 
 
 @saves("network", "target_network", "optimizer", "num_updates")
@@ -186,5 +187,5 @@ class DCG:
 def _layer(inputs: int, outputs: int, rows: int | None, gain: float) -> nn.Module:
     """Return a linear layer, the same for all rows or with weights of its own for each of so many."""
     if rows is None:
-        return networks.initialize_orthogonal(nn.Linear(inputs, outputs), gain)
+        return initialize_orthogonal(nn.Linear(inputs, outputs), gain)
     return AgentLinear(rows, inputs, outputs, gain)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import isfinite, prod
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from spnpolicy.maths.categorical import entropy, masked_log_probs
 from spnpolicy.maths.losses import chosen_value, mean_of_valid, policy_gradient_loss, squared_td_loss
 from spnpolicy.maths.masks import usable
 from spnpolicy.networks.agents import agent_network
+from spnpolicy.networks.encoders import encoder_for
 from spnpolicy.networks.layers import frozen_copy
 from spnpolicy.parts.counterfactual import agents_target, following_value, optimistic_values
 from spnpolicy.parts.exploration import act_by_policy
@@ -161,14 +162,14 @@ class _JointFactors(nn.Module):
 
     def __init__(self, config: Config, spec: EnvSpec, seed: int):
         super().__init__()
-        self.features, self.agents = config.features, spec.num_agents
+        self.encoder, self.agents = encoder_for(config.network, spec), spec.num_agents
         graph = random_pairs(spec.cardinalities, config.num_pairs, seed=seed)
-        size = config.features.size(spec.observation_size) + self.agents
-        self.network = FactorQ(graph, size, hidden=config.hidden, per_agent=True, agent_id=True)
+        size = cast(int, self.encoder.out_features) + self.agents
+        self.network = FactorQ(graph, size, hidden=config.network.hidden, per_agent=True, agent_id=True)
 
     def forward(self, observation: Float[Tensor, "*batch agents features"], state: Tensor) -> Factors:
         """Return one function of the joint action per agent, batch shape (*batch, agents)."""
-        seen = self.features(observation).unsqueeze(-3)
+        seen = self.encoder(observation).unsqueeze(-3)
         seen = seen.expand(*seen.shape[:-3], self.agents, *seen.shape[-2:])
         whose = torch.eye(self.agents, device=seen.device).unsqueeze(-2).expand(*seen.shape[:-1], -1)
         return self.network(torch.cat([seen, whose], -1))

@@ -15,6 +15,7 @@ from spnpolicy.data.protocol import Batch, Memory
 from spnpolicy.maths.losses import chosen_value, squared_td_loss
 from spnpolicy.maths.returns import greedy_value
 from spnpolicy.networks.agents import agent_network
+from spnpolicy.networks.encoders import state_encoder_for
 from spnpolicy.networks.layers import frozen_copy
 from spnpolicy.networks.mixers import QMixer, WeightTransform
 from spnpolicy.parts import settings
@@ -52,7 +53,7 @@ class MixedValue(nn.Module):
             embedding=config.embedding,
             hidden=config.mixer_hidden,
             weights=config.mixing_weights,
-            features=config.features,
+            encoder=state_encoder_for(config.network, spec),
         )
 
     def of(self, utility_t: Float[Tensor, "*batch agents actions"], batch: Batch) -> Float[Tensor, "*batch"]:

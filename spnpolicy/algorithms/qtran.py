@@ -16,6 +16,7 @@ from spnpolicy.maths import losses
 from spnpolicy.networks import layers as networks
 from spnpolicy.networks import mixers
 from spnpolicy.networks.agents import agent_network
+from spnpolicy.networks.encoders import state_network
 from spnpolicy.parts import exploration, optimization, settings
 from spnpolicy.parts.saving import saves
 
@@ -48,8 +49,8 @@ class Factorization(nn.Module):
         super().__init__()
         self.utilities = agent_network(spec, config)
         self.critic = mixers.JointCritic(spec, config, config.embedding)
-        size = config.features.size(spec.state_size)
-        self.offset = networks.mlp((size, config.embedding, config.embedding, 1), output_gain=0.01)
+        hidden = (config.embedding, config.embedding)
+        self.offset = state_network(config.network, spec, 1, hidden=hidden, output_gain=0.01)
 
 
 class Terms(NamedTuple):
@@ -112,7 +113,7 @@ class QTRAN:
         value_t = self.networks.critic(codes, batch.actions, batch.state)
         target_t = self._target(batch, utility_tp1)
         best = greedy_actions(utility_t.detach(), batch.available_actions)
-        offset = self.networks.offset(self.config.features(batch.state)).squeeze(-1)
+        offset = self.networks.offset(batch.state).squeeze(-1)
         with torch.no_grad():
             best_value = self.networks.critic(codes, best, batch.state)
         gap_at_best = losses.chosen_value(utility_t, best).sum(-1) + offset - best_value

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch, Needs
 from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
 from spnpolicy.maths.masks import existing_actions, require_some_action
+from spnpolicy.networks.encoders import Kind, Network
 from spnpolicy.parts.joint_actions import joint_mask, seen_state, split_index, team_target
 from spnpolicy.parts.optimization import descend, make_optimizer
 from spnpolicy.parts.saving import saves
@@ -38,8 +39,8 @@ class Config(LearnerSettings):
 
     learning_rate: float = 2e-3
     """Step size of Adam. Q is almost linear in the weights: all of them together may move it by many times this."""
-    hidden: tuple[int, ...] = (32,)
-    """Number of hidden units, in the one layer that a Boltzmann machine has."""
+    network: Network = field(default_factory=lambda: Network(hidden=(32,)))
+    """Features of the state, and the hidden units in the one layer that a Boltzmann machine has."""
     rollout: int = 5
     """Steps of every environment in one update; each is used in one update only."""
     sweeps: int = 100
@@ -49,9 +50,12 @@ class Config(LearnerSettings):
     temperature: LinearSchedule = field(default_factory=lambda: LinearSchedule(10.0, 0.1))
     """T of the exploring policy exp(Q / T), in units of reward."""
 
+    network_kinds: ClassVar[tuple[Kind, ...]] = ("mlp",)
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(len(self.hidden) == 1 and self.hidden[0] >= 1, "hidden", self.hidden, "one number of hidden units")
+        hidden = self.network.hidden
+        require(len(hidden) == 1, "network.hidden", hidden, "one number of hidden units")
         require(self.rollout >= 1, "rollout", self.rollout, "at least 1")
         require(self.sweeps >= 1, "sweeps", self.sweeps, "at least 1")
         coldest = min(self.temperature.start, self.temperature.end)
@@ -116,8 +120,9 @@ class RBM:
         self.needs = Needs(rollout=config.rollout)
         self._cardinalities = spec.cardinalities
         with streams.initialization("rbm"):
-            inputs = config.features.size(spec.state_size)
-            self.network = FreeEnergy(spec.cardinalities, inputs, config.hidden[0])
+            inputs = config.network.features.size(spec.state_size)
+            self.network = FreeEnergy(spec.cardinalities, inputs, config.network.hidden[0])
+        self._features = config.network.features
         self.optimizer = make_optimizer(self.network.parameters(), config.learning_rate)
         self.num_updates = 0
         self._generator = streams.torch("exploration")
@@ -126,7 +131,7 @@ class RBM:
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
         """Draw joint actions from the Boltzmann policy, or look for the best ones."""
         require_some_action(step.available_actions)
-        state = seen_state(step, self.config.features, self.network.hidden_bias.device)
+        state = self._features(seen_state(step, self.network.hidden_bias.device))
         available = torch.tensor(step.available_actions, device=state.device)
         if explore:
             return self._draw(state, available, progress).cpu().numpy()
@@ -139,7 +144,7 @@ class RBM:
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Draw the actions a' that are missing, then do one gradient step on the mean of (y - Q)^2."""
         target_t = self._targets(batch, progress)
-        value_t = self.network(self.config.features(batch.state), batch.actions)
+        value_t = self.network(self._features(batch.state), batch.actions)
         loss = squared_td_loss(value_t, target_t, batch.valid)
         (norm,) = descend((loss, self.optimizer), max_gradient_norm=self.config.max_gradient_norm)
         self.num_updates += math.isfinite(norm)
@@ -149,7 +154,7 @@ class RBM:
 
     @torch.no_grad()
     def _targets(self, batch: Batch, progress: float) -> Float[Tensor, "*batch"]:
-        state_tp1 = self.config.features(batch.next_state)
+        state_tp1 = self._features(batch.next_state)
         actions_tp1 = batch.actions.roll(-1, 0)
         is_missing = torch.ones_like(batch.terminated)
         if batch.ended is not None:

@@ -84,9 +84,8 @@ class ReinforceVI:
         self.learner.to(device)
 
     def _draw(self, critic: torch.nn.Module, observation: Tensor, available: Tensor) -> tuple[Factors, Drawn]:
-        features = self.config.features(observation)
-        q: Factors = critic(features)
-        pi: CircuitDistribution = self.learner.policy(features)
+        q: Factors = critic(observation)
+        pi: CircuitDistribution = self.learner.policy(observation)
         pi = pi.condition(available) if self._has_masks else pi
         return q, draw(pi, q, self.learner.temperature.value, self.config.samples, self._samples)
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from spnpolicy.maths.losses import squared_td_loss
 from spnpolicy.maths.masks import existing_actions, require_some_action
 from spnpolicy.maths.objective import elbo
 from spnpolicy.maths.returns import q_target
-from spnpolicy.networks.features import FourierFeatures
+from spnpolicy.networks.encoders import Kind, Network, encoder_for, require_known_kind
 from spnpolicy.networks.layers import TargetUpdate, frozen_copy
 from spnpolicy.networks.policy import SPNPolicy
 from spnpolicy.parts.optimization import descend, make_optimizer
@@ -40,20 +40,21 @@ class SharedConfig:
     """Step size of Adam on the critic."""
     policy_learning_rate: float = 1e-3
     """Step size of Adam on the policy."""
-    hidden: tuple[int, ...] = (128, 128)
-    """Widths of the hidden layers of critic and policy."""
+    network: Network = field(default_factory=Network)
+    """What critic and policy are made of."""
     entropy_reference: Literal["uniform", "none"] = "uniform"
     """Measure entropy against the uniform policy, so that staying alive is never paid; "none" is the plain entropy."""
     max_gradient_norm: float = 10.0
     """Longer gradients are shortened to this norm."""
-    features: FourierFeatures = field(default_factory=FourierFeatures)
-    """What the networks see of an observation."""
     temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
     """Weight of the entropy."""
     target: TargetUpdate = field(default_factory=TargetUpdate)
     """How the target critic follows."""
 
+    network_kinds: ClassVar[tuple[Kind, ...]] = ("mlp", "entities")
+
     def __post_init__(self) -> None:
+        require_known_kind(self)
         require(self.num_pairs >= 1, "num_pairs", self.num_pairs, "at least 1")
 
 
@@ -95,11 +96,12 @@ class SPNActorCritic:
         self._spec = spec
         graph = random_pairs(spec.cardinalities, config.num_pairs, seed=streams.integer("pairs") % 2**31)
         circuit = build_circuit(config, graph)
-        size = config.features.size(spec.observation_size)
         with streams.initialization("spn_ac"):
-            self.critic = FactorQ(graph, size, hidden=config.hidden, per_agent=True, agent_id=True)
+            network = config.network
+            options = {"hidden": network.hidden, "per_agent": True, "agent_id": network.tells_agents_apart}
+            self.critic = FactorQ(graph, encoder=encoder_for(network, spec), **options)
             pairs = [(scope[0], scope[1]) for scope in graph.scopes if len(scope) == 2]
-            self.policy = SPNPolicy(circuit, size, hidden=config.hidden, per_agent=True, pairs=pairs)
+            self.policy = SPNPolicy(circuit, encoder=encoder_for(network, spec), pairs=pairs, **options)
         self.target_critic = frozen_copy(self.critic)
         self.critic_optimizer = make_optimizer(self.critic.parameters(), config.learning_rate)
         self.policy_optimizer = make_optimizer(self.policy.parameters(), config.policy_learning_rate)
@@ -122,7 +124,7 @@ class SPNActorCritic:
         with torch.no_grad():
             observation = torch.tensor(step.observation, dtype=torch.float32, device=self._device)
             available = torch.tensor(step.available_actions, device=self._device)
-            pi = self._policy(self.config.features(observation), available)
+            pi = self._policy(observation, available)
             # The random streams live on the CPU, so that a seed means the same on every device.
             return pi if self._device.type == "cpu" else CircuitDistribution(pi.circuit, pi.logits.cpu())
 
@@ -133,10 +135,9 @@ class SPNActorCritic:
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one step of the critic, one of the policy, and one of the temperature."""
-        features = self.config.features(batch.observation)
         target_t = self._target(batch)
-        q_t: Factors = self.critic(features)
-        pi = self._policy(features, batch.available_actions)
+        q_t: Factors = self.critic(batch.observation)
+        pi = self._policy(batch.observation, batch.available_actions)
         entropy = pi.entropy()
         bound = pi.expectation(q_t.detach()) + self.temperature.value * entropy
         return self.learn(batch, q_t, target_t, -bound.mean(), bound, entropy, progress)
@@ -177,19 +178,18 @@ class SPNActorCritic:
             "temperature": self.temperature.value,
         }
 
-    def _policy(self, features: Tensor, available: Bool[Tensor, "batch agents actions"]) -> CircuitDistribution:
+    def _policy(self, observation: Tensor, available: Bool[Tensor, "batch agents actions"]) -> CircuitDistribution:
         if self._solver is not None:
             with torch.no_grad():
-                return self._solver(self.critic(features), available, self.temperature.value)
-        pi: CircuitDistribution = self.policy(features)
+                return self._solver(self.critic(observation), available, self.temperature.value)
+        pi: CircuitDistribution = self.policy(observation)
         return pi.condition(available) if self._spec.has_action_masks else pi
 
     @torch.no_grad()
     def _target(self, batch: Batch) -> Float[Tensor, " batch"]:
         """Return r + discount (1 - d) * soft value of the next state, which is the exact ELBO."""
-        features = self.config.features(batch.next_observation)
-        pi = self._policy(features, batch.next_available_actions)
-        value = elbo(pi, self.target_critic(features), self.temperature.value)
+        pi = self._policy(batch.next_observation, batch.next_available_actions)
+        value = elbo(pi, self.target_critic(batch.next_observation), self.temperature.value)
         return self.target(batch, value)
 
     def target(self, batch: Batch, value: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:

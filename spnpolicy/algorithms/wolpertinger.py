@@ -15,7 +15,8 @@ from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
 from spnpolicy.maths.masks import require_some_action
 from spnpolicy.maths.returns import q_target
-from spnpolicy.networks.layers import TargetUpdate, frozen_copy, mlp
+from spnpolicy.networks.encoders import state_network
+from spnpolicy.networks.layers import TargetUpdate, frozen_copy
 from spnpolicy.networks.nearest import EmbeddingKind, JointCritic, best_of, nearest_joint_actions, playable
 from spnpolicy.networks.proposals import sometimes_uniform
 from spnpolicy.parts.exploration import EpsilonSchedule
@@ -54,16 +55,15 @@ class Config(LearnerSettings):
 class Actor(nn.Module):
     """The proposed point f(s): a network of the state, bounded to the box that holds all joint actions."""
 
-    def __init__(self, config: Config, state_size: int, size: int, bounds: tuple[float, float]):
+    def __init__(self, config: Config, spec: EnvSpec, size: int, bounds: tuple[float, float]):
         super().__init__()
-        self._features = config.features
         self._bounds = bounds
-        self.network = mlp((config.features.size(state_size), *config.hidden, size), output_gain=0.01)
+        self.network = state_network(config.network, spec, size, output_gain=0.01)
 
     def forward(self, state: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch size"]:
         """Return the point of each state."""
         low, high = self._bounds
-        return low + (high - low) * self.network(self._features(state)).sigmoid()
+        return low + (high - low) * self.network(state).sigmoid()
 
 
 @saves("actor", "target_actor", "actor_optimizer", "critic", "target_critic", "critic_optimizer", "num_updates")
@@ -81,9 +81,9 @@ class Wolpertinger:
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
         self.config = config
         with streams.initialization("wolpertinger"):
-            self.critic = JointCritic(spec, config.hidden, config.features, config.embedding)
+            self.critic = JointCritic(spec, config.network, config.embedding)
             embedding = self.critic.embedding
-            self.actor = Actor(config, spec.state_size, embedding.size, embedding.bounds)
+            self.actor = Actor(config, spec, embedding.size, embedding.bounds)
         self.target_actor, self.target_critic = frozen_copy(self.actor), frozen_copy(self.critic)
         self.actor_optimizer = make_optimizer(self.actor.parameters(), config.policy_learning_rate)
         self.critic_optimizer = make_optimizer(self.critic.parameters(), config.learning_rate)

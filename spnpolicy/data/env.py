@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from spnpolicy.data.entities import Entities
+
 
 class EnvSpec(NamedTuple):
     """What an algorithm must know of an environment to build its networks."""
@@ -17,6 +19,8 @@ class EnvSpec(NamedTuple):
     """Length of the global state vector."""
     has_action_masks: bool
     """False promises that every action is always allowed, so masks need not be applied."""
+    entities: Entities | None = None
+    """What an agent's observation consists of; None where it is only a row of numbers."""
 
     @property
     def num_agents(self) -> int:

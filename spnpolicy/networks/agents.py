@@ -2,18 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from spnpolicy.base.errors import ConfigError
+from factor_q.layers import initialize_orthogonal, mlp
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch, Memory
 from spnpolicy.maths.masks import existing_actions
-from spnpolicy.networks.features import FourierFeatures
-from spnpolicy.networks.layers import initialize_orthogonal, mlp
+from spnpolicy.networks.encoders import Network, encoder_for
 
 
 class AgentNetwork(nn.Module):
@@ -25,9 +24,8 @@ class AgentNetwork(nn.Module):
 
     Args:
         spec: sizes of the environment.
-        hidden: widths of the hidden layers; at least one.
-        features: what the network sees of an observation.
-        recurrent: put a GRU as wide as the first hidden layer behind it.
+        network: kind, widths and features; with kind "entities" only an `agent_id` tells agents apart.
+        recurrent: False leaves out the memory of kind "recurrent".
         shared: one set of weights for all agents; False gives each agent its own.
         sees_state: the network also sees the state of the environment, beside each agent's observation.
         outputs: numbers per agent; None for one per action, -inf where an agent has no such action.
@@ -37,29 +35,29 @@ class AgentNetwork(nn.Module):
     def __init__(
         self,
         spec: EnvSpec,
-        hidden: Sequence[int],
-        features: FourierFeatures,
+        network: Network,
         *,
-        recurrent: bool = False,
+        recurrent: bool = True,
         shared: bool = True,
         sees_state: bool = False,
         outputs: int | None = None,
         output_gain: float = 0.01,
     ):
         super().__init__()
-        if not hidden:
-            raise ConfigError("hidden is empty, but the agents' network needs at least one hidden layer.")
-        self.features = features
+        hidden, recurrent = network.hidden, recurrent and network.kind == "recurrent"
         self.is_recurrent = recurrent
         self._sees_state = sees_state
-        size = features.size(spec.observation_size + (spec.state_size if sees_state else 0))
+        self.encoder = encoder_for(network, spec, sees_state=sees_state)
+        size = cast(int, self.encoder.out_features)
         agents = None if shared else spec.num_agents
         if shared:
-            first = nn.Linear(size + spec.num_agents, hidden[0])
+            # Agents that are not told apart have one offset together.
+            offsets = spec.num_agents if network.tells_agents_apart else 1
+            first = nn.Linear(size + offsets, hidden[0])
             weight = initialize_orthogonal(first, math.sqrt(2)).weight.detach()
             # Own contiguous copies: the optimiser must not meet views of one tensor.
             self.observation_weight = nn.Parameter(torch.empty(hidden[0], size))
-            self.agent_offset = nn.Parameter(torch.empty(spec.num_agents, hidden[0]))
+            self.agent_offset = nn.Parameter(torch.empty(offsets, hidden[0]))
             self.observation_weight.data.copy_(weight[:, :size])
             self.agent_offset.data.copy_(weight[:, size:].T)
         else:
@@ -147,12 +145,9 @@ class AgentNetwork(nn.Module):
         return following
 
     def _embed(self, observation: Tensor, state: Tensor | None) -> Tensor:
-        if self._sees_state:
-            if state is None:
-                raise ValueError("this network sees the state: give it beside the observation.")
-            state = state.unsqueeze(-2).expand(*observation.shape[:-1], state.shape[-1])
-            observation = torch.cat([observation, state], -1)
-        seen = self.features(observation)
+        if self._sees_state and state is None:
+            raise ValueError("this network sees the state: give it beside the observation.")
+        seen = self.encoder(observation, state) if self._sees_state else self.encoder(observation)
         if self._is_shared:
             return nn.functional.linear(seen, self.observation_weight).add_(self.agent_offset).relu_()
         return self.first(seen).relu()
@@ -229,8 +224,7 @@ def agent_network(spec: EnvSpec, settings: Any, **options: Any) -> AgentNetwork:
         settings: with the fields of `AgentSettings`.
         options: further arguments of `AgentNetwork`; they win over the settings.
     """
-    chosen = {"recurrent": settings.recurrent, "shared": settings.share_parameters} | options
-    return AgentNetwork(spec, settings.hidden, settings.features, **chosen)
+    return AgentNetwork(spec, settings.network, **({"shared": settings.share_parameters} | options))
 
 
 def _linear(inputs: int, outputs: int, agents: int | None, gain: float) -> nn.Module:

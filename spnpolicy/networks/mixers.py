@@ -1,19 +1,19 @@
 """Joint action values: mixed from the agents' utilities, or free in their form."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from factor_q.layers import initialize_orthogonal, mlp
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import chosen_value
 from spnpolicy.networks.agents import agent_network
-from spnpolicy.networks.features import FourierFeatures
-from spnpolicy.networks.layers import initialize_orthogonal, mlp
+from spnpolicy.networks.encoders import state_encoder_for
 
 WeightTransform = Literal["absolute", "softplus"]
 
@@ -38,7 +38,7 @@ class QMixer(nn.Module):
         embedding: hidden units of the mixing network.
         hidden: hidden units of the networks that give W1 and w2; that of v has as many as the mixing network.
         weights: how W1 and w2 are made positive.
-        features: what is seen of the state; None for the state as it is.
+        encoder: what is seen of the state, with `out_features`; None for the state as it is.
 
     Source: Rashid et al. 2018.
     """
@@ -51,15 +51,16 @@ class QMixer(nn.Module):
         embedding: int = 32,
         hidden: int = 64,
         weights: WeightTransform = "absolute",
-        features: FourierFeatures | None = None,
+        encoder: nn.Module | None = None,
     ):
         super().__init__()
-        self.features = features or FourierFeatures(0)
+        self.encoder = nn.Identity() if encoder is None else encoder
         self._positive = WEIGHT_TRANSFORMS[weights]
         self._shape = (num_agents, embedding)
         # All that looks at the state does so in one product: four small ones take longer.
         self._parts = (hidden, hidden, embedding, embedding)
-        self.reader = nn.Linear(self.features.size(state_size), sum(self._parts))
+        seen = state_size if encoder is None else cast(int, encoder.out_features)
+        self.reader = nn.Linear(seen, sum(self._parts))
         self.first_weight = nn.Linear(hidden, num_agents * embedding)
         self.last_weight = nn.Linear(hidden, embedding)
         self.last_offset = initialize_orthogonal(nn.Linear(embedding, 1), _OUTPUT_GAIN)
@@ -68,7 +69,7 @@ class QMixer(nn.Module):
         self, utilities: Float[Tensor, "*batch agents"], state: Float[Tensor, "*batch state"]
     ) -> Float[Tensor, "*batch"]:
         """Return Q_tot of these utilities in these states."""
-        first, last, offset, shift = self.reader(self.features(state)).split(self._parts, -1)
+        first, last, offset, shift = self.reader(self.encoder(state)).split(self._parts, -1)
         first_weight = self._positive(self.first_weight(first.relu())).unflatten(-1, self._shape)
         # Not a matrix product: with a row of few agents per state it is slower than multiplying and adding.
         mixed = (utilities.unsqueeze(-1) * first_weight).sum(-2)
@@ -93,19 +94,19 @@ class JointCritic(nn.Module):
 
     def __init__(self, spec: EnvSpec, settings: Any, embedding: int):
         super().__init__()
-        self.features = settings.features
         self._width = embedding
-        self.encoder = agent_network(spec, settings, outputs=max(spec.cardinalities) * embedding, output_gain=1.0)
-        inputs = embedding + self.features.size(spec.state_size)
+        self.agents = agent_network(spec, settings, outputs=max(spec.cardinalities) * embedding, output_gain=1.0)
+        self.state = state_encoder_for(settings.network, spec)
+        inputs = embedding + cast(int, self.state.out_features)
         self.joint = mlp((inputs, embedding, embedding, 1), output_gain=_OUTPUT_GAIN)
 
     def codes(self, batch: Batch) -> Float[Tensor, "*batch agents actions embedding"]:
         """Return the codes of all actions at the observations of a batch."""
-        return self._by_action(self.encoder.now(_without_memory(batch)))
+        return self._by_action(self.agents.now(_without_memory(batch)))
 
     def following_codes(self, batch: Batch) -> Float[Tensor, "*batch agents actions embedding"]:
         """Return the codes of all actions at the next observations of a batch, without gradient."""
-        return self._by_action(self.encoder.following(_without_memory(batch)))
+        return self._by_action(self.agents.following(_without_memory(batch)))
 
     def forward(
         self,
@@ -125,11 +126,13 @@ class JointCritic(nn.Module):
         """Return Q_jt of what a joint action becomes when one agent does something else, for each agent and action."""
         chosen = _code_of(codes, actions)
         others = chosen.sum(-2, keepdim=True) - chosen
-        everywhere = state[..., None, None, :].expand(*codes.shape[:-1], state.shape[-1])
-        return self._value(others.unsqueeze(-2) + codes, everywhere)
+        return self._value(others.unsqueeze(-2) + codes, state)
 
     def _value(self, code: Tensor, state: Tensor) -> Tensor:
-        return self.joint(torch.cat([code, self.features(state)], -1)).squeeze(-1)
+        seen = self.state(state)
+        # The state is the same for all codes of a row, be it one or one per agent and action.
+        seen = seen.reshape(*seen.shape[:-1], *(1,) * (code.dim() - seen.dim()), -1).expand(*code.shape[:-1], -1)
+        return self.joint(torch.cat([code, seen], -1)).squeeze(-1)
 
     def _by_action(self, outputs: Tensor) -> Tensor:
         return outputs.unflatten(-1, (-1, self._width))

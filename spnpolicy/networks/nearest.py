@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from factor_q.layers import initialize_orthogonal, mlp
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.maths.masks import existing_actions
-from spnpolicy.networks.features import FourierFeatures
-from spnpolicy.networks.layers import initialize_orthogonal, mlp
+from spnpolicy.networks.encoders import Network, state_encoder_for
 
 EmbeddingKind = Literal["one_hot", "code"]
 
@@ -155,24 +155,22 @@ class JointCritic(nn.Module):
 
     Args:
         spec: sizes of the environment.
-        hidden: widths of the hidden layers.
-        features: what the network sees of the state.
+        network: what it sees of the state, and widths of the hidden layers.
         embedding: how a joint action becomes a point.
     """
 
-    def __init__(
-        self, spec: EnvSpec, hidden: Sequence[int], features: FourierFeatures, embedding: EmbeddingKind = "one_hot"
-    ):
+    def __init__(self, spec: EnvSpec, network: Network, embedding: EmbeddingKind = "one_hot"):
         super().__init__()
-        self.features = features
+        self.encoder = state_encoder_for(network, spec)
         self.embedding = JointEmbedding(spec.cardinalities, embedding)
-        self.network = ContextNetwork(features.size(spec.state_size), self.embedding.size, hidden, 1)
+        seen = cast(int, self.encoder.out_features)
+        self.network = ContextNetwork(seen, self.embedding.size, network.hidden, 1)
 
     def at(
         self, state: Float[Tensor, "*batch state"], points: Float[Tensor, "*batch count size"]
     ) -> Float[Tensor, "*batch count"]:
         """Return the values of several points in each state."""
-        return self.network(self.features(state), points).squeeze(-1)
+        return self.network(self.encoder(state), points).squeeze(-1)
 
     def forward(
         self, state: Float[Tensor, "*batch state"], actions: Int[Tensor, "*batch count agents"]

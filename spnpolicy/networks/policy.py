@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from circuits import Circuit, CircuitDistribution
 from factor_q import FactorGraph, FactorQ
+from factor_q.layers import mlp
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.networks.layers import mlp
 
 OUTPUT_GAIN = 0.01
 """Scale of the last layer's first weights, so that a new policy is close to uniform over each sum's children."""
@@ -29,11 +30,14 @@ class SPNPolicy(nn.Module):
 
     Args:
         circuit: the structure; deterministic if entropy or mode are to be asked.
-        observation_size: numbers per state, or per agent with `per_agent`.
+        observation_size: numbers per state, or per agent with `per_agent`; not used with an `encoder`.
+        encoder: what the hidden layers see of an observation, as in `FactorQ`; None shows it as it is.
         hidden: widths of the hidden layers (ReLU).
         rank: length of a region's code (state vectors only).
         per_agent: expect one observation per agent, shape (*batch, n, observation_size).
         pairs: with `per_agent`, the pairs of agents with a potential; all pairs when None.
+        agent_id: with `per_agent`, tell agents apart by their number, and give every logit a bias of its own; False
+            leaves only weights that do not know how many agents there are.
 
     Raises:
         ConfigError: a size is not positive, or an option does not fit the mode.
@@ -52,10 +56,12 @@ class SPNPolicy(nn.Module):
         circuit: Circuit,
         observation_size: int = 64,
         *,
+        encoder: nn.Module | None = None,
         hidden: Sequence[int] = (128, 128),
         rank: int = 32,
         per_agent: bool = False,
         pairs: Sequence[tuple[int, int]] | None = None,
+        agent_id: bool = True,
     ) -> None:
         super().__init__()
         if observation_size < 1 or rank < 1 or not hidden or min(hidden) < 1:
@@ -68,11 +74,16 @@ class SPNPolicy(nn.Module):
         self.circuit = circuit
         agents = (circuit.num_variables,) if per_agent else ()
         self.input_shape = (*agents, observation_size)
+        self._checks_size = encoder is None
         if per_agent:
-            self.network: nn.Module = _Potentials(circuit, observation_size, hidden, pairs)
+            self.network: nn.Module = _Potentials(
+                circuit, observation_size, pairs, encoder=encoder, hidden=hidden, agent_id=agent_id
+            )
         else:
-            trunk = mlp((observation_size, *hidden), output_gain=math.sqrt(2))
-            self.network = nn.Sequential(trunk, nn.ReLU(), _RegionCodes(circuit, hidden[-1], rank))
+            seen = observation_size if encoder is None else cast(int, encoder.out_features)
+            trunk = mlp((seen, *hidden), output_gain=math.sqrt(2), ends_in_relu=True)
+            first = [] if encoder is None else [encoder]
+            self.network = nn.Sequential(*first, trunk, _RegionCodes(circuit, hidden[-1], rank))
 
     def forward(self, observation: Float[Tensor, "*batch features"]) -> CircuitDistribution:
         """Return the policy in each state.
@@ -87,13 +98,13 @@ class SPNPolicy(nn.Module):
             ConfigError: the observation has another shape.
         """
         depth = len(self.input_shape)
-        if tuple(observation.shape[-depth:]) != self.input_shape:
+        shape = self.input_shape if self._checks_size else (*self.input_shape[:-1], observation.shape[-1])
+        if tuple(observation.shape[-depth:]) != shape:
             raise ConfigError(
-                f"SPNPolicy: the observation has shape {tuple(observation.shape)}, but it must end in "
-                f"{self.input_shape}."
+                f"SPNPolicy: the observation has shape {tuple(observation.shape)}, but it must end in {shape}."
             )
         batch = observation.shape[:-depth]
-        logits = self.network(observation.reshape(-1, *self.input_shape))
+        logits = self.network(observation.reshape(-1, *shape))
         # Stored parameters first, as the passes want it; a network's finite output needs no second check.
         return CircuitDistribution(self.circuit, logits.t().reshape(*batch, -1), validate_args=False)
 
@@ -145,8 +156,11 @@ class _Potentials(nn.Module):
         self,
         circuit: Circuit,
         observation_size: int,
-        hidden: Sequence[int],
         pairs: Sequence[tuple[int, int]] | None,
+        *,
+        encoder: nn.Module | None,
+        hidden: Sequence[int],
+        agent_id: bool,
     ) -> None:
         super().__init__()
         agents = range(circuit.num_variables)
@@ -154,13 +168,17 @@ class _Potentials(nn.Module):
         decided = _decided_entries(circuit, wanted)
         scopes = [scope for scope in wanted if scope in decided]
         graph = FactorGraph(circuit.cardinalities, scopes)
-        self.tables = FactorQ(graph, observation_size, hidden=hidden, per_agent=True, agent_id=True)
+        self.tables = FactorQ(
+            graph, observation_size, encoder=encoder, hidden=hidden, per_agent=True, agent_id=agent_id
+        )
         starts = np.cumsum([0, *graph.table_sizes])
         edges = np.concatenate([decided[scope][0] for scope in scopes])
         entries = np.concatenate([start + decided[scope][1] for start, scope in zip(starts, scopes, strict=False)])
         self.register_buffer("edges", torch.from_numpy(edges), persistent=False)
         self.register_buffer("entries", torch.from_numpy(entries), persistent=False)
-        self.bias = nn.Parameter(torch.zeros(circuit.num_parameters, 1))
+        # A bias per logit would belong to one circuit, and so to one number of agents.
+        first = torch.zeros(circuit.num_parameters, 1)
+        self.bias = nn.Parameter(first) if agent_id else nn.Buffer(first, persistent=False)
 
     def forward(self, observation: Tensor) -> Tensor:
         """Map (batch, agents, features) to logits (parameters, batch)."""

@@ -1,15 +1,16 @@
 """Distributions that propose joint actions: a product of conditionals, a circuit, and the uniform one."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from circuits import CircuitDistribution, structures
+from factor_q.layers import mlp
 from spnpolicy.maths.categorical import entropy, masked_log_probs, sample
 from spnpolicy.maths.masks import existing_actions
-from spnpolicy.networks.layers import mlp
 from spnpolicy.networks.nearest import ContextNetwork, JointEmbedding
 from spnpolicy.networks.policy import SPNPolicy
 
@@ -19,15 +20,16 @@ class AutoregressiveProposal(nn.Module):
 
     Args:
         cardinalities: number of actions of each agent.
-        size: numbers that are seen of a state.
+        encoder: what is seen of a state, with `out_features`.
         hidden: widths of the hidden layers.
 
     Source: Van de Wiele et al. 2020, section 3.
     """
 
-    def __init__(self, cardinalities: Sequence[int], size: int, hidden: Sequence[int]):
+    def __init__(self, cardinalities: Sequence[int], encoder: nn.Module, hidden: Sequence[int]):
         super().__init__()
-        self.trunk = nn.Sequential(mlp((size, *hidden), output_gain=2**0.5), nn.ReLU())
+        sizes = (cast(int, encoder.out_features), *hidden)
+        self.trunk = nn.Sequential(encoder, mlp(sizes, output_gain=2**0.5, ends_in_relu=True))
         self.embedding = JointEmbedding(cardinalities)
         width = hidden[-1]
         decided = [sum(cardinalities[:agent]) for agent in range(len(cardinalities))]
@@ -38,7 +40,7 @@ class AutoregressiveProposal(nn.Module):
     @torch.no_grad()
     def draw(
         self,
-        seen: Float[Tensor, "*batch features"],
+        state: Float[Tensor, "*batch state"],
         available: Bool[Tensor, "*batch agents actions"],
         count: int,
         generator: torch.Generator | None,
@@ -47,24 +49,24 @@ class AutoregressiveProposal(nn.Module):
 
         The latter is not always the most probable joint action: that is hard to find for this family.
         """
-        context = self.trunk(seen)
-        points = torch.zeros(*seen.shape[:-1], count, self.embedding.size, device=seen.device)
+        context = self.trunk(state)
+        points = torch.zeros(*state.shape[:-1], count, self.embedding.size, device=state.device)
         actions = []
         for agent, places in enumerate(self.embedding.places):
             log_probs = self._conditional(agent, context, available, points)
             drawn = log_probs.argmax(-1) if generator is None else sample(log_probs, generator)
-            actions.append(drawn.to(seen.device))
+            actions.append(drawn.to(state.device))
             points.scatter_(-1, places[actions[-1]].unsqueeze(-1), 1.0)
         return torch.stack(actions, -1)
 
     def log_probs(
         self,
-        seen: Float[Tensor, "*batch features"],
+        state: Float[Tensor, "*batch state"],
         available: Bool[Tensor, "*batch agents actions"],
         actions: Int[Tensor, "*batch count agents"],
     ) -> tuple[Float[Tensor, "*batch count agents"], Float[Tensor, "*batch count agents"]]:
         """Return, for joint actions, each agent's conditional log probability and the entropy of its conditional."""
-        context, points = self.trunk(seen), self.embedding(actions)
+        context, points = self.trunk(state), self.embedding(actions)
         log_prob, uncertainty = [], []
         for agent in range(len(self.conditionals)):
             own = self._conditional(agent, context, available, points)
@@ -74,7 +76,7 @@ class AutoregressiveProposal(nn.Module):
 
     def fit_terms(
         self,
-        seen: Float[Tensor, "*batch features"],
+        state: Float[Tensor, "*batch state"],
         available: Bool[Tensor, "*batch agents actions"],
         best: Int[Tensor, "*batch agents"],
         draws: Int[Tensor, "*batch count agents"],
@@ -83,7 +85,7 @@ class AutoregressiveProposal(nn.Module):
 
         Value and gradient of the estimate are right on average; see `entropy_estimate`.
         """
-        log_prob, conditional_entropy = self.log_probs(seen, available, torch.cat([best.unsqueeze(-2), draws], -2))
+        log_prob, conditional_entropy = self.log_probs(state, available, torch.cat([best.unsqueeze(-2), draws], -2))
         spread = entropy_estimate(log_prob[..., 1:, :], conditional_entropy[..., 1:, :])
         return log_prob[..., 0, :].sum(-1), spread
 
@@ -122,50 +124,51 @@ class CircuitProposal(nn.Module):
 
     Args:
         cardinalities: number of actions of each agent.
-        size: numbers that are seen of a state.
+        encoder: what is seen of a state, with `out_features`.
         hidden: widths of the hidden layers.
         labels: most labels per region of the keep_set circuit: its capacity for joint behaviour.
     """
 
     missing: Tensor
 
-    def __init__(self, cardinalities: Sequence[int], size: int, hidden: Sequence[int], labels: int):
+    def __init__(self, cardinalities: Sequence[int], encoder: nn.Module, hidden: Sequence[int], labels: int):
         super().__init__()
-        self.policy = SPNPolicy(structures.keep_set(cardinalities, labels=labels), size, hidden=hidden)
+        circuit = structures.keep_set(cardinalities, labels=labels)
+        self.policy = SPNPolicy(circuit, encoder=encoder, hidden=hidden)
         self.register_buffer("missing", ~existing_actions(cardinalities), persistent=False)
 
     def distribution(
-        self, seen: Float[Tensor, "*batch features"], available: Bool[Tensor, "*batch agents actions"]
+        self, state: Float[Tensor, "*batch state"], available: Bool[Tensor, "*batch agents actions"]
     ) -> CircuitDistribution:
         """Return the proposal in each state, with forbidden actions ruled out."""
-        pi: CircuitDistribution = self.policy(seen)
+        pi: CircuitDistribution = self.policy(state)
         return pi if (available | self.missing).all() else pi.condition(available)
 
     @torch.no_grad()
     def draw(
         self,
-        seen: Float[Tensor, "*batch features"],
+        state: Float[Tensor, "*batch state"],
         available: Bool[Tensor, "*batch agents actions"],
         count: int,
         generator: torch.Generator | None,
     ) -> Int[Tensor, "*batch count agents"]:
         """Draw joint actions; without a generator give the most probable one, `count` times."""
-        pi = self.distribution(seen, available)
+        pi = self.distribution(state, available)
         if generator is None:
-            return pi.mode.unsqueeze(-2).expand(*seen.shape[:-1], count, -1)
+            return pi.mode.unsqueeze(-2).expand(*state.shape[:-1], count, -1)
         # Random numbers come from the CPU, so that a seed means the same on every device.
         pi = CircuitDistribution(pi.circuit, pi.logits.cpu(), validate_args=False)
-        return pi.sample((count,), generator=generator).movedim(0, -2).to(seen.device)
+        return pi.sample((count,), generator=generator).movedim(0, -2).to(state.device)
 
     def fit_terms(
         self,
-        seen: Float[Tensor, "*batch features"],
+        state: Float[Tensor, "*batch state"],
         available: Bool[Tensor, "*batch agents actions"],
         best: Int[Tensor, "*batch agents"],
         draws: Int[Tensor, "*batch count agents"],
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
         """Return the log probability of `best`, and the exact entropy in nats; draws are not needed for it."""
-        pi = self.distribution(seen, available)
+        pi = self.distribution(state, available)
         return pi.log_prob(best), pi.entropy()
 
 

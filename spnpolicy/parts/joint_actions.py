@@ -11,7 +11,6 @@ from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.env import Step
 from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.returns import lambda_target, q_target
-from spnpolicy.networks.features import FourierFeatures
 
 MOST_JOINT_ACTIONS = 100_000
 """Beyond this a network with one output per joint action is refused."""
@@ -59,10 +58,10 @@ def joint_mask(
     return mask
 
 
-def seen_state(step: Step, features: FourierFeatures, device: torch.device) -> Float[Tensor, "envs more"]:
-    """Return the features of the states of a step, on a device."""
+def seen_state(step: Step, device: torch.device) -> Float[Tensor, "envs state"]:
+    """Return the states of a step, on a device."""
     # A copy, because torch refuses to share memory with read-only arrays.
-    return features(torch.tensor(step.state, dtype=torch.float32, device=device))
+    return torch.tensor(step.state, dtype=torch.float32, device=device)
 
 
 def team_target(

@@ -1,6 +1,7 @@
 """Settings that many algorithms have in common: frozen records, to be inherited by their `Config`."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,7 +11,7 @@ from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.protocol import Batch, Needs
 from spnpolicy.maths.returns import lambda_target, q_target
 from spnpolicy.networks.agents import AgentNetwork
-from spnpolicy.networks.features import FourierFeatures
+from spnpolicy.networks.encoders import Kind, Network, require_known_kind
 from spnpolicy.networks.layers import TargetUpdate
 from spnpolicy.parts.exploration import EpsilonSchedule, linear_schedule
 
@@ -43,14 +44,16 @@ class LearnerSettings:
     """Worth of a reward one step later; a training run sets it."""
     learning_rate: float = 5e-4
     """Step size of Adam."""
-    hidden: tuple[int, ...] = (128, 128)
-    """Widths of the hidden layers."""
-    features: FourierFeatures = field(default_factory=FourierFeatures)
-    """What the networks see of an observation."""
+    network: Network = field(default_factory=Network)
+    """What the networks are made of."""
     max_gradient_norm: float = 10.0
     """Longer gradients are shortened to this norm."""
 
+    network_kinds: ClassVar[tuple[Kind, ...]] = ("mlp", "entities")
+    """Kinds of networks that the algorithm can use."""
+
     def __post_init__(self) -> None:
+        require_known_kind(self)
         require(self.learning_rate > 0.0, "learning_rate", self.learning_rate, "above 0")
         require(self.max_gradient_norm > 0.0, "max_gradient_norm", self.max_gradient_norm, "above 0")
 
@@ -83,8 +86,13 @@ class AgentSettings(LearnerSettings):
 
     share_parameters: bool = True
     """One set of weights for all agents, which are told apart by their number; false gives each its own."""
-    recurrent: bool = False
-    """Let agents remember their observations in a GRU as wide as the first hidden layer."""
+
+    network_kinds: ClassVar[tuple[Kind, ...]] = ("mlp", "entities", "recurrent")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.network.kind == "entities" and not self.share_parameters:
+            raise ConfigError("share_parameters is False, but must be True with network.kind 'entities'.")
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ class ValueSettings(AgentSettings, ReplaySettings):
 
 def value_needs(config: ValueSettings, network: AgentNetwork) -> Needs:
     """Return what a learner of action values needs: single transitions, or windows for a memory, a trace or by wish."""
-    needs_windows = config.recurrent or config.trace > 0.0 or config.windows
+    needs_windows = network.is_recurrent or config.trace > 0.0 or config.windows
     return Needs(sequence=config.sequence_length if needs_windows else None, memory_size=network.memory_size)
 
 

@@ -1,0 +1,189 @@
+"""Encoders: what the networks of an algorithm see of an observation or a state, by the settings in `Network`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from factor_q.layers import mlp
+from spnpolicy.base.decoding import require
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.data.entities import Entities
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.networks.entities import EntityEncoder
+from spnpolicy.networks.features import FourierFeatures
+
+Kind = Literal["mlp", "entities", "recurrent"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the networks of an algorithm are made of; an algorithm lists the kinds it takes in `network_kinds`."""
+
+    kind: Kind = "mlp"
+    """"mlp" sees an observation as one row of numbers; "recurrent" does too, and its agents remember what they saw in a
+    GRU as wide as the first hidden layer; "entities" sees sets of things, in any number and any order."""
+    hidden: tuple[int, ...] = (128, 128)
+    """Widths of the hidden layers; the first one is also the number of units per entity."""
+    features: FourierFeatures = field(default_factory=FourierFeatures)
+    """What the networks see of a number; offsets between entities have features of their own."""
+    rounds: int = 2
+    """Kind "entities": how often every entity hears what all of them are."""
+    agent_id: bool = False
+    """Kind "entities": tell agents apart by their number, as the other kinds always do. Networks then belong to one
+    number of agents, and agents that see the same may do different things."""
+
+    def __post_init__(self) -> None:
+        is_usable = len(self.hidden) > 0 and min(self.hidden) >= 1
+        require(is_usable, "network.hidden", self.hidden, "one positive width or more")
+        require(self.rounds >= 0, "network.rounds", self.rounds, "0 or more")
+        for name, default in (("rounds", Network.rounds), ("agent_id", Network.agent_id)):
+            unused = self.kind != "entities" and getattr(self, name) != default
+            require(not unused, f"network.{name}", getattr(self, name), "left alone: it is for kind 'entities' only")
+
+    @property
+    def tells_agents_apart(self) -> bool:
+        """Whether shared weights are told the number of an agent."""
+        return self.kind != "entities" or self.agent_id
+
+
+def require_known_kind(config: Any) -> None:
+    """Refuse settings whose kind of network the algorithm has no use for, by name.
+
+    Raises:
+        ConfigError: the kind is not among the `network_kinds` of the settings' class.
+    """
+    if config.network.kind not in config.network_kinds:
+        algorithm = type(config).__module__.rpartition(".")[2]
+        kinds = " or ".join(map(repr, config.network_kinds))
+        raise ConfigError(f"network.kind is {config.network.kind!r}, but {algorithm} takes {kinds} only.")
+
+
+def encoder_for(network: Network, spec: EnvSpec, *, sees_state: bool = False) -> nn.Module:
+    """Return what a network sees of the agents' observations, by kind.
+
+    It maps (*batch, agents, observation_size) to (*batch, agents, out_features), every agent by itself, and with
+    `sees_state` takes the state, (*batch, state_size), as a second argument. Hidden layers come behind it.
+
+    Raises:
+        ConfigError: kind "entities", and the environment does not say what its observations consist of.
+    """
+    if network.kind == "entities":
+        encoder = EntityEncoder(_declared(spec), network.hidden[0], network.rounds, network.features)
+        return Beside(encoder, state_encoder_for(network, spec)) if sees_state else encoder
+    return Flat(network.features, spec.observation_size + (spec.state_size if sees_state else 0))
+
+
+def state_encoder_for(network: Network, spec: EnvSpec) -> nn.Module:
+    """Return what a network sees of the state: from (*batch, state_size) to (*batch, out_features).
+
+    Kind "entities" encodes the observations that the state is made of and pools them over the agents.
+
+    Raises:
+        ConfigError: kind "entities", and the environment does not say that its state is all observations.
+    """
+    if network.kind != "entities":
+        return Flat(network.features, spec.state_size)
+    entities = _declared(spec)
+    if not entities.state_is_observations:
+        raise ConfigError(
+            "network.kind is 'entities', but the state of this environment is not declared to be all observations side "
+            "by side (entities.state_is_observations). Take kind 'mlp', or an algorithm that does not read the state."
+        )
+    return Pooled(EntityEncoder(entities, network.hidden[0], network.rounds, network.features))
+
+
+def state_network(
+    network: Network, spec: EnvSpec, outputs: int, *, hidden: Sequence[int] | None = None, output_gain: float = 1.0
+) -> nn.Sequential:
+    """Return a network from the state to some numbers.
+
+    Args:
+        network: kind, and widths of the hidden layers.
+        spec: sizes of the environment.
+        outputs: how many numbers.
+        hidden: other widths of the hidden layers.
+        output_gain: scale of the last layer's first weights.
+    """
+    encoder = state_encoder_for(network, spec)
+    sizes = (cast(int, encoder.out_features), *(hidden or network.hidden), outputs)
+    return nn.Sequential(encoder, mlp(sizes, output_gain=output_gain))
+
+
+def retarget(network: nn.Module, spec: EnvSpec) -> None:
+    """Let all entity encoders inside a network read the observations of another task of the same kind.
+
+    Boards may be larger and entities more; weights stay.
+
+    Raises:
+        ConfigError: the other task declares no entities, or other ones.
+    """
+    for module in network.modules():
+        if isinstance(module, EntityEncoder):
+            module.read(_declared(spec))
+
+
+class Flat(nn.Module):
+    """One row of numbers, with Fourier features; nothing in it learns."""
+
+    def __init__(self, features: FourierFeatures, size: int):
+        super().__init__()
+        self.features = features
+        self.out_features = features.size(size)
+
+    def forward(
+        self, observation: Float[Tensor, "*batch features"], state: Float[Tensor, "*rows state"] | None = None
+    ) -> Float[Tensor, "*batch more"]:
+        """Return the features of each row, seen beside the state if one is given."""
+        if state is not None:
+            state = state.unsqueeze(-2).expand(*observation.shape[:-1], state.shape[-1])
+            observation = torch.cat([observation, state], -1)
+        return self.features(observation)
+
+
+class Beside(nn.Module):
+    """The codes of the agents, each beside the code of the state."""
+
+    def __init__(self, agents: EntityEncoder, state: nn.Module):
+        super().__init__()
+        self.agents, self.state = agents, state
+        self.out_features = agents.out_features + cast(int, state.out_features)
+
+    def forward(
+        self, observation: Float[Tensor, "*batch agents features"], state: Float[Tensor, "*batch state"]
+    ) -> Float[Tensor, "*batch agents more"]:
+        """Return the codes of all agents."""
+        own, whole = self.agents(observation), self.state(state)
+        return torch.cat([own, whole.unsqueeze(-2).expand(*own.shape[:-1], -1)], -1)
+
+
+class Pooled(nn.Module):
+    """A state that is all observations: their codes, pooled over the agents."""
+
+    def __init__(self, agents: EntityEncoder):
+        super().__init__()
+        self.agents = agents
+        self.out_features = 2 * agents.out_features
+
+    def forward(self, state: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch more"]:
+        """Return mean and maximum over the agents."""
+        codes = self.agents(state.unflatten(-1, (-1, self.agents.entities.observation_size)))
+        return torch.cat([codes.mean(-2), codes.amax(-2)], -1)
+
+
+def _declared(spec: EnvSpec) -> Entities:
+    if spec.entities is None:
+        raise ConfigError(
+            "network.kind is 'entities', but the environment does not declare what its observations consist of "
+            "(EnvSpec.entities). Take kind 'mlp'; a PettingZoo environment takes the declaration as the option "
+            "entities."
+        )
+    size = spec.entities.observation_size
+    if size != spec.observation_size:
+        raise ConfigError(
+            f"entities: the parts end at column {size}, but an observation has {spec.observation_size} numbers."
+        )
+    return spec.entities
