@@ -41,12 +41,14 @@ from spnpolicy.experiments.sweeps import (
     trial_folder,
 )
 
-SHARED: dict[str, Any] = {"hidden": [64, 64], "learning_rate": 1e-3}
+LEARNING_RATE = 1e-3
+HIDDEN = {"rbm": [64]}
+"""Hidden layers where they are not 64 and 64: one is all that a Boltzmann machine has."""
 OWN: dict[str, dict[str, Any]] = {
-    "rbm": {"hidden": [64], "sweeps": 10},
+    "rbm": {"sweeps": 10},
     "aql": {"num_proposed": 16, "num_uniform": 16},
 }
-"""Settings of single algorithms on top: one hidden layer is all that a Boltzmann machine has, and fewer samples."""
+"""Settings of single algorithms on top: fewer samples."""
 
 RANDOM_EPISODES = 2_000
 """Episodes of random play."""
@@ -153,8 +155,15 @@ SUITES: dict[str, Suite] = {
 def plan_of(name: str, suite: Suite, algorithms: list[str]) -> Plan:
     """Spell a suite out for these algorithms."""
     chosen = [algorithm for algorithm in algorithms if algorithm not in suite.without]
-    shared = SHARED | {"features": {"frequencies": suite.frequencies}}
-    options = {algorithm: shared | OWN.get(algorithm, {}) | suite.own.get(algorithm, {}) for algorithm in chosen}
+    options = {
+        name: {
+            "learning_rate": LEARNING_RATE,
+            "network": {"hidden": HIDDEN.get(name, [64, 64]), "features": {"frequencies": suite.frequencies}},
+        }
+        | OWN.get(name, {})
+        | suite.own.get(name, {})
+        for name in chosen
+    }
     return cross(
         f"baselines-{name}", options, suite.environments, suite.train,
         seeds=suite.seeds, evaluation_episodes=suite.episodes,

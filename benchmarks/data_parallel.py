@@ -41,7 +41,9 @@ SPEED = TrainConfig(
 def config_of(kind: str, seed: int) -> RunConfig:
     """Return the run whose curve or whose speed is looked at."""
     settings, hidden = (CURVE, [32]) if kind == "curve" else (SPEED, [256, 256])
-    return RunConfig("spn_ac", "coverage", {"hidden": hidden}, ENV, TrainConfig(**{**vars(settings), "seed": seed}))
+    return RunConfig(
+        "spn_ac", "coverage", {"network": {"hidden": hidden}}, ENV, TrainConfig(**{**vars(settings), "seed": seed})
+    )
 
 
 def run_child(folder: Path, kind: str, seed: int, processes: int) -> list[dict]:

@@ -36,12 +36,12 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "vdn": (
         {"steps": 3_000_000, "discount": 0.9, "updates": 1, "batch_size": 1_000, "replay_capacity": 500_000,
          "warmup_steps": 20_000},
-        {"hidden": [128, 128], "trace": 0.8, "sequence_length": 10, "target": {"rate": 1.0, "every": 200},
+        {"network": {"hidden": [128, 128]}, "trace": 0.8, "sequence_length": 10, "target": {"rate": 1.0, "every": 200},
          "exploration": {"share": 0.3}},
     ),
     "mappo": (
         {"steps": 1_500_000, "discount": 0.97},
-        {"hidden": [128, 128], "rollout": 25, "minibatches": 4, "epochs": 4,
+        {"network": {"hidden": [128, 128]}, "rollout": 25, "minibatches": 4, "epochs": 4,
          "entropy": {"start": 0.02, "end": 0.002}},
     ),
 }  # fmt: skip

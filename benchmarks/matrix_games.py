@@ -28,7 +28,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
 
 GAMES = ("linear", "monotonic", "climbing", "penalty", "bad_basin", "qtran")
-OPTIONS: dict[str, Any] = {"hidden": [64], "learning_rate": 3e-3, "features": {"frequencies": 0}}
+OPTIONS: dict[str, Any] = {"network": {"hidden": [64], "features": {"frequencies": 0}}, "learning_rate": 3e-3}
 LECTURE: dict[tuple[str, str], list[list[float]]] = {
     ("linear", "vdn"): [[1.00, 5.00], [5.00, 9.00]],
     ("linear", "qmix"): [[1.00, 5.00], [5.00, 9.00]],
@@ -51,7 +51,7 @@ def _mixed(algorithm: Any, batch: Batch) -> Tensor:
 
 
 def _elboed(algorithm: Any, batch: Batch) -> Tensor:
-    return algorithm.critic(algorithm.config.features(batch.observation))(batch.actions)
+    return algorithm.critic(batch.observation)(batch.actions)
 
 
 def _payoffs(algorithm: Any, batch: Batch) -> Tensor:

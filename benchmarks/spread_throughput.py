@@ -43,7 +43,7 @@ ENV: dict[str, Any] = {"N": 3, "max_cycles": EPISODE, "agents_stay": True, "own_
 def config_of(algorithm: str, num_envs: int) -> RunConfig:
     """Return the run that is timed."""
     options: dict[str, Any] = {
-        "hidden": [64, 64], "features": {"frequencies": 0}, "target": {"rate": 1.0, "every": 200},
+        "network": {"hidden": [64, 64], "features": {"frequencies": 0}}, "target": {"rate": 1.0, "every": 200},
         "exploration": {"start": 0.1, "end": 0.1}, "windows": True, "sequence_length": EPISODE,
     }  # fmt: skip
     train = TrainConfig(

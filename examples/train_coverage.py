@@ -17,7 +17,7 @@ config = spnpolicy.RunConfig(
     algorithm="spn_ac",
     env="coverage",
     env_options={"agents": 2, "size": 4},
-    algorithm_options={"hidden": (64, 64)},
+    algorithm_options={"network": {"hidden": (64, 64)}},
     train=spnpolicy.TrainConfig(steps=100_000, updates=1, evaluate_every=20_000, evaluation_episodes=256),
 )
 seen: dict[str, float] = {}

@@ -83,9 +83,8 @@ def rescope_critic(critic: FactorQ, graph: FactorGraph) -> FactorQ:
         )
     hidden = [layer.out_features for layer in critic.trunk if isinstance(layer, torch.nn.Linear)]
     like = next(critic.parameters())
-    result = FactorQ(graph, critic.observation_size, encoder=copy.deepcopy(critic.encoder), hidden=hidden).to(
-        like.device, like.dtype
-    )
+    encoder = copy.deepcopy(critic.encoder)
+    result = FactorQ(graph, critic.observation_size, encoder=encoder, hidden=hidden).to(like.device, like.dtype)
     state = {
         name: rescope(Factors.from_flat(critic.graph, value), graph).flat if name.startswith("heads.") else value
         for name, value in critic.state_dict().items()

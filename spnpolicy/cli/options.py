@@ -54,8 +54,8 @@ class CommandLine(NamedTuple):
 def read_command_line(parser: Parser, words: Sequence[str], *, takes_settings: bool = False) -> CommandLine:
     """Read the words behind a command.
 
-    Dotted flags (--env.size 8, --algorithm.features.frequencies=4) are taken out first: what they may be is known only
-    to the environment and the algorithm. In flags, "-" and "_" are the same.
+    Dotted flags (--env.size 8, --algorithm.target.rate=0.1) are taken out first: what they may be is known only to the
+    environment and the algorithm. In flags, "-" and "_" are the same.
 
     Raises:
         UsageError: an unknown flag (the message names the nearest one), a missing or malformed value.

@@ -59,8 +59,8 @@ TRAIN = Command(
     f"{SETTINGS}",
     (
         "train spn_ac coverage --steps 100000 --seed 3",
-        "train vdn coverage --env.size 8 --env.agents 4 --algorithm.hidden 64,64 --out runs/vdn8",
-        "train spn_ac coverage --algorithm.labels 6 --algorithm.features.frequencies 4",
+        "train vdn coverage --env.size 8 --env.agents 4 --algorithm.network.hidden 64,64 --out runs/vdn8",
+        "train spn_ac coverage --algorithm.labels 6 --algorithm.network.features.frequencies 4",
         "train vdn pettingzoo:mpe2.simple_spread_v3 --env.N 4 --tensorboard",
         "train --config runs/x/config.json --seed 7",
         "train --resume runs/x",

@@ -88,7 +88,9 @@ class Targets:
         self.root = folder / "checkpoints"
         self.checkpoint = save_checkpoint(self.root, example_state())
         self.whole = {path.name: path.read_bytes() for path in self.checkpoint.iterdir()}
-        config = RunConfig("vdn", "coverage", {"hidden": [32], "double_q": True, "x": None}, {"side": 3, "name": "ü"})
+        config = RunConfig(
+            "vdn", "coverage", {"network": {"hidden": [32]}, "double_q": True, "x": None}, {"side": 3, "name": "ü"}
+        )
         self.config = dump_json(encode(config)).encode()
         records = [{"kind": "train", "step": 3, "seconds": 0.5, "loss": float("nan"), "done": True, "note": None}] * 2
         self.metrics = "".join(map(record_line, records)).encode()

@@ -11,7 +11,7 @@ from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.strict_json import dump_json, parse_json
 from spnpolicy.training.config import RunConfig, TrainConfig
 
-VALID = encode(RunConfig("vdn", "coverage", {"hidden": [32, 32]}, {"side": 3}))
+VALID = encode(RunConfig("vdn", "coverage", {"network": {"hidden": [32, 32]}}, {"side": 3}))
 TRAIN = sorted(VALID["train"])
 
 
@@ -121,4 +121,6 @@ def test_any_text_gives_a_config_or_a_config_error(count):
 
 
 def test_the_valid_config_is_valid():
-    assert read(dump_json(VALID)) == RunConfig("vdn", "coverage", {"hidden": [32, 32]}, {"side": 3}, TrainConfig())
+    assert read(dump_json(VALID)) == RunConfig(
+        "vdn", "coverage", {"network": {"hidden": [32, 32]}}, {"side": 3}, TrainConfig()
+    )

@@ -169,15 +169,15 @@ BUGS = (
     Bug(
         "spn_ac: the next state is valued under the mask of this one",
         "spnpolicy/algorithms/spn_ac.py",
-        "pi = self._policy(features, batch.next_available_actions)",
-        "pi = self._policy(features, batch.available_actions)",
+        "pi = self._policy(batch.next_observation, batch.next_available_actions)",
+        "pi = self._policy(batch.next_observation, batch.available_actions)",
         (f"{SPN_AC}::test_the_bootstrap_equals_enumeration",),
     ),
     Bug(
         "spn_ac: the target is that of the online critic",
         "spnpolicy/algorithms/spn_ac.py",
-        "value = elbo(pi, self.target_critic(features), self.temperature.value)",
-        "value = elbo(pi, self.critic(features), self.temperature.value)",
+        "value = elbo(pi, self.target_critic(batch.next_observation), self.temperature.value)",
+        "value = elbo(pi, self.critic(batch.next_observation), self.temperature.value)",
         (f"{SPN_AC}::test_the_bootstrap_equals_enumeration",),
     ),
     Bug(

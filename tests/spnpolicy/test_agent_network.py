@@ -11,11 +11,16 @@ from spnpolicy.data.env import EnvSpec
 from spnpolicy.data.protocol import Batch
 from spnpolicy.data.trajectories import Trajectories
 from spnpolicy.networks.agents import AgentNetwork, GatedCell
+from spnpolicy.networks.encoders import Network
 from spnpolicy.networks.features import FourierFeatures
 from spnpolicy.training.player import Player
 
 SPEC = EnvSpec((2, 3), 4, 5, False)
 PLAIN = FourierFeatures(0)
+
+
+def network_of(hidden, kind="mlp", **options):
+    return AgentNetwork(SPEC, Network(kind, hidden, PLAIN), **options)
 
 
 def window(time=6, rows=3, seed=0, memory=0):
@@ -47,7 +52,7 @@ def test_the_cell_is_torchs_gru_cell():
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_weights_of_their_own_are_as_many_networks_as_agents(recurrent):
     torch.manual_seed(1)
-    network = AgentNetwork(SPEC, (6, 5), PLAIN, shared=False, recurrent=recurrent)
+    network = network_of((6, 5), "recurrent" if recurrent else "mlp", shared=False)
     batch = window(memory=6 if recurrent else 0)
     values = network.now(batch)
     batch.observation[:, :, 1] += 1.0
@@ -69,7 +74,7 @@ def test_weights_of_their_own_are_as_many_networks_as_agents(recurrent):
 @pytest.mark.parametrize("options", [{}, {"shared": False}, {"sees_state": True}])
 def test_what_follows_in_a_window_is_the_next_row_or_else_computed(options):
     torch.manual_seed(4)
-    network = AgentNetwork(SPEC, (6, 5), PLAIN, **options)
+    network = network_of((6, 5), **options)
     batch = window()
     # Behind an end the next row belongs to another episode: what was seen last is no row of the window.
     moved = torch.randn(6, 3, 2, 4).where(batch.ended[..., None, None], batch.next_observation)
@@ -86,7 +91,7 @@ def test_what_follows_in_a_window_is_the_next_row_or_else_computed(options):
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_window_is_unrolled_like_single_steps_and_forgets_at_the_end_of_an_episode(shared):
     torch.manual_seed(2)
-    network = AgentNetwork(SPEC, (6,), PLAIN, recurrent=True, shared=shared, sees_state=True)
+    network = network_of((6,), "recurrent", shared=shared, sees_state=True)
     batch = window(memory=6)
     now, following = network.both(batch)
     hidden = batch.memory
@@ -104,14 +109,14 @@ def test_a_window_is_unrolled_like_single_steps_and_forgets_at_the_end_of_an_epi
 
 def test_the_state_is_seen_where_it_is_asked_for():
     torch.manual_seed(3)
-    network = AgentNetwork(SPEC, (6,), PLAIN, sees_state=True, outputs=1)
+    network = network_of((6,), sees_state=True, outputs=1)
     batch = window()
     values = network.now(batch)
     assert values.shape == (6, 3, 2, 1)
     assert (network.now(batch._replace(state=batch.state + 1.0)) != values).all()
     with pytest.raises(ValueError, match="sees the state"):
         network(batch.observation)
-    recurrent = AgentNetwork(SPEC, (6,), PLAIN, recurrent=True)
+    recurrent = network_of((6,), "recurrent")
     with pytest.raises(ValueError, match="learns from windows of steps"):
         recurrent.now(batch._replace(ended=None))
 
@@ -119,7 +124,9 @@ def test_the_state_is_seen_where_it_is_asked_for():
 def test_what_was_remembered_while_acting_is_what_learning_starts_from():
     """A window that begins in the middle of an episode gives the outputs that acting saw."""
     env = chain("truncated", num_envs=4, has_action_masks=False)
-    algorithm = make_algorithm("vdn", env.spec, Streams(0), hidden=(8,), recurrent=True, exploration={"start": 0.0})
+    algorithm = make_algorithm(
+        "vdn", env.spec, Streams(0), network={"kind": "recurrent", "hidden": (8,)}, exploration={"start": 0.0}
+    )
     store = Trajectories(10, torch.Generator().manual_seed(0))
     player, step = play(algorithm, env, store, 3)
     seen = []
@@ -136,7 +143,7 @@ def test_what_was_remembered_while_acting_is_what_learning_starts_from():
 
 def test_evaluation_has_a_memory_of_its_own():
     env = chain("truncated", num_envs=4)
-    algorithm = make_algorithm("vdn", env.spec, Streams(0), hidden=(8,), recurrent=True)
+    algorithm = make_algorithm("vdn", env.spec, Streams(0), network={"kind": "recurrent", "hidden": (8,)})
     player, other = Player(algorithm), Player(algorithm)
     step = env.reset(seed=0)
     player.act(step, explore=False)

@@ -23,15 +23,17 @@ from spnpolicy.training.storage.checkpoints import load_checkpoint, save_checkpo
 from spnpolicy.training.storage.state_tree import flatten
 
 INSTALLED = [name for name, entry in ALGORITHMS.items() if find_spec(entry.target.partition(":")[0])]
-RECURRENT = [name for name in INSTALLED if hasattr(config_class(name), "recurrent")]
+RECURRENT = [name for name in INSTALLED if "recurrent" in config_class(name).network_kinds]
 VARIANTS = [(name, {}) for name in INSTALLED]
-VARIANTS += [(name, {"recurrent": True, "share_parameters": False}) for name in RECURRENT]
+VARIANTS += [
+    (name, {"network": {"kind": "recurrent", "hidden": (8,)}, "share_parameters": False}) for name in RECURRENT
+]
 OWN = {"rbm": {"sweeps": 3}, "aql": {"num_proposed": 8, "num_uniform": 8}, "reinforce": {"rollout": 8}}
 """Smaller than the defaults, for the speed of the tests."""
 
 
 def small(name):
-    return {"hidden": (8,)} | OWN.get(name, {})
+    return {"network": {"hidden": (8,)}} | OWN.get(name, {})
 
 
 def variant_id(value):
@@ -50,7 +52,7 @@ def learner(name, env, seed=0, **options):
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=variant_id)
 def test_only_available_actions_and_finite_numbers(name, options, has_action_masks):
     env = ChainEnv(50, cardinalities=(2, 4, 3), has_action_masks=has_action_masks)
-    algorithm, store, player, step = learner(name, env, **small(name), **options)
+    algorithm, store, player, step = learner(name, env, **small(name) | options)
     for progress in (0.0, 0.5, 1.0):
         player, step = play(algorithm, env, store, 10, progress, player, step)
         numbers = algorithm.update(draw(algorithm, store), progress=progress)
@@ -65,7 +67,7 @@ def test_only_available_actions_and_finite_numbers(name, options, has_action_mas
 def test_no_forbidden_action_in_a_million_steps(name, options):
     """Half of them while learning goes on, half greedy; most masks forbid something."""
     env = ChainEnv(2000, cardinalities=(2, 4, 3), has_action_masks=True)
-    algorithm, store, player, step = learner(name, env, **small(name), **options)
+    algorithm, store, player, step = learner(name, env, **small(name) | options)
     for part in range(25):
         player, step = play(algorithm, env, store, 10, part / 25, player, step)
         algorithm.update(draw(algorithm, store), progress=part / 25)
@@ -92,7 +94,7 @@ def test_a_mask_that_allows_nothing_is_refused(name):
 def test_state_goes_through_a_checkpoint_and_learning_goes_on_bit_for_bit(name, options, tmp_path):
     env = ChainEnv(16, cardinalities=(2, 3))
     streams = Streams(0)
-    original = make_algorithm(name, env.spec, streams, **small(name), **options)
+    original = make_algorithm(name, env.spec, streams, **small(name) | options)
     store = store_for(original, env.spec)
     player, step = play(original, env, store, max(10, needs_of(original).rollout or 0))
     batches = [draw(original, store, 32) for _ in range(8)]
@@ -101,7 +103,7 @@ def test_state_goes_through_a_checkpoint_and_learning_goes_on_bit_for_bit(name, 
     state = {"algorithm": original.state_dict(), "streams": streams.state_dict(), "player": player.state_dict()}
     loaded = load_checkpoint(save_checkpoint(tmp_path, state))
     other_streams = Streams(0)
-    other = make_algorithm(name, env.spec, other_streams, **small(name), **options)
+    other = make_algorithm(name, env.spec, other_streams, **small(name) | options)
     other.load_state_dict(loaded["algorithm"])
     other_streams.load_state_dict(loaded["streams"])
     other_player = Player(other)
@@ -174,7 +176,9 @@ def test_greedy_play_moves_no_stream_and_repeats_itself(name):
 @pytest.mark.parametrize("name", RECURRENT)
 def test_a_recurrent_policy_needs_its_memory_and_forgets_at_the_end_of_an_episode(name):
     env = ChainEnv(6, cardinalities=(2, 3))
-    algorithm = make_algorithm(name, env.spec, Streams(0), **small(name), recurrent=True)
+    algorithm = make_algorithm(
+        name, env.spec, Streams(0), **small(name) | {"network": {"kind": "recurrent", "hidden": (8,)}}
+    )
     step = env.reset(seed=0)
     with pytest.raises(ValueError, match=r"acts through spnpolicy.training.player.Player"):
         algorithm.act(step, explore=False)
@@ -194,7 +198,7 @@ def test_a_recurrent_policy_needs_its_memory_and_forgets_at_the_end_of_an_episod
 def fit(name, batch, updates=1500, **options):
     size = batch.available_actions.shape[-1]
     spec = EnvSpec((size, size), 1, 1, False)
-    algorithm = make_algorithm(name, spec, Streams(0), hidden=(32,), learning_rate=5e-3, **options)
+    algorithm = make_algorithm(name, spec, Streams(0), network={"hidden": (32,)}, learning_rate=5e-3, **options)
     for _ in range(updates):
         algorithm.update(batch, progress=0.0)
     return algorithm
@@ -236,7 +240,7 @@ def test_iql_agents_learn_from_their_own_reward_and_vdn_from_the_mean():
 def test_time_limits_bootstrap_and_ends_do_not(name, ending, value_b, double_q):
     env = ChainEnv(32, ending, cardinalities=(2, 3), has_action_masks=True)
     algorithm = make_algorithm(
-        name, env.spec, Streams(0), discount=0.8, hidden=(32,), learning_rate=5e-3, target={"rate": 0.1},
+        name, env.spec, Streams(0), discount=0.8, network={"hidden": (32,)}, learning_rate=5e-3, target={"rate": 0.1},
         double_q=double_q,
     )  # fmt: skip
     replay = store_for(algorithm, env.spec)
@@ -256,8 +260,8 @@ def test_registry_names_the_nearest():
         algorithm_class("vnd")
     with pytest.raises(ConfigError, match=r"vdn: unknown setting 'learning_rte'. Did you mean 'learning_rate'\?"):
         make_algorithm("vdn", EnvSpec((2,), 1, 1, False), Streams(0), learning_rte=1.0)
-    with pytest.raises(ConfigError, match=r"iql.hidden\[0\] is 2.5"):
-        make_algorithm("iql", EnvSpec((2,), 1, 1, False), Streams(0), hidden=(2.5,))
+    with pytest.raises(ConfigError, match=r"iql.network.hidden\[0\] is 2.5"):
+        make_algorithm("iql", EnvSpec((2,), 1, 1, False), Streams(0), network={"hidden": (2.5,)})
     assert config_class("iql")().learning_rate == 5e-4
 
 
@@ -273,7 +277,7 @@ def test_the_registry_says_who_has_a_joint_policy(name):
 
 @pytest.mark.parametrize("name", ["iql", "vdn"])
 def test_double_q_chooses_with_the_online_network_and_values_with_the_target(name):
-    algorithm = make_algorithm(name, EnvSpec((3, 3), 4, 8, True), Streams(0), hidden=(16,))
+    algorithm = make_algorithm(name, EnvSpec((3, 3), 4, 8, True), Streams(0), network={"hidden": (16,)})
     names = ("network", "target") if name == "iql" else ("utilities", "target_utilities")
     online, target = (getattr(algorithm, attribute) for attribute in names)
     generator = torch.Generator().manual_seed(1)

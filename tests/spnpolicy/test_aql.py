@@ -46,7 +46,7 @@ def joint_log_probs(proposal, seen, available):
         return proposal.distribution(seen, available).log_prob(everything.movedim(1, 0)).T
     log_probs = []
     for actions in everything.unbind(1):
-        log_probs.append(proposal.fit_terms(seen, available, actions, actions.unsqueeze(-2))[0])
+        log_probs.append(proposal.fit_terms(batch.state, available, actions, actions.unsqueeze(-2))[0])
     return torch.stack(log_probs, -1)
 
 
@@ -109,7 +109,7 @@ def test_the_terms_of_the_loss_equal_enumeration(kind, generator):
         log_prob = joint_log_probs(proposal, seen, available)
         draws = proposal.draw(seen, available, 4000, generator)
         best = draws[:, 0]
-        found, entropy = proposal.fit_terms(seen, available, best, draws)
+        found, entropy = proposal.fit_terms(batch.state, available, best, draws)
     place = (JOINT == best.unsqueeze(1)).all(-1).int().argmax(-1)
     torch.testing.assert_close(found, log_prob.gather(-1, place.unsqueeze(-1)).squeeze(-1))
     exact = -(log_prob.exp() * log_prob.where(log_prob.isfinite(), 0.0)).sum(-1)
@@ -194,7 +194,7 @@ def step_of(state, available):
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_candidates_that_cover_everything_it_is_q_learning(kind):
     # A given one of 24 joint actions is missing from 800 uniform draws with a probability of 2e-15.
-    learner = make_algorithm("aql", SPEC, Streams(0), hidden=(16,), proposal=kind, num_uniform=800)
+    learner = make_algorithm("aql", SPEC, Streams(0), network={"hidden": (16,)}, proposal=kind, num_uniform=800)
     shake(learner.values)
     shake(learner.target_values, 1)
     batch = random_batch(60)
@@ -248,9 +248,8 @@ def test_greedy_play_is_fixed_by_the_state_and_considers_the_likeliest(kind):
     actions = learner.act(step, explore=False)
     np.testing.assert_array_equal(actions, learner.act(step, explore=False))
     assert all(torch.equal(before[name], generator.get_state()) for name, generator in learner._streams.items())
-    seen = learner.config.features(batch.state)
     with torch.no_grad():
-        likely = learner.proposer.draw(seen, batch.available_actions, 1, None)
+        likely = learner.proposer.draw(batch.state, batch.available_actions, 1, None)
         chosen = torch.from_numpy(actions).unsqueeze(1)
         assert (learner.values(batch.state, chosen) >= learner.values(batch.state, likely)).all()
     assert (learner.act(step, explore=True, progress=0.0) != actions).any()
@@ -261,7 +260,7 @@ def test_greedy_play_is_fixed_by_the_state_and_considers_the_likeliest(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_is_what_the_definition_says_and_rows_that_failed_do_not_count(kind):
-    learner = make_algorithm("aql", SPEC, Streams(0), proposal=kind, entropy_weight=0.3, hidden=(16,))
+    learner = make_algorithm("aql", SPEC, Streams(0), proposal=kind, entropy_weight=0.3, network={"hidden": (16,)})
     shake(learner.proposer, 1, 0.3)
     batch = random_batch(30)
     valid = torch.arange(30) < 20
@@ -272,8 +271,7 @@ def test_the_loss_is_what_the_definition_says_and_rows_that_failed_do_not_count(
         candidates = learner._candidates(batch.state, batch.available_actions, learner._streams["learning"])
         values = learner.values(batch.state, candidates)
         best = candidates[torch.arange(30), values.argmax(-1)]
-        seen = learner.config.features(batch.state)
-        log_prob, entropy = learner.proposer.fit_terms(seen, batch.available_actions, best, candidates[:, :8])
+        log_prob, entropy = learner.proposer.fit_terms(batch.state, batch.available_actions, best, candidates[:, :8])
     assert loss.item() == pytest.approx(-(log_prob + 0.3 * entropy)[:20].mean().item(), rel=1e-5)
     assert numbers["entropy"] == pytest.approx(entropy[:20].mean().item(), rel=1e-5)
 
@@ -299,7 +297,13 @@ FEW = {"num_proposed": 5, "num_uniform": 20, "entropy_draws": 2}
 @pytest.mark.parametrize("kind", ["autoregressive", pytest.param("circuit", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending, kind):
-    options = {"discount": 0.8, "hidden": (32,), "learning_rate": 1e-2, "target": {"rate": 0.2}, "proposal": kind}
+    options = {
+        "discount": 0.8,
+        "network": {"hidden": (32,)},
+        "learning_rate": 1e-2,
+        "target": {"rate": 0.2},
+        "proposal": kind,
+    }
     learner = learn("aql", chain(ending), updates=150, batch_size=64, **options, **FEW)
     joint = torch.tensor(list(itertools.product(range(2), range(3)))).expand(2, 6, 2)
     values = learner.values(torch.eye(2), joint).amax(-1).detach()
@@ -309,15 +313,18 @@ def test_time_limits_bootstrap_and_ends_do_not(ending, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_best_joint_action_of_climbing(kind):
-    options = {"hidden": (32,), "learning_rate": 1e-2, "proposal_learning_rate": 1e-2, "features": {"frequencies": 0}}
+    options = {
+        "network": {"hidden": (32,), "features": {"frequencies": 0}},
+        "learning_rate": 1e-2,
+        "proposal_learning_rate": 1e-2,
+    }
     learner = make_algorithm("aql", game_spec(CLIMBING), Streams(0), proposal=kind, **options, **FEW)
     batch = full_batch(CLIMBING)
     for _ in range(200):
         learner.update(batch, progress=0.0)
     step = step_of(batch.state[:1], batch.available_actions[:1])
     assert learner.act(step, explore=False).tolist() == [[0, 0]]
-    seen = learner.config.features(batch.state[:1])
-    assert learner.proposer.draw(seen, batch.available_actions[:1], 1, None).tolist() == [[[0, 0]]]
+    assert learner.proposer.draw(batch.state[:1], batch.available_actions[:1], 1, None).tolist() == [[[0, 0]]]
 
 
 class PairwiseValues(nn.Module):
@@ -358,7 +365,7 @@ def test_a_trained_proposal_beats_many_more_uniform_draws(kind, seed):
     """On 6^6 joint actions: the best of 100 draws against the best of 500 uniform ones and the true maximum."""
     states, agents, actions = 16, 6, 6
     spec = EnvSpec((actions,) * agents, 1, 4, False)
-    options = {"hidden": (64,), "proposal_learning_rate": 3e-3, "features": {"frequencies": 0}}
+    options = {"network": {"hidden": (64,), "features": {"frequencies": 0}}, "proposal_learning_rate": 3e-3}
     learner = make_algorithm("aql", spec, Streams(seed), proposal=kind, **options)
     learner.values = PairwiseValues(learner.values.embedding, agents, actions, 4, seed)
     generator = torch.Generator().manual_seed(seed)

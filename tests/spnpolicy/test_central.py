@@ -32,7 +32,7 @@ GAMES = {name: {"game": name} for name in ("climbing", "penalty", "linear", "mon
     "qtran": {"payoff": [[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]]},
 }
 ANNEALED = {"entropy": {"start": 5.0, "end": 0.01}, "critic_learning_rate": 0.02}
-FAST = {"hidden": (16,), "learning_rate": 1e-2, "discount": 0.8, "target": {"rate": 0.2}}
+FAST = {"network": {"hidden": (16,)}, "learning_rate": 1e-2, "discount": 0.8, "target": {"rate": 0.2}}
 
 
 def step_like(state, available):
@@ -48,9 +48,9 @@ def step_like(state, available):
 def test_small_games_end_in_a_best_joint_action(name, game):
     env = make_env("matrix_game", num_envs=64, **GAMES[game])
     if name == "central_q":
-        algorithm = learn(name, env, updates=80, batch_size=32, hidden=(32,), learning_rate=0.02)
+        algorithm = learn(name, env, updates=80, batch_size=32, network={"hidden": (32,)}, learning_rate=0.02)
     else:
-        options = {"hidden": (32,), "learning_rate": 0.02, "rollout": 1} | ANNEALED
+        options = {"network": {"hidden": (32,)}, "learning_rate": 0.02, "rollout": 1} | ANNEALED
         algorithm = learn(name, env, updates=100, progress=lambda share: share, **options)
     actions = algorithm.act(env.reset(seed=0), explore=False)
     np.testing.assert_array_equal(env.step(actions).reward, env.optimum)
@@ -84,13 +84,11 @@ def test_central_q_with_one_agent_is_double_dqn(generator):
     options = {
         "discount": 0.9,
         "learning_rate": 1e-3,
-        "hidden": (16,),
+        "network": {"hidden": (16,), "features": {"frequencies": 0}},
         "target": {"rate": 0.05},
         "max_gradient_norm": 0.1,
     }
-    algorithm = make_algorithm(
-        "central_q", EnvSpec((4,), 3, 3, True), Streams(3), features={"frequencies": 0}, **options
-    )
+    algorithm = make_algorithm("central_q", EnvSpec((4,), 3, 3, True), Streams(3), **options)
     online, target = copy.deepcopy(algorithm.network), copy.deepcopy(algorithm.network)
     optimizer = torch.optim.Adam(online.parameters(), lr=1e-3)
     for _ in range(20):
@@ -153,9 +151,10 @@ def test_central_a2c_bootstraps_at_time_limits_and_not_at_ends(ending, trace):
     env = chain(ending, num_envs=8)
     options = FAST | {"target": {"rate": 0.5}, "critic_learning_rate": 0.01, "rollout": 4, "trace": trace}
     algorithm = learn("central_a2c", env, updates=300, **options)
-    features = algorithm.config.features(chain_observation()[1])
     best = CHAIN_VALUE_OF_B[ending]
-    np.testing.assert_allclose(algorithm.critic(features).squeeze(-1).detach(), [0.8 * best, best], rtol=0.01)
+    np.testing.assert_allclose(
+        algorithm.critic(chain_observation()[1]).squeeze(-1).detach(), [0.8 * best, best], rtol=0.01
+    )
 
 
 def test_central_a2c_gradient_is_that_of_the_entropy_regularised_objective(generator):
@@ -227,16 +226,18 @@ def test_exploration_is_of_joint_actions():
 
 @pytest.mark.parametrize("name", ["central_q", "central_a2c"])
 def test_too_many_joint_actions_are_refused_and_named(name):
-    make_algorithm(name, EnvSpec((10,) * 5, 1, 1, False), Streams(0), hidden=(2,))
+    make_algorithm(name, EnvSpec((10,) * 5, 1, 1, False), Streams(0), network={"hidden": (2,)})
     with pytest.raises(ConfigError, match=rf"{name}: 6 agents have 1,000,000 joint actions.*Use spn_ac or coordinated"):
-        make_algorithm(name, EnvSpec((10,) * 6, 1, 1, False), Streams(0), hidden=(2,))
+        make_algorithm(name, EnvSpec((10,) * 6, 1, 1, False), Streams(0), network={"hidden": (2,)})
 
 
 @pytest.mark.parametrize("name", ["central_q", "central_a2c", "rbm"])
 def test_flags_that_would_do_nothing_do_not_exist(name):
-    for flag in ("recurrent", "share_parameters"):
-        with pytest.raises(ConfigError, match=f"unknown setting '{flag}'"):
-            make_algorithm(name, EnvSpec((2, 2), 1, 1, False), Streams(0), **{flag: True})
+    spec = EnvSpec((2, 2), 1, 1, False)
+    with pytest.raises(ConfigError, match="unknown setting 'share_parameters'"):
+        make_algorithm(name, spec, Streams(0), share_parameters=True)
+    with pytest.raises(ConfigError, match=f"network.kind is 'recurrent', but {name} takes 'mlp'.* only"):
+        make_algorithm(name, spec, Streams(0), network={"kind": "recurrent", "hidden": (8,)})
 
 
 @pytest.mark.parametrize("name", ["central_q", "central_a2c", "rbm"])

@@ -189,13 +189,13 @@ def test_the_floor_mixes_in_the_uniform_policy_over_possible_actions():
 def test_the_critic_sees_the_others_actions_and_not_the_agents_own():
     np.testing.assert_array_equal(others_actions(torch.tensor([1, 2]), 3), [[0, 0, 0, 0, 0, 1], [0, 1, 0, 0, 0, 0]])
     spec = EnvSpec((2, 3), 4, 5, False)
-    learner = make_algorithm("coma", spec, Streams(0), hidden=(16,))
+    learner = make_algorithm("coma", spec, Streams(0), network={"hidden": (16,)})
     disturb(learner.critic)
     batch = random_window(spec, 3, 4, 0)
-    before = learner.values(learner.critic, batch.observation, batch.state, batch.actions)
+    before = learner.critic(batch.observation, batch.state, batch.actions)
     changed = batch.actions.clone()
     changed[..., 1] = (changed[..., 1] + 1) % 3
-    after = learner.values(learner.critic, batch.observation, batch.state, changed)
+    after = learner.critic(batch.observation, batch.state, changed)
     torch.testing.assert_close(before[..., 1, :], after[..., 1, :])
     assert (before[..., 0, :2] != after[..., 0, :2]).all()
 
@@ -206,7 +206,7 @@ def test_the_target_equals_the_formula_number_by_number(cardinalities, truncates
     # With one agent nothing is drawn where an episode is cut; with two no episode is cut.
     spec = EnvSpec(cardinalities, 3, 4, True)
     learner = make_algorithm(
-        "coma", spec, Streams(0), hidden=(16,), trace=trace, exploration={"start": 0.2, "end": 0.2}
+        "coma", spec, Streams(0), network={"hidden": (16,)}, trace=trace, exploration={"start": 0.2, "end": 0.2}
     )
     disturb(learner.actors, learner.critic, learner.target_critic)
     batch = random_window(spec, 7, 12, 3, truncates=truncates)
@@ -216,7 +216,7 @@ def test_the_target_equals_the_formula_number_by_number(cardinalities, truncates
             -1, keepdim=True
         )
         next_actions = torch.cat([batch.actions[1:], torch.zeros_like(batch.actions[:1])])
-        value = learner.values(learner.target_critic, batch.next_observation, batch.next_state, next_actions)
+        value = learner.target_critic(batch.next_observation, batch.next_state, next_actions)
         taken = value.gather(-1, next_actions.unsqueeze(-1)).squeeze(-1)
         mean = (prob * value.masked_fill(prob == 0, 0.0)).sum(-1)
         found = learner._target(batch, prob.log())
@@ -227,7 +227,9 @@ def test_the_target_equals_the_formula_number_by_number(cardinalities, truncates
 
 def test_behind_a_time_limit_the_others_are_drawn_and_right_on_average():
     spec, count = EnvSpec((2, 3, 2), 2, 2, False), 4000
-    learner = make_algorithm("coma", spec, Streams(0), hidden=(16,), exploration={"start": 0.1, "end": 0.1})
+    learner = make_algorithm(
+        "coma", spec, Streams(0), network={"hidden": (16,)}, exploration={"start": 0.1, "end": 0.1}
+    )
     disturb(learner.actors, learner.critic, learner.target_critic)
     one = random_window(spec, 1, 1, 5, fails=False)
     yes = torch.ones(1, 1, dtype=torch.bool)
@@ -241,7 +243,7 @@ def test_behind_a_time_limit_the_others_are_drawn_and_right_on_average():
         drawn = learner._target(batch, prob.log())[0].double().numpy()
         joint = joint_actions(spec.cardinalities)
         seen = batch.next_observation[0, :1].expand(len(joint), -1, -1)
-        value = learner.values(learner.target_critic, seen, batch.next_state[0, :1].expand(len(joint), -1), joint)
+        value = learner.target_critic(seen, batch.next_state[0, :1].expand(len(joint), -1), joint)
         weight = prob[0, 0].expand(len(joint), -1, -1).gather(-1, joint.unsqueeze(-1)).squeeze(-1).prod(-1)
         mean = (weight.unsqueeze(-1) * value.gather(-1, joint.unsqueeze(-1)).squeeze(-1)).sum(0)
     expected = (one.reward.mean() + 0.95 * mean).numpy()
@@ -250,13 +252,14 @@ def test_behind_a_time_limit_the_others_are_drawn_and_right_on_average():
     assert (np.abs(drawn.mean(0) - expected) < 4 * error).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"recurrent": True, "share_parameters": False}])
+@pytest.mark.parametrize("options", [{}, {"network": {"kind": "recurrent", "hidden": (8,)}, "share_parameters": False}])
 def test_the_gradient_of_the_actors_is_the_counterfactual_one(options):
     spec = EnvSpec((2, 3), 3, 4, True)
     epsilon, weight = 0.3, 0.05
     learner = make_algorithm(
-        "coma", spec, Streams(0), hidden=(8,), max_gradient_norm=1e9, critic_learning_rate=0.1,
-        exploration={"start": epsilon, "end": epsilon}, entropy={"start": weight, "end": weight}, **options,
+        "coma", spec, Streams(0), max_gradient_norm=1e9, critic_learning_rate=0.1,
+        exploration={"start": epsilon, "end": epsilon}, entropy={"start": weight, "end": weight},
+        **({"network": {"hidden": (8,)}} | options),
     )  # fmt: skip
     disturb(learner.actors, learner.critic, learner.target_critic)
     batch = random_window(spec, 5, 6, 1, memory=learner.needs.memory_size)
@@ -265,7 +268,7 @@ def test_the_gradient_of_the_actors_is_the_counterfactual_one(options):
     logits = actors.now(batch).masked_fill(~batch.available_actions, -torch.inf)
     floor = batch.available_actions / batch.available_actions.sum(-1, keepdim=True)
     prob = (1 - epsilon) * logits.softmax(-1) + epsilon * floor
-    value = learner.values(critic, batch.observation, batch.state, batch.actions).detach()
+    value = critic(batch.observation, batch.state, batch.actions).detach()
     value = value.masked_fill(~batch.available_actions, 0.0)
     chosen = batch.actions.unsqueeze(-1)
     advantage = value.gather(-1, chosen).squeeze(-1) - (prob.detach() * value).sum(-1)
@@ -282,7 +285,7 @@ def test_what_stands_in_a_failed_row_has_no_influence():
     assert not batch.valid.all()
     assert not goes_on(batch)[-1].any()
     spoilt = batch.reward.where(batch.valid.unsqueeze(-1), 1e6)
-    first, second = (make_algorithm("coma", spec, Streams(0), hidden=(8,)) for _ in range(2))
+    first, second = (make_algorithm("coma", spec, Streams(0), network={"hidden": (8,)}) for _ in range(2))
     ours = first.update(batch, progress=0.1)
     assert ours == second.update(batch._replace(reward=spoilt), progress=0.1)
 
@@ -291,7 +294,12 @@ def test_what_stands_in_a_failed_row_has_no_influence():
 def test_in_a_one_step_game_the_critic_learns_the_payoff():
     batch = as_window(full_batch(CLIMBING))
     learner = make_algorithm(
-        "coma", game_spec(CLIMBING), Streams(0), hidden=(32,), learning_rate=1e-9, critic_learning_rate=1e-2
+        "coma",
+        game_spec(CLIMBING),
+        Streams(0),
+        network={"hidden": (32,)},
+        learning_rate=1e-9,
+        critic_learning_rate=1e-2,
     )
     with torch.no_grad():
         target = learner._target(batch, torch.full((1, 9, 2, 3), 1 / 3).log())
@@ -304,13 +312,13 @@ def test_in_a_one_step_game_the_critic_learns_the_payoff():
 @pytest.mark.parametrize("ending", CHAIN_VALUE_OF_B)
 def test_time_limits_bootstrap_and_ends_do_not(ending):
     learner = learn(
-        "coma", chain(ending), updates=150, rollout=3, discount=0.8, hidden=(32,), learning_rate=5e-3,
+        "coma", chain(ending), updates=150, rollout=3, discount=0.8, network={"hidden": (32,)}, learning_rate=5e-3,
         critic_learning_rate=1e-2, target={"rate": 0.5},
     )  # fmt: skip
     seen, state = chain_observation()
     in_a, in_b = 0.8 * CHAIN_VALUE_OF_B[ending], CHAIN_VALUE_OF_B[ending]
     for joint in joint_actions((2, 3)):
-        values = learner.values(learner.critic, seen, state, joint.expand(2, -1)).detach()
+        values = learner.critic(seen, state, joint.expand(2, -1)).detach()
         for agent, k in enumerate((2, 3)):
             np.testing.assert_allclose(values[:, agent, :k], [[in_a] * k, [in_b] * k], rtol=0.01)
 
@@ -318,7 +326,7 @@ def test_time_limits_bootstrap_and_ends_do_not(ending):
 def test_exploring_play_follows_the_floored_policy_and_greedy_play_the_best():
     spec = EnvSpec((3, 2), 1, 1, True)
     learner = make_algorithm(
-        "coma", spec, Streams(0), hidden=(8,), exploration={"start": 0.6, "end": 0.0, "share": 1.0}
+        "coma", spec, Streams(0), network={"hidden": (8,)}, exploration={"start": 0.6, "end": 0.0, "share": 1.0}
     )
     disturb(learner.actors, scale=1.0)
     step = chain("terminated", num_envs=20_000).reset(seed=0)

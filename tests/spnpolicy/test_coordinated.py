@@ -136,7 +136,7 @@ def linear_case():
     """An algorithm with linear factors on a ring of four, random weights, and a batch of one row."""
     spec = EnvSpec((2, 3, 2, 3), 2, 8, False)
     algorithm = make_algorithm(
-        "coordinated", spec, Streams(0), factors="linear", features={"frequencies": 0}, discount=0.9
+        "coordinated", spec, Streams(0), factors="linear", network={"features": {"frequencies": 0}}, discount=0.9
     )
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -243,7 +243,7 @@ def largest_regret(name, updates, batch_size=None, **options):
     mask, ended = torch.ones(count, 4, 2, dtype=torch.bool), torch.zeros(count, dtype=torch.bool)
     reward = torch.tensor(reward, dtype=torch.float32)[:, None].expand(-1, 4)
     batch = Batch(now, now[:, 0], torch.tensor(action), reward, ended, mask, later, later[:, 0], mask)
-    options = {"discount": 0.7, "target": {"rate": 0.1}, "features": {"frequencies": 0}} | options
+    options = {"discount": 0.7, "target": {"rate": 0.1}, "network": {"features": {"frequencies": 0}}} | options
     algorithm = make_algorithm(name, EnvSpec((2,) * 4, 16, 16, False), Streams(0), **options)
     generator = torch.Generator().manual_seed(0)
     for _ in range(updates):
@@ -270,20 +270,20 @@ def test_the_greedy_policy_on_a_ring_of_machines_is_that_of_value_iteration():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["coordinated", "dcg"])
 def test_networks_learn_the_policy_of_value_iteration_too(name):
-    regret = largest_regret(name, 2000, batch_size=256, graph="ring", hidden=(64,), learning_rate=3e-3)
+    regret = largest_regret(name, 2000, batch_size=256, graph="ring", network={"hidden": (64,)}, learning_rate=3e-3)
     assert regret == 0.0
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"factors": "linear", "features": {"frequencies": 0}, "learning_rate": 2e-2},
+        {"factors": "linear", "network": {"features": {"frequencies": 0}}, "learning_rate": 2e-2},
         pytest.param({"double_q": True, "share_factors": False}, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending, options):
-    options = {"discount": 0.8, "hidden": (32,), "learning_rate": 2e-3, "target": {"rate": 0.2}} | options
+    options = {"discount": 0.8, "network": {"hidden": (32,)}, "learning_rate": 2e-3, "target": {"rate": 0.2}} | options
     algorithm = learn("coordinated", chain(ending), updates=250, batch_size=64, **options)
     values = algorithm.joint_factors(chain_observation()[0]).max()[0].detach()
     of_b = CHAIN_VALUE_OF_B[ending]
@@ -293,7 +293,7 @@ def test_time_limits_bootstrap_and_ends_do_not(ending, options):
 def scrambled(seed=0, **options):
     """An algorithm of three agents with weights large enough to have opinions, and its environment."""
     env = chain("terminated", num_envs=60, cardinalities=(2, 4, 3))
-    algorithm = make_algorithm("coordinated", env.spec, Streams(seed), hidden=(16,), **options)
+    algorithm = make_algorithm("coordinated", env.spec, Streams(seed), network={"hidden": (16,)}, **options)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in (*algorithm.critic.parameters(), *algorithm.target_critic.parameters()):
@@ -366,7 +366,7 @@ def test_double_q_chooses_with_the_online_tables_and_values_with_the_target():
         play(algorithm, env, store, 5)
         batch = store.sample(60)
         legal = batch.next_available_actions[:, torch.arange(3), joint].all(-1)
-        seen = algorithm.config.features(batch.next_observation)
+        seen = batch.next_observation
         online, target = (
             torch.stack([net(seen)(u.expand(60, 3)) for u in joint], -1).detach()
             for net in (algorithm.critic, algorithm.target_critic)

@@ -149,7 +149,7 @@ def values_of(algorithm, observation, state):
 @pytest.mark.parametrize(("payoff", "best"), [(CLIMBING, 11.0), (PENALTY, 10.0)])
 def test_pair_payoffs_represent_two_player_games(payoff, best, options, most):
     batch = full_batch(payoff)
-    options = {"hidden": (32,), "learning_rate": 1e-2} | options
+    options = {"network": {"hidden": (32,)}, "learning_rate": 1e-2} | options
     algorithm = make_algorithm("dcg", game_spec(payoff), Streams(0), **options)
     for _ in range(150):
         loss = algorithm.update(batch, progress=0.0)["loss"]
@@ -172,7 +172,7 @@ def test_pair_payoffs_represent_two_player_games(payoff, best, options, most):
 )
 def test_time_limits_bootstrap_and_ends_do_not(ending, options):
     algorithm = learn(
-        "dcg", chain(ending), updates=250, batch_size=64, discount=0.8, hidden=(32,), embedding=32,
+        "dcg", chain(ending), updates=250, batch_size=64, discount=0.8, network={"hidden": (32,)}, embedding=32,
         learning_rate=2e-3, target={"rate": 0.2}, **options,
     )  # fmt: skip
     of_b = CHAIN_VALUE_OF_B[ending]
@@ -182,8 +182,9 @@ def test_time_limits_bootstrap_and_ends_do_not(ending, options):
 @pytest.mark.slow
 def test_agents_with_memories_and_weights_of_their_own_learn_the_chain():
     algorithm = learn(
-        "dcg", chain("terminated"), updates=250, batch_size=32, discount=0.8, hidden=(16,), embedding=16,
-        learning_rate=1e-2, target={"rate": 0.1}, recurrent=True, sequence_length=2, share_parameters=False,
+        "dcg", chain("terminated"), updates=250, batch_size=32, discount=0.8, embedding=16,
+        network={"kind": "recurrent", "hidden": (16,)}, learning_rate=1e-2, target={"rate": 0.1}, sequence_length=2,
+        share_parameters=False,
     )  # fmt: skip
     seen, _ = chain_observation()
     hidden, found = torch.zeros(1, 2, 16), []
@@ -196,7 +197,7 @@ def test_agents_with_memories_and_weights_of_their_own_learn_the_chain():
 def scrambled(seed=0, **options):
     """An algorithm of three agents with weights large enough to have opinions, and its environment."""
     env = chain("terminated", num_envs=60, cardinalities=(2, 4, 3))
-    algorithm = make_algorithm("dcg", env.spec, Streams(seed), hidden=(16,), embedding=8, **options)
+    algorithm = make_algorithm("dcg", env.spec, Streams(seed), network={"hidden": (16,)}, embedding=8, **options)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in (*algorithm.network.parameters(), *algorithm.target_network.parameters()):
@@ -260,7 +261,7 @@ def test_double_q_chooses_with_the_online_tables_and_values_with_the_target():
 
 def test_equal_agents_have_symmetric_payoffs_and_tables_are_means():
     spec = EnvSpec((3,) * 4, 5, 20, False)
-    network = make_algorithm("dcg", spec, Streams(0), hidden=(16,)).network
+    network = make_algorithm("dcg", spec, Streams(0), network={"hidden": (16,)}).network
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.normal_(generator=torch.Generator().manual_seed(len(parameter)))
@@ -282,7 +283,7 @@ def test_equal_agents_have_symmetric_payoffs_and_tables_are_means():
 def test_low_rank_payoffs_have_that_rank_and_full_ones_do_not():
     for rank, expected in ((2, 4), (0, 5)):
         spec = EnvSpec((5, 5), 3, 6, False)
-        network = make_algorithm("dcg", spec, Streams(0), hidden=(16,), rank=rank).network.double()
+        network = make_algorithm("dcg", spec, Streams(0), network={"hidden": (16,)}, rank=rank).network.double()
         seen = torch.randn(4, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         table = network(network.encoder(seen)).tables[-1]
         # Both directions are averaged, so two products each way make four.
@@ -292,7 +293,7 @@ def test_low_rank_payoffs_have_that_rank_and_full_ones_do_not():
 def test_one_agent_and_graphs_without_pairs_work():
     for cardinalities, options in (((3,), {}), ((2, 3), {"graph": "scopes", "share_parameters": False})):
         env = chain("terminated", cardinalities=cardinalities)
-        algorithm = make_algorithm("dcg", env.spec, Streams(0), hidden=(16,), **options)
+        algorithm = make_algorithm("dcg", env.spec, Streams(0), network={"hidden": (16,)}, **options)
         store = store_for(algorithm, env.spec)
         play(algorithm, env, store, 5)
         assert all(map(np.isfinite, algorithm.update(draw(algorithm, store), progress=0.5).values()))
@@ -300,7 +301,9 @@ def test_one_agent_and_graphs_without_pairs_work():
 
 def test_windows_with_failed_steps_count_only_the_rest():
     env = chain("terminated", num_envs=8)
-    algorithm = make_algorithm("dcg", env.spec, Streams(0), hidden=(16,), recurrent=True, sequence_length=3)
+    algorithm = make_algorithm(
+        "dcg", env.spec, Streams(0), network={"kind": "recurrent", "hidden": (16,)}, sequence_length=3
+    )
     store = store_for(algorithm, env.spec)
     play(algorithm, env, store, 6, player=Player(algorithm))
     batch = store.windows(6, 3)

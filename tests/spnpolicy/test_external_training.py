@@ -26,7 +26,7 @@ TASKS = {
 @pytest.mark.parametrize("algorithm", first_now(["spn_ac", "vdn", "iql"]))
 def test_training_resume_and_evaluation(tmp_path, algorithm, task):
     env, options, cardinalities = TASKS[task]
-    config = RunConfig(algorithm, env, {"hidden": [16]}, options, SHORT)
+    config = RunConfig(algorithm, env, {"network": {"hidden": [16]}}, options, SHORT)
 
     def interrupt(progress):
         if progress.step == 360:

@@ -75,7 +75,9 @@ def randomized(module, generator):
 def agreements(name, disturb=None, count=NETWORKS, **options):
     """Agreement of joint value and utilities in a random state, for random networks of an algorithm."""
     spec = EnvSpec(CARDINALITIES, 2, 3, False)
-    algorithm = make_algorithm(name, spec, Streams(0), hidden=(4,), features={"frequencies": 0}, **options)
+    algorithm = make_algorithm(
+        name, spec, Streams(0), network={"hidden": (4,), "features": {"frequencies": 0}}, **options
+    )
     network = (algorithm.utilities if name == "vdn" else algorithm.value).double()
     utilities_of = network if name == "vdn" else network.utilities
     joint = torch.tensor(list(itertools.product(*map(range, CARDINALITIES))))

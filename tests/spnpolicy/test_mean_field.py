@@ -113,11 +113,11 @@ def test_forbidden_actions_have_probability_zero_and_no_influence():
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending, solver):
     algorithm = learn(
-        "mean_field", chain(ending), updates=220, discount=0.8, hidden=(32,), learning_rate=5e-3,
+        "mean_field", chain(ending), updates=220, discount=0.8, network={"hidden": (32,)}, learning_rate=5e-3,
         target={"rate": 0.3}, batch_size=64, temperature=FIXED, solver=solver, sweeps=2, starts=2,
     )  # fmt: skip
     critic = algorithm._learner.critic
-    q = critic(algorithm.config.features(chain_observation()[0]))
+    q = critic(chain_observation()[0])
     value = CHAIN_VALUE_OF_B[ending]
     np.testing.assert_allclose(q.max()[0].detach(), [0.8 * value, value], rtol=0.01)
 
@@ -126,11 +126,17 @@ def test_time_limits_bootstrap_and_ends_do_not(ending, solver):
 def test_coordinate_ascent_needs_no_policy_network_and_plays_a_game():
     env = make_env("matrix_game", payoff=[[1.0, 5.0], [5.0, 9.0]], num_envs=32)
     algorithm = learn(
-        "mean_field", env, updates=60, discount=0.0, hidden=(32,), learning_rate=2e-2, solver="coordinate_ascent"
+        "mean_field",
+        env,
+        updates=60,
+        discount=0.0,
+        network={"hidden": (32,)},
+        learning_rate=2e-2,
+        solver="coordinate_ascent",
     )
     step = env.reset()
     assert algorithm.act(step, explore=False).tolist() == [[1, 1]] * 32
-    fresh = make_algorithm("mean_field", env.spec, Streams(0), hidden=(32,), solver="coordinate_ascent")
+    fresh = make_algorithm("mean_field", env.spec, Streams(0), network={"hidden": (32,)}, solver="coordinate_ascent")
     for name, value in fresh._learner.policy.state_dict().items():
         assert torch.equal(value, algorithm._learner.policy.state_dict()[name])
 
@@ -138,7 +144,7 @@ def test_coordinate_ascent_needs_no_policy_network_and_plays_a_game():
 def test_masks_hold_in_play_and_greedy_play_moves_no_stream():
     env = chain("terminated", num_envs=200, cardinalities=(2, 4, 3))
     streams = Streams(0)
-    algorithm = make_algorithm("mean_field", env.spec, streams, hidden=(8,), solver="coordinate_ascent")
+    algorithm = make_algorithm("mean_field", env.spec, streams, network={"hidden": (8,)}, solver="coordinate_ascent")
     step = env.reset(seed=0)
     before = streams.torch("exploration").get_state()
     greedy = algorithm.act(step, explore=False)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from spnpolicy.data.env import EnvSpec
-from spnpolicy.networks.features import FourierFeatures
+from spnpolicy.networks.encoders import Network
 from spnpolicy.networks.nearest import (
     ContextNetwork,
     JointCritic,
@@ -111,7 +111,7 @@ def test_the_best_candidate_is_the_first_of_the_largest_and_nan_is_seen():
 
 def test_many_candidates_are_valued_in_parts_with_the_same_result(generator):
     spec = EnvSpec((3, 4), 2, 5, False)
-    critic = JointCritic(spec, (16,), FourierFeatures())
+    critic = JointCritic(spec, Network(hidden=(16,)))
     state = torch.randn(7, 3, 5, generator=generator)
     candidates = torch.stack([torch.randint(k, (7, 3, 900), generator=generator) for k in (3, 4)], -1)
     with torch.no_grad():

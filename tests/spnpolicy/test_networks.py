@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 import torch
 
+from factor_q.layers import mlp
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.networks.agents import AgentNetwork
+from spnpolicy.networks.encoders import Network
 from spnpolicy.networks.features import FourierFeatures
-from spnpolicy.networks.layers import TargetUpdate, frozen_copy, mlp, soft_update
+from spnpolicy.networks.layers import TargetUpdate, frozen_copy, soft_update
 from spnpolicy.parts.exploration import EpsilonSchedule, epsilon_greedy, linear_schedule
 
 SPEC = EnvSpec((2, 3, 1), 4, 5, False)
@@ -22,7 +24,7 @@ def test_mlp_shapes_and_gains():
 
 def test_agent_network_equals_a_network_on_observation_and_one_hot():
     torch.manual_seed(1)
-    network = AgentNetwork(SPEC, (16, 8), FourierFeatures(0)).double()
+    network = AgentNetwork(SPEC, Network(hidden=(16, 8), features=FourierFeatures(0))).double()
     observation = torch.randn(6, 3, 4, dtype=torch.float64)
     values = network(observation)
     joined = torch.cat([observation, torch.eye(3, dtype=torch.float64).expand(6, 3, 3)], dim=-1)
@@ -35,14 +37,14 @@ def test_agent_network_equals_a_network_on_observation_and_one_hot():
 
 
 def test_gradients_are_finite_where_actions_do_not_exist():
-    network = AgentNetwork(SPEC, (4,), FourierFeatures(2))
+    network = AgentNetwork(SPEC, Network(hidden=(4,), features=FourierFeatures(2)))
     network(torch.randn(2, 3, 4))[..., 0].sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
 def test_no_hidden_layer_is_refused():
-    with pytest.raises(ConfigError, match="hidden is empty"):
-        AgentNetwork(SPEC, (), FourierFeatures(0))
+    with pytest.raises(ConfigError, match=r"network.hidden is \(\), but must be one positive width or more"):
+        Network(hidden=())
 
 
 def test_target_updates():

@@ -31,7 +31,7 @@ from spnpolicy.maths.categorical import entropy
 from spnpolicy.parts.counterfactual import optimistic_values
 
 RAISED_PENALTY = [[-100.0, 0.0, 10.1], [0.0, 2.0, 0.0], [10.0, 0.0, -100.0]]
-FAST = {"hidden": (32,), "learning_rate": 1e-2, "critic_learning_rate": 1e-2, "rollout": 1}
+FAST = {"network": {"hidden": (32,)}, "learning_rate": 1e-2, "critic_learning_rate": 1e-2, "rollout": 1}
 """With 64 games at a time: frozen after tuning, 250 updates reach 11 on Climbing."""
 
 
@@ -173,7 +173,7 @@ def test_one_of_two_optima_is_chosen_together_if_it_is_better_or_if_ties_are_bro
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending, critic):
     learner = learn(
-        "pareto_ac", chain(ending), updates=150, rollout=3, discount=0.8, hidden=(32,), learning_rate=1e-3,
+        "pareto_ac", chain(ending), updates=150, rollout=3, discount=0.8, network={"hidden": (32,)}, learning_rate=1e-3,
         critic_learning_rate=1e-2, target={"rate": 0.5}, critic=critic,
     )  # fmt: skip
     seen, state = chain_observation()
@@ -200,7 +200,7 @@ def best_for_each(q, available, agents):
 @pytest.mark.parametrize("trace", [0.6, 1.0])
 def test_the_target_equals_the_formula_number_by_number(critic, trace):
     spec = EnvSpec((2, 3, 2), 3, 4, True)
-    learner = make_algorithm("pareto_ac", spec, Streams(0), hidden=(8,), trace=trace, critic=critic)
+    learner = make_algorithm("pareto_ac", spec, Streams(0), network={"hidden": (8,)}, trace=trace, critic=critic)
     disturb(learner.actors, learner.critic, learner.values, learner.target_critic)
     batch = random_window(spec, 6, 8, 4)
     with torch.no_grad():
@@ -215,12 +215,12 @@ def test_the_target_equals_the_formula_number_by_number(critic, trace):
     np.testing.assert_allclose(found[batch.valid], expected[batch.valid], atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"critic": "factors"}, {"recurrent": True, "share_parameters": True}])
+@pytest.mark.parametrize("options", [{}, {"critic": "factors"}, {"network": {"kind": "recurrent", "hidden": (8,)}}])
 def test_gradients_are_those_of_the_formulas(options):
     spec, weight = EnvSpec((2, 3), 3, 4, True), 0.3
     learner = make_algorithm(
-        "pareto_ac", spec, Streams(0), hidden=(8,), max_gradient_norm=1e9, critic_learning_rate=0.1,
-        entropy={"start": weight, "end": weight}, **options,
+        "pareto_ac", spec, Streams(0), max_gradient_norm=1e9, critic_learning_rate=0.1,
+        entropy={"start": weight, "end": weight}, **({"network": {"hidden": (8,)}} | options),
     )  # fmt: skip
     disturb(learner.actors, learner.critic, learner.values, learner.target_critic)
     batch = random_window(spec, 4, 6, 1, memory=learner.needs.memory_size)
@@ -249,7 +249,7 @@ def test_each_agent_learns_from_its_own_reward_and_one_step_targets_are_rewards(
     reward = torch.stack([stag_hunt.reward[:, 0], torch.tensor([4.0, 3.0, 0.0, 2.0])], -1)
     batch = as_window(stag_hunt._replace(reward=reward))
     spec = game_spec([[4.0, 0.0], [3.0, 2.0]])
-    learner = make_algorithm("pareto_ac", spec, Streams(0), hidden=(32,), critic_learning_rate=2e-2)
+    learner = make_algorithm("pareto_ac", spec, Streams(0), network={"hidden": (32,)}, critic_learning_rate=2e-2)
     assert torch.equal(learner._target(batch, torch.zeros(1, 4, 2, 2)), batch.reward)
     for _ in range(200):
         learner.update(batch, progress=0.0)
@@ -261,7 +261,7 @@ def test_ties_are_broken_by_the_same_small_reward_for_all_agents():
     batch, spec = as_window(full_batch([[10.0, 0.0], [0.0, 10.0]])), game_spec([[10.0, 0.0], [0.0, 10.0]])
     bonus = []
     for seed, size in ((0, 1e-3), (0, 1e-3), (1, 1e-3), (0, 0.0)):
-        learner = make_algorithm("pareto_ac", spec, Streams(seed), hidden=(8,), tie_break=size)
+        learner = make_algorithm("pareto_ac", spec, Streams(seed), network={"hidden": (8,)}, tie_break=size)
         bonus.append(learner._target(batch, torch.zeros(1, 4, 2, 2)) - batch.reward)
     assert torch.equal(bonus[0], bonus[1])
     assert not torch.allclose(bonus[0], bonus[2], atol=1e-6)
@@ -276,7 +276,7 @@ def test_what_stands_in_a_failed_row_has_no_influence():
     batch = random_window(spec, 6, 8, 2)
     assert not batch.valid.all()
     spoilt = batch.reward.where(batch.valid.unsqueeze(-1), 1e6)
-    first, second = (make_algorithm("pareto_ac", spec, Streams(0), hidden=(8,)) for _ in range(2))
+    first, second = (make_algorithm("pareto_ac", spec, Streams(0), network={"hidden": (8,)}) for _ in range(2))
     ours = first.update(batch, progress=0.1)
     assert ours == second.update(batch._replace(reward=spoilt), progress=0.1)
 
@@ -285,8 +285,16 @@ def test_factors_serve_teams_too_large_for_a_table():
     env = chain("terminated", num_envs=4, cardinalities=(5,) * 8)
     with pytest.raises(ConfigError, match=r"pareto_ac: critic 'table' .* 390,625; use critic='factors'"):
         make_algorithm("pareto_ac", env.spec, Streams(0))
-    learner = learn("pareto_ac", env, updates=2, rollout=2, hidden=(8,), critic="factors", num_pairs=6, recurrent=True)
+    learner = learn(
+        "pareto_ac",
+        env,
+        updates=2,
+        rollout=2,
+        network={"kind": "recurrent", "hidden": (8,)},
+        critic="factors",
+        num_pairs=6,
+    )
     assert learner.num_updates == 2
-    make_algorithm("pareto_ac", EnvSpec((10,) * 5, 1, 1, False), Streams(0), hidden=(1,))
+    make_algorithm("pareto_ac", EnvSpec((10,) * 5, 1, 1, False), Streams(0), network={"hidden": (1,)})
     with pytest.raises(ConfigError, match="num_pairs is 0, but must be at least 1"):
         make_algorithm("pareto_ac", env.spec, Streams(0), critic="factors", num_pairs=0)

@@ -79,9 +79,9 @@ def sampled_gradients(count, *, mean_baseline=False, bonus=0.0):
     env = TwoSteps()
     env.reward += bonus
     algorithm = make_algorithm(
-        "reinforce", env.spec, Streams(0), discount=1.0, hidden=(6,), learning_rate=1e-30, max_gradient_norm=1e9,
+        "reinforce", env.spec, Streams(0), discount=1.0, learning_rate=1e-30, max_gradient_norm=1e9,
         entropy={"start": 0.0, "end": 0.0}, rollout=2, share_parameters=False, mean_baseline=mean_baseline,
-        features={"frequencies": 0},
+        network={"hidden": (6,), "features": {"frequencies": 0}},
     )  # fmt: skip
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():  # no policy near the uniform one
@@ -144,7 +144,9 @@ def test_returns_of_the_chain_stop_at_every_end_or_leave_time_limits_out(ending)
     """A policy gradient without a critic cannot know the 5 behind a time limit: it stops there, or learns nothing."""
     env = chain(ending)
     for truncation in ("end", "exclude"):
-        algorithm = make_algorithm("reinforce", env.spec, Streams(0), discount=0.8, hidden=(8,), truncation=truncation)
+        algorithm = make_algorithm(
+            "reinforce", env.spec, Streams(0), discount=0.8, network={"hidden": (8,)}, truncation=truncation
+        )
         store = store_for(algorithm, env.spec)
         play(algorithm, env, store, 51)  # the window begins and ends in mid-episode
         batch = draw(algorithm, store)
@@ -167,13 +169,13 @@ def test_returns_of_the_chain_stop_at_every_end_or_leave_time_limits_out(ending)
 
 def test_reinforce_learns_the_best_joint_action_of_an_easy_game():
     env = make_env("matrix_game", game="linear", num_envs=32)
-    algorithm = learn("reinforce", env, updates=30, rollout=2, hidden=(16,), learning_rate=0.05)
+    algorithm = learn("reinforce", env, updates=30, rollout=2, network={"hidden": (16,)}, learning_rate=0.05)
     assert (algorithm.act(env.reset(), explore=False) == 1).all()
 
 
 CRITICS = {"ia2c": "critic", "maa2c": "critics", "ippo": "critic", "mappo": "critics"}
 ACTORS = {"ia2c": "policy", "maa2c": "actors", "ippo": "policy", "mappo": "actors"}
-FAST = {"hidden": (32,), "critic_learning_rate": 0.01, "target": {"rate": 0.5}}
+FAST = {"network": {"hidden": (32,)}, "critic_learning_rate": 0.01, "target": {"rate": 0.5}}
 
 
 def values_of(name, algorithm, observation, state):
@@ -269,7 +271,11 @@ def test_entropy_is_sought_by_its_weight_at_this_point_of_training(name):
     batch = batch._replace(reward=torch.zeros(1, 4, 2))
     learned = []
     for progress in (0.0, 1.0):
-        options = {"hidden": (8,), "learning_rate": 0.05, "entropy": {"start": 1.0, "end": -1.0, "share": 1.0}}
+        options = {
+            "network": {"hidden": (8,)},
+            "learning_rate": 0.05,
+            "entropy": {"start": 1.0, "end": -1.0, "share": 1.0},
+        }
         algorithm = make_algorithm(name, game_spec(MONOTONIC), Streams(0), **options)
         policy = getattr(algorithm, ACTORS.get(name, "policy"))
         with torch.no_grad():
@@ -282,8 +288,8 @@ def test_entropy_is_sought_by_its_weight_at_this_point_of_training(name):
 
 
 CLIMBING_OPTIONS = {
-    "hidden": (16,), "learning_rate": 0.02, "critic_learning_rate": 0.02, "rollout": 1, "target": {"rate": 1.0},
-    "entropy": {"start": 5.0, "end": 0.01},
+    "network": {"hidden": (16,)}, "learning_rate": 0.02, "critic_learning_rate": 0.02, "rollout": 1,
+    "target": {"rate": 1.0}, "entropy": {"start": 5.0, "end": 0.01},
 }  # fmt: skip
 
 

@@ -22,7 +22,9 @@ PARTS = {"ippo": ("policy", "critic"), "mappo": ("actors", "critics")}
 def with_data(name, time=8, envs=6, **options):
     """An algorithm whose networks are not fresh, and a rollout of the chain that it played."""
     env = chain("truncated", envs)
-    algorithm = make_algorithm(name, env.spec, Streams(0), **({"hidden": (16,), "rollout": time} | options))
+    algorithm = make_algorithm(
+        name, env.spec, Streams(0), **({"network": {"hidden": (16,)}, "rollout": time} | options)
+    )
     policy, critic = (getattr(algorithm, part) for part in PARTS[name])
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -88,7 +90,7 @@ def test_several_epochs_are_those_of_a_slow_loop_with_advantages_from_before_the
 
 
 def test_the_first_gradient_is_that_of_a2c():
-    _, policy, critic, batch = with_data("ippo", recurrent=False)
+    _, policy, critic, batch = with_data("ippo")
     config = config_class("ippo")(normalize_advantage=False)
     fixed = actor_critic.fix(config, batch, policy, critic, critic)
     loss, _, numbers = actor_critic.clipped_losses(config, policy, critic, fixed, 0.3)
@@ -116,7 +118,9 @@ def exact_batch(first, second):
 def greedy_steps(first, second, learners):
     """Expected payoff before and after one update with large steps of some agents, by exact samples."""
     options = {"learning_rate": 0.1, "epochs": 40, "clip": 0.99, "entropy": {"start": 0.0, "end": 0.0}}
-    algorithm = make_algorithm("ippo", game_spec(BASIN), Streams(0), share_parameters=False, hidden=(8,), **options)
+    algorithm = make_algorithm(
+        "ippo", game_spec(BASIN), Streams(0), share_parameters=False, network={"hidden": (8,)}, **options
+    )
     last = algorithm.policy.head[-1]
     with torch.no_grad():
         last.weight.zero_()
@@ -179,7 +183,8 @@ def test_an_update_that_fails_in_a_later_step_is_undone(name, monkeypatch):
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("name", PARTS)
 def test_every_update_does_its_epochs_and_minibatches(name, recurrent, monkeypatch):
-    options = {"recurrent": recurrent, "minibatches": 3, "epochs": 2, "value_clip": 0.2, "huber": 1.0}
+    network = {"kind": "recurrent" if recurrent else "mlp", "hidden": (16,)}
+    options = {"network": network, "minibatches": 3, "epochs": 2, "value_clip": 0.2, "huber": 1.0}
     algorithm, _, _, batch = with_data(name, **options)
     rows, descend = [], actor_critic.clipped_losses
 
@@ -255,9 +260,10 @@ class Recall:
     [(True, {}), (False, {}), pytest.param(True, {"share_parameters": False}, marks=pytest.mark.slow)],
 )
 def test_a_policy_recalls_what_it_saw_only_with_a_memory(recurrent, options):
+    kind = "recurrent" if recurrent else "mlp"
     algorithm = learn(
-        "ippo", Recall(), updates=40 if recurrent else 15, recurrent=recurrent, hidden=(16,), rollout=4, epochs=4,
-        learning_rate=0.02, critic_learning_rate=0.02, minibatches=2, features={"frequencies": 0}, **options,
+        "ippo", Recall(), updates=40 if recurrent else 15, rollout=4, epochs=4, learning_rate=0.02, minibatches=2,
+        critic_learning_rate=0.02, network={"kind": kind, "hidden": (16,), "features": {"frequencies": 0}}, **options,
     )  # fmt: skip
     env = Recall(256)
     step, player = env.reset(), Player(algorithm)

@@ -119,7 +119,7 @@ def test_the_bounds_that_follow_are_those_of_all_monotonic_tables(name, payoff):
 
 def fit(payoff, updates, seed=0, batch=None, **options):
     """Train on all joint actions at once; return the learner, every loss, the learned table and the greedy payoff."""
-    options = {"hidden": (32,), "learning_rate": 5e-3} | options
+    options = {"network": {"hidden": (32,)}, "learning_rate": 5e-3} | options
     algorithm = make_algorithm("qmix", game_spec(payoff), Streams(seed), **options)
     batch = batch or full_batch(payoff)
     found = []
@@ -188,7 +188,7 @@ def joint_value_at_chain(algorithm, ending):
     return found, np.broadcast_to([[0.8 * value_b], [value_b]], found.shape)
 
 
-CHAIN = {"discount": 0.8, "hidden": (32,), "learning_rate": 1e-3, "target": {"rate": 0.2}}
+CHAIN = {"discount": 0.8, "network": {"hidden": (32,)}, "learning_rate": 1e-3, "target": {"rate": 0.2}}
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ SLOW_GUESS = pytest.param("truncated", 0.2, marks=pytest.mark.slow)
 # What is remembered where the clock stops (A, B, B) is never learned from: its value is a guess of the network.
 @pytest.mark.parametrize(("ending", "tolerance"), [("terminated", 0.01), SLOW_GUESS])
 def test_a_recurrent_learner_knows_the_chain(ending, tolerance):
-    options = CHAIN | {"recurrent": True, "hidden": (16,), "sequence_length": 4, "learning_rate": 2e-3}
+    options = CHAIN | {"network": {"kind": "recurrent", "hidden": (16,)}, "sequence_length": 4, "learning_rate": 2e-3}
     algorithm = learn("qmix", chain(ending), updates=350, batch_size=128, **options)
     value_b = CHAIN_VALUE_OF_B[ending]
     np.testing.assert_allclose(recurrent_values(algorithm), [0.8 * value_b, value_b], rtol=tolerance)
@@ -234,7 +234,9 @@ def test_a_recurrent_learner_knows_the_chain(ending, tolerance):
 
 def disagreeing(**options):
     """A learner whose online and target networks differ, and a batch with a next state of its own."""
-    algorithm = make_algorithm("qmix", EnvSpec((3, 3), 4, 2, True), Streams(0), hidden=(16,), discount=0.5, **options)
+    algorithm = make_algorithm(
+        "qmix", EnvSpec((3, 3), 4, 2, True), Streams(0), network={"hidden": (16,)}, discount=0.5, **options
+    )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in (*algorithm.value.parameters(), *algorithm.target.parameters()):

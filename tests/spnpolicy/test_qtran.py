@@ -27,13 +27,13 @@ def tables(algorithm, batch):
         values = {
             u: networks.critic(codes, torch.tensor(u).expand_as(batch.actions), batch.state).tolist() for u in joint
         }
-        offset = networks.offset(algorithm.config.features(batch.state))[..., 0].tolist()
+        offset = networks.offset(batch.state)[..., 0].tolist()
         return networks.utilities(batch.observation).tolist(), values, offset
 
 
 def train(payoff, updates, seed, variant, **options):
     """Train on all joint actions at once; return greedy payoff, transformed minus joint value, and their agreement."""
-    options = {"hidden": (32,), "embedding": 32, "learning_rate": 2e-3, "lambda_nopt": 1.0} | options
+    options = {"network": {"hidden": (32,)}, "embedding": 32, "learning_rate": 2e-3, "lambda_nopt": 1.0} | options
     algorithm = make_algorithm("qtran", game_spec(payoff), Streams(seed), variant=variant, **options)
     batch = full_batch(payoff)
     for update in range(updates):
@@ -78,7 +78,9 @@ def test_the_climbing_game_is_solved_from_most_seeds(variant):
 def disagreeing(**options):
     """A learner of two agents whose online and target networks differ, and a batch with masks."""
     spec = EnvSpec((3, 2), 4, 2, True)
-    algorithm = make_algorithm("qtran", spec, Streams(0), hidden=(16,), embedding=8, discount=0.5, **options)
+    algorithm = make_algorithm(
+        "qtran", spec, Streams(0), network={"hidden": (16,)}, embedding=8, discount=0.5, **options
+    )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in (*algorithm.networks.parameters(), *algorithm.targets.parameters()):
@@ -169,7 +171,7 @@ def test_rows_that_are_not_valid_count_nothing(variant):
         assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
 
 
-CHAIN = {"discount": 0.8, "hidden": (32,), "embedding": 32, "learning_rate": 3e-3, "target": {"rate": 0.2}}
+CHAIN = {"discount": 0.8, "network": {"hidden": (32,)}, "embedding": 32, "learning_rate": 3e-3, "target": {"rate": 0.2}}
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,7 @@ SLOW_GUESS = pytest.param("truncated", 0.2, marks=pytest.mark.slow)
     ("ending", "tolerance"), [("terminated", 0.01), pytest.param("truncated", 0.2, marks=pytest.mark.slow)]
 )
 def test_a_recurrent_learner_knows_the_chain(ending, tolerance):
-    options = CHAIN | {"recurrent": True, "hidden": (16,), "sequence_length": 4}
+    options = CHAIN | {"network": {"kind": "recurrent", "hidden": (16,)}, "sequence_length": 4}
     algorithm = learn("qtran", chain(ending), updates=250, batch_size=128, **options)
     value_b = CHAIN_VALUE_OF_B[ending]
     np.testing.assert_allclose(recurrent_values(algorithm), [0.8 * value_b, value_b], rtol=tolerance)

@@ -118,7 +118,7 @@ def test_a_learning_step_goes_along_the_td_error_times_the_derivative():
     batch = full_batch([[3.0, -1.0], [0.5, 2.0]])
     algorithm = make_algorithm("rbm", game_spec([[0, 0], [0, 0]]), Streams(0), max_gradient_norm=1e9)
     with torch.no_grad():
-        state = algorithm.config.features(batch.state)
+        state = algorithm.config.network.features(batch.state)
         error = batch.reward[:, 0] - algorithm.network(state, batch.actions)
         mean = torch.sigmoid(algorithm.network.state_inputs(state) + algorithm.network.action_inputs(batch.actions))
         expected = torch.zeros_like(algorithm.network.action_weight)
@@ -209,7 +209,7 @@ def test_targets_use_the_action_that_followed_and_draw_the_missing_ones(generato
         expected[t, env] = window.reward[t, env].mean()
         if not window.terminated[t, env]:
             action = drawn if t == 2 or window.ended[t, env] else following[t, env]
-            state = algorithm.config.features(window.next_state[t, env])
+            state = algorithm.config.network.features(window.next_state[t, env])
             expected[t, env] += 0.5 * algorithm.network(state, action).item()
     torch.testing.assert_close(algorithm._targets(window._replace(next_available_actions=forced), 0.3), expected)
 
@@ -237,11 +237,17 @@ LEARNING_RATES = {"terminated": 0.002, "truncated": 0.01}
 @pytest.mark.parametrize("ending", CHAIN_VALUE_OF_B)
 def test_time_limits_bootstrap_and_ends_do_not(ending):
     env = chain(ending, num_envs=8)
-    options = {"discount": 0.8, "hidden": (4,), "rollout": 2, "sweeps": 1, "learning_rate": LEARNING_RATES[ending]}
+    options = {
+        "discount": 0.8,
+        "network": {"hidden": (4,)},
+        "rollout": 2,
+        "sweeps": 1,
+        "learning_rate": LEARNING_RATES[ending],
+    }
     algorithm = learn("rbm", env, updates=400, **options)
     every = torch.cartesian_prod(torch.arange(2), torch.arange(3))
     with torch.no_grad():
-        values = algorithm.network(algorithm.config.features(chain_observation()[1]).unsqueeze(1), every)
+        values = algorithm.network(algorithm.config.network.features(chain_observation()[1]).unsqueeze(1), every)
     best = CHAIN_VALUE_OF_B[ending]
     np.testing.assert_allclose(values, np.outer([0.8 * best, best], np.ones(6)), rtol=0.01)
 
@@ -259,7 +265,7 @@ def test_a_bandit_of_32_joint_actions_ends_in_its_best():
 def test_settings_out_of_range_are_refused():
     spec = EnvSpec((2, 2), 1, 1, False)
     for options, text in (
-        ({"hidden": (8, 8)}, "hidden is"),
+        ({"network": {"hidden": (8, 8)}}, "hidden is"),
         ({"sweeps": 0}, "sweeps is 0"),
         ({"rollout": 0}, "rollout is 0"),
         ({"temperature": {"end": 0.0}}, "temperature is 0.0"),

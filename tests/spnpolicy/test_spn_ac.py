@@ -26,7 +26,7 @@ QTRAN = [[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]]
 GAME_STEPS = 4096
 CHAIN_OPTIONS = {
     "discount": 0.8,
-    "hidden": (32,),
+    "network": {"hidden": (32,)},
     "learning_rate": 5e-3,
     "target": {"rate": 0.3},
     "temperature": FIXED | {"initial": 1e-5},
@@ -57,15 +57,19 @@ def random_batch(spec, size, seed):
 @pytest.mark.parametrize("has_action_masks", [False, True])
 def test_the_bootstrap_equals_enumeration(reference, has_action_masks):
     spec = EnvSpec((3, 2, 3, 2), 5, 20, has_action_masks)
-    options = {"hidden": (16,), "labels": 9, "entropy_reference": reference, "temperature": FIXED | {"initial": 0.3}}
+    options = {
+        "network": {"hidden": (16,)},
+        "labels": 9,
+        "entropy_reference": reference,
+        "temperature": FIXED | {"initial": 0.3},
+    }
     learner = make_algorithm("spn_ac", spec, Streams(0), **options)
     with torch.no_grad():  # away from the nearly uniform start
         for parameter in (*learner.policy.parameters(), *learner.target_critic.parameters()):
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     batch = random_batch(spec, 12, 2)
     target = learner._target(batch)
-    features = learner.config.features(batch.next_observation)
-    pi, q = learner.policy(features), learner.target_critic(features)
+    pi, q = learner.policy(batch.next_observation), learner.target_critic(batch.next_observation)
     for row in range(12):
         allowed = batch.next_available_actions[row]
         joint = [
@@ -85,7 +89,7 @@ def test_the_bootstrap_equals_enumeration(reference, has_action_masks):
 def learn_game(name, game, steps, seed=0, **options):
     env = make_env("matrix_game", num_envs=32, **game)
     streams = Streams(seed)
-    learner = make_algorithm(name, env.spec, streams, hidden=(32,), discount=0.0, **options)
+    learner = make_algorithm(name, env.spec, streams, network={"hidden": (32,)}, discount=0.0, **options)
     replay = ReplayBuffer(10_000, env.spec, streams.torch("replay"))
     step = env.reset(seed=seed)
     for iteration in range(steps):
@@ -165,12 +169,12 @@ def test_without_the_rescue_climbing_ends_elsewhere():
 @pytest.mark.parametrize("has_action_masks", [False, True])
 def test_the_spread_of_values_equals_enumeration(has_action_masks):
     spec = EnvSpec((3, 2, 4), 5, 15, has_action_masks)
-    learner = make_algorithm("spn_ac", spec, Streams(0), hidden=(16,))
+    learner = make_algorithm("spn_ac", spec, Streams(0), network={"hidden": (16,)})
     with torch.no_grad():
         for parameter in learner.critic.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
         batch = random_batch(spec, 6, 3)
-        q = learner.critic(learner.config.features(batch.observation))
+        q = learner.critic(batch.observation)
         found = spread(q, batch.available_actions)
         for row, allowed in enumerate(batch.available_actions):
             lists = [[a for a in range(k) if allowed[i, a]] for i, k in enumerate(spec.cardinalities)]
@@ -196,14 +200,14 @@ def test_a_lost_entropy_raises_the_temperature_at_once_and_any_other_by_small_st
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending):
     learner = learn("spn_ac", chain(ending), updates=220, batch_size=64, **CHAIN_OPTIONS)
-    q = learner.critic(learner.config.features(chain_observation()[0]))
+    q = learner.critic(chain_observation()[0])
     value = CHAIN_VALUE_OF_B[ending]
     np.testing.assert_allclose(q.max()[0].detach(), [0.8 * value, value], rtol=0.01)
 
 
 def test_a_mask_that_allows_nothing_is_an_error():
     env = chain("terminated")
-    learner = make_algorithm("spn_ac", env.spec, Streams(0), hidden=(8,))
+    learner = make_algorithm("spn_ac", env.spec, Streams(0), network={"hidden": (8,)})
     step = env.reset(seed=0)
     step.available_actions[3, 1] = False
     with pytest.raises(EnvError, match="env 3: agent 1"):
@@ -212,9 +216,9 @@ def test_a_mask_that_allows_nothing_is_an_error():
 
 def test_masked_actions_are_never_drawn():
     spec = EnvSpec((4, 3, 2), 5, 15, has_action_masks=True)
-    learner = make_algorithm("spn_ac", spec, Streams(0), hidden=(16,))
+    learner = make_algorithm("spn_ac", spec, Streams(0), network={"hidden": (16,)})
     batch = random_batch(spec, 2_000, 5)
-    pi = learner._policy(learner.config.features(batch.observation), batch.available_actions)
+    pi = learner._policy(batch.observation, batch.available_actions)
     drawn = pi.sample((50,), generator=torch.Generator().manual_seed(0))
     allowed = batch.available_actions.expand(50, -1, -1, -1).gather(-1, drawn.unsqueeze(-1))
     assert allowed.all()
@@ -223,14 +227,14 @@ def test_masked_actions_are_never_drawn():
 
 def test_a_terminal_batch_has_the_reward_as_its_target():
     spec = EnvSpec((3, 3), 4, 8, has_action_masks=False)
-    learner = make_algorithm("spn_ac", spec, Streams(0), hidden=(8,))
+    learner = make_algorithm("spn_ac", spec, Streams(0), network={"hidden": (8,)})
     batch = random_batch(spec, 20, 6)._replace(terminated=torch.ones(20, dtype=torch.bool))
     np.testing.assert_array_equal(learner._target(batch).numpy(), batch.reward.mean(-1).numpy())
 
 
 def test_many_agents_get_a_bounded_number_of_pairs_that_touch_everyone():
     spec = EnvSpec((3,) * 12, 4, 48, has_action_masks=False)
-    learner = make_algorithm("spn_ac", spec, Streams(0), hidden=(8,), num_pairs=20)
+    learner = make_algorithm("spn_ac", spec, Streams(0), network={"hidden": (8,)}, num_pairs=20)
     pairs = [scope for scope in learner.critic.graph.scopes if len(scope) == 2]
     assert len(set(pairs)) == 20
     assert {agent for pair in pairs for agent in pair} == set(range(12))

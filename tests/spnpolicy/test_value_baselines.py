@@ -47,8 +47,8 @@ class DQN:
 def test_iql_of_one_agent_is_dqn_bit_for_bit(ending):
     env = ChainEnv(16, ending, cardinalities=(3,), has_action_masks=True)
     algorithm = make_algorithm(
-        "iql", env.spec, Streams(0), hidden=(16,), features={"frequencies": 0}, discount=0.9, learning_rate=3e-3,
-        target={"rate": 0.05}, max_gradient_norm=0.1,
+        "iql", env.spec, Streams(0), network={"hidden": (16,), "features": {"frequencies": 0}}, discount=0.9,
+        learning_rate=3e-3, target={"rate": 0.05}, max_gradient_norm=0.1,
     )  # fmt: skip
     network = algorithm.network
     mine = [network.observation_weight, network.agent_offset, network.head[0].weight, network.head[0].bias]
@@ -72,7 +72,7 @@ def test_iql_of_one_agent_is_dqn_bit_for_bit(ending):
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("name", ["iql", "vdn"])
 def test_the_climbing_game_is_not_solved(name, seed):
-    algorithm = make_algorithm(name, game_spec(CLIMBING), Streams(seed), hidden=(32,), learning_rate=1e-2)
+    algorithm = make_algorithm(name, game_spec(CLIMBING), Streams(seed), network={"hidden": (32,)}, learning_rate=1e-2)
     batch = full_batch(CLIMBING)
     for _ in range(250):
         algorithm.update(batch, progress=0.0)
@@ -83,7 +83,7 @@ def test_the_climbing_game_is_not_solved(name, seed):
 
 def test_vdn_is_exact_on_a_sum():
     game = [[1.0, 5.0], [5.0, 9.0]]
-    algorithm = make_algorithm("vdn", game_spec(game), Streams(0), hidden=(32,), learning_rate=5e-3)
+    algorithm = make_algorithm("vdn", game_spec(game), Streams(0), network={"hidden": (32,)}, learning_rate=5e-3)
     batch = full_batch(game)
     for _ in range(300):
         loss = algorithm.update(batch, progress=0.0)["loss"]
@@ -111,7 +111,7 @@ def two_step_batch():
 def two_step_values(name, updates):
     """Learned joint values, shape (3, 2, 2), and the branch that the first agent takes."""
     algorithm = make_algorithm(
-        name, EnvSpec((2, 2), 3, 3, False), Streams(0), hidden=(32,), learning_rate=5e-3, discount=0.99,
+        name, EnvSpec((2, 2), 3, 3, False), Streams(0), network={"hidden": (32,)}, learning_rate=5e-3, discount=0.99,
         target={"rate": 0.2},
     )  # fmt: skip
     batch = two_step_batch()

@@ -20,7 +20,7 @@ JOINT = list(itertools.product(range(3), range(2), range(4)))
 
 def shaken(spec=SPEC, seed=0, **options):
     """A learner whose networks, targets included, all differ and are far from flat."""
-    learner = make_algorithm("wolpertinger", spec, Streams(seed), **({"hidden": (16,)} | options))
+    learner = make_algorithm("wolpertinger", spec, Streams(seed), **({"network": {"hidden": (16,)}} | options))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for network in (learner.actor, learner.critic, learner.target_actor, learner.target_critic):
@@ -174,7 +174,13 @@ def test_settings_out_of_range_are_refused(option, value):
 
 @pytest.mark.parametrize("ending", CHAIN_VALUE_OF_B)
 def test_time_limits_bootstrap_and_ends_do_not(ending):
-    options = {"discount": 0.8, "hidden": (32,), "learning_rate": 1e-2, "target": {"rate": 0.2}, "neighbours": 2}
+    options = {
+        "discount": 0.8,
+        "network": {"hidden": (32,)},
+        "learning_rate": 1e-2,
+        "target": {"rate": 0.2},
+        "neighbours": 2,
+    }
     learner = learn("wolpertinger", chain(ending), updates=400, batch_size=64, **options)
     joint = torch.tensor(list(itertools.product(range(2), range(3)))).expand(2, 6, 2)
     values = learner.critic(torch.eye(2), joint).amax(-1).detach()
@@ -183,7 +189,7 @@ def test_time_limits_bootstrap_and_ends_do_not(ending):
 
 
 def test_the_best_joint_action_of_climbing():
-    options = {"hidden": (32,), "learning_rate": 1e-2, "features": {"frequencies": 0}}
+    options = {"network": {"hidden": (32,), "features": {"frequencies": 0}}, "learning_rate": 1e-2}
     learner = make_algorithm("wolpertinger", game_spec(CLIMBING), Streams(0), **options)
     batch = full_batch(CLIMBING)
     for _ in range(300):
@@ -213,7 +219,7 @@ class _Parabola(torch.nn.Module):
 @pytest.mark.parametrize("star", [123, 700])
 def test_the_point_climbs_a_smooth_value_to_the_best_cell(star):
     spec = EnvSpec((ACTIONS,), 1, 1, False)
-    options = {"hidden": (16,), "embedding": "code", "neighbours": 1, "policy_learning_rate": 3e-3}
+    options = {"network": {"hidden": (16,)}, "embedding": "code", "neighbours": 1, "policy_learning_rate": 3e-3}
     learner = make_algorithm("wolpertinger", spec, Streams(0), **options)
     learner.critic = _Parabola(learner.critic.embedding, -1.0 + 2.0 * star / (ACTIONS - 1))
     batch = Batch(*(torch.ones(1, 1) for _ in Batch._fields[:9]))
@@ -232,7 +238,12 @@ def test_the_point_climbs_a_smooth_value_to_the_best_cell(star):
 def test_a_thousand_actions_on_a_line_are_learned_from_rewards(seed, star):
     """Here the critic is learned too. In a pilot, these seeds ended 3 cells off at most; 5 are allowed."""
     spec = EnvSpec((ACTIONS,), 1, 1, False)
-    options = {"hidden": (64, 64), "learning_rate": 2e-3, "policy_learning_rate": 1e-3, "target": {"rate": 0.05}}
+    options = {
+        "network": {"hidden": (64, 64)},
+        "learning_rate": 2e-3,
+        "policy_learning_rate": 1e-3,
+        "target": {"rate": 0.05},
+    }
     options |= {"embedding": "code", "neighbours": 50, "noise": {"start": 0.5, "end": 0.02, "share": 0.6}}
     options |= {"exploration": {"start": 0.2, "end": 0.0, "share": 0.6}}
     learner = make_algorithm("wolpertinger", spec, Streams(seed), **options)

@@ -27,7 +27,9 @@ SETTINGS = TrainConfig(
 
 def config_of(algorithm: str) -> RunConfig:
     """Return the run that every child trains."""
-    return RunConfig(algorithm, "coverage", {"hidden": [8]}, {"agents": 2, "size": 3, "episode_limit": 9}, SETTINGS)
+    return RunConfig(
+        algorithm, "coverage", {"network": {"hidden": [8]}}, {"agents": 2, "size": 3, "episode_limit": 9}, SETTINGS
+    )
 
 
 def main() -> int:

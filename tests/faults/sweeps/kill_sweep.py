@@ -92,7 +92,7 @@ def sweep(trials):
         raise SystemExit(f"--trials must be a multiple of {pairs}")
     return {
         "name": "kill-sweep",
-        "algorithms": {name: {"hidden": [8]} for name in ALGORITHMS},
+        "algorithms": {name: {"network": {"hidden": [8]}} for name in ALGORITHMS},
         "environments": ENVIRONMENTS,
         "seeds": trials // pairs,
         "train": TRAIN,

@@ -46,7 +46,7 @@ def write_sweep(folder, algorithms, **train):
 def calm(tmp_path_factory):
     """A sweep of two tiny trials, and the folder where nobody disturbed it."""
     folder = tmp_path_factory.mktemp("calm")
-    path = write_sweep(folder, {"vdn": {"hidden": [8]}, "iql": {"hidden": [8]}})
+    path = write_sweep(folder, {"vdn": {"network": {"hidden": [8]}}, "iql": {"network": {"hidden": [8]}}})
     plan = sweep_plan(read_sweep(path))
     with open_folder(folder / "out", plan):
         assert [status.state for status in run_trials(plan, folder / "out", InlineEngine())] == ["done", "done"]
@@ -147,7 +147,7 @@ def test_two_drivers_do_not_share_a_folder(calm, tmp_path, capsys):
 
 
 def test_a_failed_trial_is_tried_three_times_and_again_by_the_next_driver(tmp_path):
-    algorithms = {"vdn": {"hidden": [8], "learning_rate": 1e38}, "iql": {"hidden": [8]}}
+    algorithms = {"vdn": {"network": {"hidden": [8]}, "learning_rate": 1e38}, "iql": {"network": {"hidden": [8]}}}
     plan = sweep_plan(read_sweep(write_sweep(tmp_path, algorithms, steps=160)))
     folder = tmp_path / "out"
     for drivers in (1, 2):

@@ -25,7 +25,7 @@ def ray_is_installed():
 def write_sweep(folder, **train):
     path = folder / "plan.json"
     content = {
-        "algorithms": {"vdn": {"hidden": [8]}, "spn_ac": {"hidden": [8]}},
+        "algorithms": {"vdn": {"network": {"hidden": [8]}}, "spn_ac": {"network": {"hidden": [8]}}},
         "environments": {"small": {"env": "coverage", "size": 3, "agents": 2, "episode_limit": 15}},
         "seeds": 2,
         "train": TRAIN | train,

@@ -8,7 +8,7 @@ from pathlib import Path
 PROGRAM = [sys.executable, "-c", "import sys; from spnpolicy.cli import main; sys.exit(main())"]
 
 SHORT = ["--steps", "400", "--num-envs", "8", "--batch-size", "16", "--warmup-steps", "40", "--updates", "1",
-         "--evaluation-episodes", "4", "--algorithm.hidden", "8,"]  # fmt: skip
+         "--evaluation-episodes", "4", "--algorithm.network.hidden", "8,"]  # fmt: skip
 MATRIX = [*SHORT, "--env.game", "climbing"]
 """Flags of a training run of a second in a matrix game."""
 TINY = [*SHORT, "--env.size", "3", "--env.agents", "2", "--env.episode_limit", "20"]

@@ -104,8 +104,8 @@ def test_listed_structures_are_the_registered_ones():
 def test_list_of_one_algorithm_shows_nested_settings_with_defaults(capsys):
     assert main(["list", "spn_ac"]) == 0
     text = capsys.readouterr().out
-    assert "--algorithm.features.frequencies" in text
-    assert "--algorithm.hidden" in text
+    assert "--algorithm.network.features.frequencies" in text
+    assert "--algorithm.network.hidden" in text
     assert "--algorithm.discount" not in text
     assert main(["list", "coverage"]) == 0
     text = capsys.readouterr().out

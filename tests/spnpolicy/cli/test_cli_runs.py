@@ -21,7 +21,7 @@ def test_train_sets_what_the_flags_say(trained):
     config = read_run_config(trained / "spn")
     assert (config.algorithm, config.env) == ("spn_ac", "coverage")
     assert config.env_options == {"size": 3, "agents": 2, "episode_limit": 20}
-    assert config.algorithm_options["hidden"] == [8]
+    assert config.algorithm_options["network"]["hidden"] == [8]
     assert (config.train.steps, config.train.num_envs, config.train.updates) == (400, 8, 1)
 
 

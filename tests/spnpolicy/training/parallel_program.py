@@ -21,7 +21,7 @@ from spnpolicy.training.loop import resume, train
 
 ENV = {"agents": 2, "size": 3, "episode_limit": 9}
 CONFIG = RunConfig(
-    "spn_ac", "coverage", {"hidden": [8]}, ENV,
+    "spn_ac", "coverage", {"network": {"hidden": [8]}}, ENV,
     TrainConfig(steps=320, num_envs=8, batch_size=32, replay_capacity=120, warmup_steps=40, updates=2, log_every=48,
                 evaluate_every=96, evaluation_episodes=4, checkpoint_every=64, seed=5),
 )  # fmt: skip
@@ -45,7 +45,7 @@ def global_batch(size: int) -> Batch:
 def updated(batch: Batch, name: str, updates: int) -> list[torch.Tensor]:
     """Return the parameters of a new learner after some updates on one batch."""
     env = make_env("coverage", num_envs=1, **ENV)
-    learner = make_algorithm(name, env.spec, Streams(0), hidden=(8,))
+    learner = make_algorithm(name, env.spec, Streams(0), network={"hidden": (8,)})
     for _ in range(updates):
         learner.update(batch, progress=0.0)
     return [tensor.clone() for tensor in tensors_of(learner.state_dict())]

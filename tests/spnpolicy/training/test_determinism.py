@@ -24,7 +24,7 @@ settings = TrainConfig(steps=248, num_envs=8, batch_size=16, warmup_steps=40, up
                        evaluate_every=160, evaluation_episodes=4, checkpoint_every=120, seed=7)
 OWN = {"reinforce": {"rollout": 9}, "rbm": {"sweeps": 3}, "aql": {"num_proposed": 8, "num_uniform": 8}}
 for name in ALGORITHMS:
-    options = {"hidden": [8]} | OWN.get(name, {})
+    options = {"network": {"hidden": [8]}} | OWN.get(name, {})
     config = RunConfig(name, "coverage", options, {"agents": 2, "size": 3, "episode_limit": 9}, settings)
     train(config, Path(sys.argv[1]) / name)
 """
@@ -73,7 +73,9 @@ class Broken:
 def test_a_sink_that_fails_changes_nothing(tmp_path, capsys, error):
     settings = TrainConfig(steps=240, num_envs=8, batch_size=16, warmup_steps=40, updates=1, log_every=40,
                            evaluate_every=80, evaluation_episodes=4, seed=7)  # fmt: skip
-    config = RunConfig("vdn", "coverage", {"hidden": [8]}, {"agents": 2, "size": 3, "episode_limit": 9}, settings)
+    config = RunConfig(
+        "vdn", "coverage", {"network": {"hidden": [8]}}, {"agents": 2, "size": 3, "episode_limit": 9}, settings
+    )
     train(config, tmp_path / "alone")
     # Not even wrapped by the caller: training does that.
     train(config, tmp_path / "watched", sinks=[Broken(error)])
@@ -88,7 +90,9 @@ def test_one_more_environment_shifts_no_other_stream(tmp_path):
         settings = TrainConfig(
             steps=9, num_envs=num_envs, warmup_steps=100, evaluation_episodes=4, batch_size=8, seed=3
         )
-        config = RunConfig("iql", "coverage", {"hidden": [8]}, {"agents": 2, "size": 3, "episode_limit": 9}, settings)
+        config = RunConfig(
+            "iql", "coverage", {"network": {"hidden": [8]}}, {"agents": 2, "size": 3, "episode_limit": 9}, settings
+        )
         train(config, tmp_path / str(num_envs))
         runs.append(metrics_without_time(tmp_path / str(num_envs))[0])
     assert runs[0] == runs[1]

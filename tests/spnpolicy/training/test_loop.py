@@ -34,7 +34,7 @@ SHORT = TrainConfig(
 
 def run(folder, algorithm="vdn", settings=SHORT, **options):
     callback = options.pop("on_progress", None)
-    config = RunConfig(algorithm, "chain", {"hidden": [8]}, options, settings)
+    config = RunConfig(algorithm, "chain", {"network": {"hidden": [8]}}, options, settings)
     return train(config, folder, make_env=make_chain, on_progress=callback)
 
 
@@ -99,7 +99,7 @@ def test_a_loaded_run_acts_like_the_trained_one(tmp_path):
 
 
 def test_coverage_knows_its_optimum(tmp_path):
-    config = RunConfig("iql", "coverage", {"hidden": [8]}, {"agents": 2, "size": 4}, SHORT)
+    config = RunConfig("iql", "coverage", {"network": {"hidden": [8]}}, {"agents": 2, "size": 4}, SHORT)
     result = train(config, tmp_path / "run")
     assert 0.0 <= result.evaluation["fraction_of_optimum"] <= 1.0
     loaded = load_run(tmp_path / "run", num_envs=2)
@@ -177,7 +177,7 @@ def test_loading_what_is_not_a_run(tmp_path):
     run(tmp_path / "run")
     path = tmp_path / "run" / "config.json"
     good = json.loads(path.read_text())
-    path.write_text(json.dumps(good | {"algorithm_options": {"hidden": [9]}}))
+    path.write_text(json.dumps(good | {"algorithm_options": {"network": {"hidden": [9]}}}))
     with pytest.raises(CheckpointError, match=r"does not fit its config\.json"):
         load_run(tmp_path / "run", make_env=make_chain)
     path.write_text(json.dumps(good | {"trian": {}}))

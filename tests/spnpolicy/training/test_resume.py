@@ -33,7 +33,7 @@ SHORT = TrainConfig(
     checkpoint_every=64,
     seed=5,
 )
-RECURRENT = [name for name in ALGORITHMS if hasattr(config_class(name), "recurrent")]
+RECURRENT = [name for name in ALGORITHMS if "recurrent" in config_class(name).network_kinds]
 TASKS = {
     "chain with random masks": ("chain", {"has_action_masks": True}, make_chain),
     "chain cut by the clock": ("chain", {"ending": "truncated"}, make_chain),
@@ -52,7 +52,7 @@ OWN = {
     "aql": {"num_proposed": 8, "num_uniform": 8},
     "wolpertinger": {"neighbours": 4},
 }
-MEMORY = {"recurrent": True, "share_parameters": False}
+MEMORY = {"network": {"kind": "recurrent", "hidden": [8]}, "share_parameters": False}
 IN_EVERY_TASK = ("vdn", "ippo")
 CASES = [(algorithm, task) for algorithm in IN_EVERY_TASK for task in TASKS]
 CASES += [(algorithm, "chain with random masks") for algorithm in ALGORITHMS if algorithm not in IN_EVERY_TASK]
@@ -61,7 +61,9 @@ REST = [(algorithm, task) for algorithm in ALGORITHMS for task in TASKS if (algo
 
 def config_of(algorithm, task, settings=SHORT, **more):
     env, options, make = TASKS[task]
-    return RunConfig(algorithm, env, {"hidden": [8]} | OWN.get(algorithm, {}) | more, options, settings), make
+    return RunConfig(
+        algorithm, env, {"network": {"hidden": [8]}} | OWN.get(algorithm, {}) | more, options, settings
+    ), make
 
 
 def ending(step, error):
@@ -238,7 +240,7 @@ def test_what_is_no_run_or_belongs_to_another_is_refused(tmp_path):
     train(config, tmp_path / "run", make_env=make, on_progress=ending(80, KeyboardInterrupt()))
     path = tmp_path / "run" / "config.json"
     content = json.loads(path.read_text())
-    content["algorithm_options"]["hidden"] = [9]
+    content["algorithm_options"]["network"]["hidden"] = [9]
     path.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=r"does not fit its config.json"):
         resume(tmp_path / "run")

@@ -15,7 +15,7 @@ TINY = replace(
     train=TINY_TRAIN,
     seeds=2,
     algorithms=("vdn", "iql"),
-    algorithm_options={"hidden": [8]},
+    algorithm_options={"network": {"hidden": [8]}},
     evaluation_episodes=20,
 )
 """A preset whose runs take a moment."""

@@ -19,7 +19,8 @@ from spnpolicy.training.runs import load_run
 PROGRAM = [sys.executable, "-c", "import sys; from spnpolicy.cli import main; sys.exit(main())"]
 FLAGS = [
     "benchmark", "coverage", "--algorithms", "spn_ac", "vdn", "--seeds", "2", "--steps", "1600", "--episodes", "50",
-    "--env.size", "3", "--env.agents", "2", "--env.episode_limit", "20", "--algorithm.hidden", "8,", "--workers", "1",
+    "--env.size", "3", "--env.agents", "2", "--env.episode_limit", "20", "--algorithm.network.hidden", "8,",
+    "--workers", "1",
 ]  # fmt: skip
 TRIALS = ("spn_ac-seed0", "vdn-seed0", "spn_ac-seed1", "vdn-seed1")
 FILES = ("report.txt", "table.csv", "episodes.csv", "curves.png", "animation.gif", "answers.txt", "answers.png")

@@ -123,10 +123,14 @@ def test_a_task_is_an_environment_with_options_and_discount(tmp_path):
 
 
 def test_an_algorithm_is_called_by_what_tells_it_from_others(tmp_path):
-    common = {"hidden": [64, 64], "features": {"frequencies": 4}}
+    common = {"network": {"hidden": [64, 64], "features": {"frequencies": 4}}}
     write_run(tmp_path / "a", algorithm="spn_ac", options={**common, "labels": 4})
     write_run(tmp_path / "b", algorithm="spn_ac", options={**common, "labels": 16})
-    write_run(tmp_path / "c", algorithm="spn_ac", options={**common, "labels": 16, "features": {"frequencies": 8}})
+    write_run(
+        tmp_path / "c",
+        algorithm="spn_ac",
+        options={**common, "labels": 16, "network": {"features": {"frequencies": 8}}},
+    )
     write_run(tmp_path / "d", algorithm="vdn", options=common)
     (task,) = grouped(tmp_path)
     assert list(task.groups) == [

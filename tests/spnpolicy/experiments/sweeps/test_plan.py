@@ -24,8 +24,7 @@ def test_presets_are_valid_and_fair(name):
     assert plan.algorithms == ["spn_ac", "mean_field", "vdn", "iql"]
     assert len({trial_name(trial) for trial in plan.trials}) == len(plan.trials)
     # All algorithms get the same task, the same data and the same networks.
-    for key in ("hidden", "features"):
-        assert len({str(trial.algorithm_options[key]) for trial in plan.trials}) == 1
+    assert len({str(trial.algorithm_options["network"]) for trial in plan.trials}) == 1
     for seed in {trial.train.seed for trial in plan.trials}:
         assert len({str((trial.env_options, trial.train)) for trial in plan.trials if trial.train.seed == seed}) == 1
     assert decode(Plan, encode(plan), path="plan") == plan

@@ -67,8 +67,11 @@ def test_a_sweep_survives_its_file():
         ({"train": {"steps": 0}}, r"first\.json: train\.steps is 0, but must be at least 1"),
         ({"algorithms": {}}, r"algorithms is \{\}, but must be at least one"),
         ({"algorithms": {"vdm": {}}}, r"first\.json\.algorithms: unknown algorithm 'vdm'. Did you mean 'vdn'"),
-        ({"algorithms": {"vdn": {"hiden": [8]}}}, r"first\.json\.algorithms\.vdn: unknown setting 'hiden'.*'hidden'"),
-        ({"algorithms": {"vdn": {"hidden": 8}}}, r"first\.json\.algorithms\.vdn\.hidden is 8"),
+        (
+            {"algorithms": {"vdn": {"network": {"hiden": [8]}}}},
+            r"first\.json\.algorithms\.vdn\.network: unknown setting 'hiden'.*'hidden'",
+        ),
+        ({"algorithms": {"vdn": {"network": {"hidden": 8}}}}, r"first\.json\.algorithms\.vdn\.network\.hidden is 8"),
         ({"environments": {"coverag": {}}}, r"first\.json\.environments\.coverag: .*'coverag'.*'coverage'"),
         ({"environments": {"a": {"env": 3}}}, r"first\.json\.environments\.a\.env is 3"),
         ({"environments": {"a": {"env": "coverage", "sise": 3}}}, r"first\.json\.environments\.a: .*'sise'.*'size'"),
@@ -95,11 +98,11 @@ def test_files_that_are_not_strict_json_are_refused(tmp_path, text, capsys):
 
 def test_flags_say_the_same_as_a_file(tmp_path, capsys):
     flags = ["--algorithms", "spn_ac", "vdn", "--envs", "coverage", "matrix_game", "--seeds", "2", "--steps", "500"]
-    assert main(["sweep", *flags, "--algorithm.hidden", "8,", "--dry-run"]) == 0
+    assert main(["sweep", *flags, "--algorithm.network.hidden", "8,", "--dry-run"]) == 0
     by_flags = capsys.readouterr().out
     path = written(
         tmp_path,
-        algorithms={name: {"hidden": [8]} for name in ("spn_ac", "vdn")},
+        algorithms={name: {"network": {"hidden": [8]}} for name in ("spn_ac", "vdn")},
         environments={"coverage": {}, "matrix_game": {}},
         seeds=2,
         train={"steps": 500},
@@ -138,7 +141,7 @@ def test_wrong_flags_are_refused_and_nothing_is_written(tmp_path, words, message
 def test_the_command_runs_everything_and_ends_with_a_table(tmp_path, capsys):
     path = written(
         tmp_path,
-        algorithms={"vdn": {"hidden": [8]}},
+        algorithms={"vdn": {"network": {"hidden": [8]}}},
         environments={"climbing": {"env": "matrix_game"}, "penalty": {"env": "matrix_game", "game": "penalty"}},
         seeds=1,
         train={"steps": 160, "num_envs": 8, "warmup_steps": 40, "batch_size": 16, "evaluation_episodes": 4},
