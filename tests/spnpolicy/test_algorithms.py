@@ -25,9 +25,8 @@ from spnpolicy.training.storage.state_tree import flatten
 INSTALLED = [name for name, entry in ALGORITHMS.items() if find_spec(entry.target.partition(":")[0])]
 RECURRENT = [name for name in INSTALLED if "recurrent" in config_class(name).network_kinds]
 VARIANTS = [(name, {}) for name in INSTALLED]
-VARIANTS += [
-    (name, {"network": {"kind": "recurrent", "hidden": (8,)}, "share_parameters": False}) for name in RECURRENT
-]
+MEMORY = {"network": {"kind": "recurrent", "hidden": (8,)}}
+VARIANTS += [(name, MEMORY | {"share_parameters": False}) for name in RECURRENT]
 OWN = {"rbm": {"sweeps": 3}, "aql": {"num_proposed": 8, "num_uniform": 8}, "reinforce": {"rollout": 8}}
 """Smaller than the defaults, for the speed of the tests."""
 
@@ -176,9 +175,7 @@ def test_greedy_play_moves_no_stream_and_repeats_itself(name):
 @pytest.mark.parametrize("name", RECURRENT)
 def test_a_recurrent_policy_needs_its_memory_and_forgets_at_the_end_of_an_episode(name):
     env = ChainEnv(6, cardinalities=(2, 3))
-    algorithm = make_algorithm(
-        name, env.spec, Streams(0), **small(name) | {"network": {"kind": "recurrent", "hidden": (8,)}}
-    )
+    algorithm = make_algorithm(name, env.spec, Streams(0), **small(name) | MEMORY)
     step = env.reset(seed=0)
     with pytest.raises(ValueError, match=r"acts through spnpolicy.training.player.Player"):
         algorithm.act(step, explore=False)
