@@ -95,18 +95,18 @@ class JointCritic(nn.Module):
     def __init__(self, spec: EnvSpec, settings: Any, embedding: int):
         super().__init__()
         self._width = embedding
-        self.agents = agent_network(spec, settings, outputs=max(spec.cardinalities) * embedding, output_gain=1.0)
+        self.encoder = agent_network(spec, settings, outputs=max(spec.cardinalities) * embedding, output_gain=1.0)
         self.state = state_encoder_for(settings.network, spec)
         inputs = embedding + cast(int, self.state.out_features)
         self.joint = mlp((inputs, embedding, embedding, 1), output_gain=_OUTPUT_GAIN)
 
     def codes(self, batch: Batch) -> Float[Tensor, "*batch agents actions embedding"]:
         """Return the codes of all actions at the observations of a batch."""
-        return self._by_action(self.agents.now(_without_memory(batch)))
+        return self._by_action(self.encoder.now(_without_memory(batch)))
 
     def following_codes(self, batch: Batch) -> Float[Tensor, "*batch agents actions embedding"]:
         """Return the codes of all actions at the next observations of a batch, without gradient."""
-        return self._by_action(self.agents.following(_without_memory(batch)))
+        return self._by_action(self.encoder.following(_without_memory(batch)))
 
     def forward(
         self,
