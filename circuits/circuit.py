@@ -10,7 +10,7 @@ import networkx as nx
 from circuits.engine.compiler import compile_layers
 from circuits.engine.layers import CompiledCircuit
 from circuits.errors import StructureError
-from circuits.nodes import Input, Node, Product, Sum
+from circuits.nodes import Input, Node, Product, Sum, prune
 from circuits.properties import Overlap, Properties, check_structure
 from circuits.variables import check_cardinalities
 
@@ -235,13 +235,7 @@ class CircuitBuilder:
             StructureError: the graph breaks a rule; the message names the node.
         """
         self._check_children("root", (root,))
-        needed = {root}
-        for index in range(root, -1, -1):
-            node = self._nodes[index]
-            if index in needed and not isinstance(node, Input):
-                needed.update(node.children)
-        new_index = {old: new for new, old in enumerate(sorted(needed))}
-        nodes = [_renumber(self._nodes[old], new_index) for old in new_index]
+        nodes, _ = prune(self._nodes, root)
         return Circuit(self.cardinalities, nodes, name=self.name, determinism=determinism)
 
     def _add(self, node: Node) -> int:
@@ -255,9 +249,3 @@ class CircuitBuilder:
                     f"{kind}: child {child!r} does not exist yet; pass handles of input, product or sum."
                 )
         return children
-
-
-def _renumber(node: Node, new_index: dict[int, int]) -> Node:
-    if isinstance(node, Input):
-        return node
-    return type(node)(tuple(new_index[child] for child in node.children))

@@ -1,5 +1,6 @@
 """The three kinds of nodes that circuits are made of."""
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -23,3 +24,19 @@ class Sum(NamedTuple):
 
 
 Node = Input | Product | Sum
+
+
+def prune(nodes: Sequence[Node], root: int) -> tuple[list[Node], dict[int, int]]:
+    """Return the nodes that a root reaches, in the same order and numbered anew, and the new number of each old one."""
+    needed = {root}
+    for index in range(root, -1, -1):
+        node = nodes[index]
+        if index in needed and not isinstance(node, Input):
+            needed.update(node.children)
+    places = {old: new for new, old in enumerate(sorted(needed))}
+    return [renumber(nodes[old], places) for old in places], places
+
+
+def renumber(node: Node, places: Mapping[int, int] | Sequence[int]) -> Node:
+    """Return a node whose children stand at other places."""
+    return node if isinstance(node, Input) else type(node)(tuple(places[child] for child in node.children))

@@ -2,7 +2,7 @@
 
 from circuits.circuit import Circuit
 from circuits.errors import StructureError
-from circuits.nodes import Input, Node, Sum
+from circuits.nodes import Node, Sum, renumber
 
 
 def mixture(*circuits_: Circuit) -> Circuit:
@@ -39,13 +39,7 @@ def mixture(*circuits_: Circuit) -> Circuit:
     nodes: list[Node] = []
     roots: list[int] = []
     for circuit in circuits_:
-        start = len(nodes)
-        nodes.extend(_shifted(node, start) for node in circuit.nodes)
+        places = range(len(nodes), len(nodes) + circuit.num_nodes)
+        nodes.extend(renumber(node, places) for node in circuit.nodes)
         roots.append(len(nodes) - 1)
     return Circuit(cards, [*nodes, Sum(tuple(roots))], name=f"mixture({len(circuits_)} circuits)")
-
-
-def _shifted(node: Node, start: int) -> Node:
-    if isinstance(node, Input):
-        return node
-    return type(node)(tuple(start + child for child in node.children))

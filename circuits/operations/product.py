@@ -13,7 +13,7 @@ import numpy as np
 from circuits.circuit import Circuit
 from circuits.engine.layers import Rows
 from circuits.errors import NotTractableError, StructureError
-from circuits.nodes import Input, Node, Product, Sum
+from circuits.nodes import Input, Node, Product, Sum, prune
 from circuits.variables import describe_scope
 
 _MOST_TERMS = 1 << 20
@@ -373,14 +373,7 @@ class _Matching:
 
     def _assemble(self, root: int, name: str, determinism: str | None) -> ProductCircuit:
         """Number the nodes below the root, and read off where each parameter comes from."""
-        needed = {root}
-        for index in range(root, -1, -1):
-            needed.update(_children(self._nodes[index]) if index in needed else ())
-        new_index = {old: new for new, old in enumerate(sorted(needed))}
-        nodes = [
-            node if isinstance(node, Input) else type(node)(tuple(new_index[child] for child in node.children))
-            for node in (self._nodes[old] for old in new_index)
-        ]
+        nodes, new_index = prune(self._nodes, root)
         circuit = Circuit(self._first.circuit.cardinalities, nodes, name=name, determinism=determinism)
         origin = np.full((circuit.num_parameters, 2), NO_EDGE, dtype=np.int64)
         for old, edges in self._edges.items():

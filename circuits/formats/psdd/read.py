@@ -12,7 +12,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.errors import FormatError
-from circuits.nodes import Input, Node, Product, Sum
+from circuits.nodes import Input, Node, Product, Sum, prune
 
 _MAX_BYTES = 1 << 28
 _MAX_NODES = 1 << 22
@@ -171,23 +171,13 @@ class _Nodes:
 
     def circuit(self, root: int) -> tuple[Circuit, Tensor]:
         """Return the circuit below the root, without nodes that it does not reach."""
-        needed = {root}
-        for index in range(root, -1, -1):
-            node = self.nodes[index]
-            if index in needed and not isinstance(node, Input):
-                needed.update(node.children)
-        new = {old: position for position, old in enumerate(sorted(needed))}
-        nodes = [_renumbered(self.nodes[old], new) for old in new]
+        nodes, places = prune(self.nodes, root)
         circuit = Circuit([2] * self.tree.num_variables, nodes, name="psdd")
         logits = torch.zeros(circuit.num_parameters, dtype=torch.float64)
-        for old, position in new.items():
-            if old in self.logits:
-                logits[circuit.parameters_of(position)] = torch.tensor(self.logits[old], dtype=torch.float64)
+        for old, numbers in self.logits.items():
+            if old in places:
+                logits[circuit.parameters_of(places[old])] = torch.tensor(numbers, dtype=torch.float64)
         return circuit, logits
-
-
-def _renumbered(node: Node, new: dict[int, int]) -> Node:
-    return node if isinstance(node, Input) else type(node)(tuple(new[child] for child in node.children))
 
 
 def _read_psdd(file: str, tree: _Tree) -> tuple[Circuit, Tensor]:
