@@ -1,14 +1,12 @@
 """What a picture of a circuit shows: a box for each node, or for each region of a large circuit."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from circuits.circuit import Circuit
+from circuits.distribution import CircuitDistribution
 from circuits.draw.style import Labels, number
 from circuits.nodes import Input, Product, Sum
-
-if TYPE_CHECKING:
-    from circuits.distribution import CircuitDistribution
 
 _DIAMETER = 0.3
 _CHARACTER = 0.073
@@ -48,7 +46,7 @@ class Edge(NamedTuple):
     flow: float | None = None
 
 
-def flows_and_weights(distribution: "CircuitDistribution") -> Numbers:
+def flows_and_weights(distribution: CircuitDistribution) -> Numbers:
     """Return what each node of a distribution without batch dimensions adds to the picture.
 
     Not read from `distribution.flows`, whose rows are shared by equal nodes.
@@ -160,7 +158,8 @@ class _Regions:
             new = [part for part in self.parts[scope] if part not in reached]
             reached.update(new)
             order.extend(new)
-        # Larger scopes first is an order in which parents precede their parts, whatever the paths.
+        # An edge is drawn downwards, to a lower number. Larger scopes first is an order in which parents precede their
+        # parts, whatever the paths.
         return sorted(order[:most], key=lambda scope: (-scope.bit_count(), order.index(scope)))
 
     def use(self, scope: int, flows: Sequence[float]) -> float:

@@ -54,6 +54,8 @@ class _Layers:
         self.rank = self._ranks(len(sizes), edges)
         self.chains: list[list[int]] = []
         for parent, child in edges:
+            # Long edges become chains of unit steps with an invisible vertex in every layer between: only so can a
+            # sweep that looks at neighbouring layers see that a long edge crosses something, and keep room for it.
             bends = range(len(self.rank), len(self.rank) + self.rank[child] - self.rank[parent] - 1)
             self.rank += range(self.rank[parent] + 1, self.rank[child])
             self.width += [_ROUTE_WIDTH] * len(bends)
@@ -69,6 +71,7 @@ class _Layers:
     @staticmethod
     def _ranks(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
         rank = [0] * count
+        # Parents have larger numbers than children, so from the largest down a rank is final before it is passed on.
         for parent, child in sorted(edges, reverse=True):
             rank[child] = max(rank[child], rank[parent] + 1)
         return rank
@@ -103,12 +106,13 @@ class _Layers:
 
     def _sort(self, rank: int, neighbours: list[list[int]], fixed: int) -> None:
         place = {vertex: position for position, vertex in enumerate(self.order[fixed])}
-        own = {vertex: position for position, vertex in enumerate(self.order[rank])}
+        before = {vertex: position for position, vertex in enumerate(self.order[rank])}
 
         def key(vertex: int) -> tuple[float, int]:
             near = [place[other] for other in neighbours[vertex]]
-            # Rounded, so that equal means tie on every machine.
-            return round(sum(near) / len(near), 9) if near else float(own[vertex]), own[vertex]
+            # Rounded, so that equal means tie on every machine; ties keep their order, or sweeps would go round in
+            # circles.
+            return round(sum(near) / len(near), 9) if near else float(before[vertex]), before[vertex]
 
         self.order[rank].sort(key=key)
 
@@ -120,6 +124,8 @@ class _Layers:
             ends = [(i, place[v]) for i, vertex in enumerate(upper) for v in self.below[vertex]]
             if ends:
                 a, b = np.array(sorted(ends)).T
+                # Two steps cross when one begins to the left of the other and ends to its right; the strict signs leave
+                # out steps that share an end.
                 total += int(((a[:, None] < a) & (b[:, None] > b)).sum())
         return total
 
@@ -151,6 +157,8 @@ class _Layers:
 
 def _apart(wanted: Float[np.ndarray, " boxes"], width: Float[np.ndarray, " boxes"]) -> Float[np.ndarray, " boxes"]:
     """Return the places nearest to the wanted ones, in squares, that keep the order and a gap (pool adjacent)."""
+    # Without its least distance from the first, every box only has to stand no further left than the one before: that
+    # is isotonic regression. Neighbours that are out of order merge and stand at their common mean.
     offset = np.concatenate([[0.0], np.cumsum((width[1:] + width[:-1]) / 2 + _GAP_X)])
     pools: list[tuple[float, int]] = []
     for value in (wanted - offset).tolist():

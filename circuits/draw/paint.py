@@ -95,6 +95,7 @@ def _paint_edges(
         ends[-1, 1] += boxes[edge.child].size[1] / 2
         points = [ends[0]]
         for upper, lower in pairwise(ends):
+            # Control points straight below and above: curves leave and arrive upright, so pieces join without a corner.
             bend = np.array([0.0, 0.45 * (upper[1] - lower[1])])
             points += [upper - bend, lower + bend, lower]
         curves.append(np.array(points))
@@ -120,6 +121,9 @@ def _paint_weights(
     everything = np.concatenate([*samples, np.zeros((0, 2))])
     size = np.array(_LABEL_SIZE)
     taken = [(center, (np.array(box.size) + size) / 2) for center, box in zip(centers, boxes, strict=True)]
+    # A label fits where its centre is further from every taken centre than half of both sizes together, in x or in y.
+    # Each label that is placed is taken for the next ones, so the order of the edges decides, the same for equal
+    # pictures.
     blocks, reach = np.array([block for block, _ in taken]), np.array([half for _, half in taken])
     for position, edge in enumerate(edges):
         if edge.weight is None:

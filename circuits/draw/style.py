@@ -54,10 +54,10 @@ class Labels:
         self.values = [_texts("value_names", each) for each in ([lists] * count if shared else lists)]
         if len(self.values) != count:
             raise StructureError(f"value_names has {len(self.values)} lists, but there are {count} variables.")
-        for variable, (own, cardinality) in enumerate(zip(self.values, cardinalities, strict=True)):
-            if len(own) < cardinality or (len(own) > cardinality and not shared):
+        for variable, (texts, cardinality) in enumerate(zip(self.values, cardinalities, strict=True)):
+            if len(texts) < cardinality or (len(texts) > cardinality and not shared):
                 raise StructureError(
-                    f"value_names gives variable {variable} {len(own)} names, but it has {cardinality} values."
+                    f"value_names gives variable {variable} {len(texts)} names, but it has {cardinality} values."
                 )
 
     def equation(self, variable: int, values: Sequence[int]) -> str:

@@ -104,10 +104,11 @@ def pair_counts(data: Tensor, cards: Sequence[int], weights: Tensor) -> Tensor:
     """Return how often each pair of values occurs together, shape (values, values); the diagonal counts values."""
     offsets = torch.as_tensor(value_offsets(cards)[:-1], device=data.device)
     counts = torch.zeros(sum(cards), sum(cards), dtype=torch.float64, device=data.device)
-    for part, own in zip(data.split(4096), weights.split(4096), strict=True):
+    # Rows of indicators of all values: with them every pair is one matrix product, but all rows at once would not fit.
+    for part, part_weights in zip(data.split(4096), weights.split(4096), strict=True):
         seen = torch.zeros(len(part), sum(cards), dtype=torch.float64, device=data.device)
         seen.scatter_(1, part + offsets, 1.0)
-        counts += seen.T @ (seen * own.unsqueeze(1))
+        counts += seen.T @ (seen * part_weights.unsqueeze(1))
     return counts
 
 
@@ -125,6 +126,7 @@ def forest_gains(counts: Tensor, cards: Sequence[int], *, smoothing: float, pric
         torch.arange(len(cards), device=counts.device), torch.tensor(cards).to(counts.device)
     )
     member = torch.nn.functional.one_hot(owner, len(cards)).to(torch.float64)
+    # The values of one variable together count every row once.
     rows = float(counts.diagonal()[: cards[0]].sum())
     total = max(rows + smoothing, torch.finfo(torch.float64).tiny)
     share = 1.0 / sizes[owner]

@@ -46,12 +46,12 @@ def expected_counts(
     """
     counts = torch.zeros_like(log_weights)
     scores: list[Tensor] = []
-    own = log_weights.unsqueeze(1)
+    per_edge = log_weights.unsqueeze(1)
     size = rows_at_once(compiled)
     with torch.no_grad():
         for part, part_weights in zip(data.split(size), weights.split(size), strict=True):
-            values = log_up(compiled, own, evidence_rows(part, compiled))
-            local = posterior(own + compiled.edge_child.take(values), compiled.edge_sum.take(values))
+            values = log_up(compiled, per_edge, evidence_rows(part, compiled))
+            local = posterior(per_edge + compiled.edge_child.take(values), compiled.edge_sum.take(values))
             amounts = torch.zeros_like(values)
             amounts[compiled.root] = part_weights
             used = push_down(compiled, local, amounts)
@@ -73,9 +73,9 @@ def weights_from_counts(compiled: CompiledCircuit, counts: Tensor, smoothing: fl
     """
     shares = torch.empty_like(counts)
     for layer in compiled.sum_layers:
-        own = layer.fold(counts[layer.edges]) + smoothing / layer.fan_in
-        total = own.sum(1, keepdim=True)
-        share = torch.where(total > 0, own / torch.where(total > 0, total, 1.0), 1.0 / layer.fan_in)
+        added = layer.fold(counts[layer.edges]) + smoothing / layer.fan_in
+        total = added.sum(1, keepdim=True)
+        share = torch.where(total > 0, added / torch.where(total > 0, total, 1.0), 1.0 / layer.fan_in)
         shares[layer.edges] = share.flatten()
     return shares.log()
 

@@ -102,8 +102,8 @@ def _near_the_tree(
                 logits[where] = row
 
     for variable, k in enumerate(cards):
-        own = slice(offsets[variable], offsets[variable] + k)
-        frequency = counts.diagonal()[own].cpu()
+        here = slice(offsets[variable], offsets[variable] + k)
+        frequency = counts.diagonal()[here].cpu()
         put(latent.emissions[variable], _shares(meaning[variable] * frequency))
         if states == 1:
             continue
@@ -112,7 +112,7 @@ def _near_the_tree(
             pairs = frequency.unsqueeze(0)
         else:
             before = slice(offsets[parent], offsets[parent] + cards[parent])
-            pairs = meaning[parent] @ counts[before, own].cpu()
+            pairs = meaning[parent] @ counts[before, here].cpu()
         # States of one value share its frequency.
         spread = meaning[variable].T / meaning[variable].sum(0).unsqueeze(1)
         put(latent.transitions[variable], _shares(pairs @ spread))

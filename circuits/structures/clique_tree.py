@@ -82,6 +82,8 @@ def clique_tree(
 def eliminate(scopes: Iterable[Sequence[int]], order: Sequence[int]) -> dict[int, Context]:
     """Return the context of each variable, in elimination order; contexts are sorted by elimination."""
     position = {variable: i for i, variable in enumerate(order)}
+    # Bucket elimination without numbers: eliminating a variable couples all that it shares a scope with, so what is
+    # left of its bucket moves on as one scope to whichever of them goes next.
     buckets: dict[int, set[int]] = {variable: set() for variable in order}
     for scope in scopes:
         if scope:
@@ -101,7 +103,7 @@ def build_clique_tree(cardinalities: Sequence[int], contexts: dict[int, Context]
     Args:
         cardinalities: number of values of each variable.
         contexts: for each variable, in elimination order, variables that come later. Each context must lie within
-            one of its members and that one's own context, as those of `eliminate` do.
+            one of its members and the context of that one, as those of `eliminate` do.
         name: of the circuit.
     """
     builder = CircuitBuilder(cardinalities, name=name)
@@ -110,12 +112,16 @@ def build_clique_tree(cardinalities: Sequence[int], contexts: dict[int, Context]
     below: dict[int, list[int]] = {variable: [] for variable in contexts}
     roots: list[int] = []
     for variable, context in contexts.items():
+        # The node below which a variable can hang must know the whole context; the one eliminated first is the
+        # smallest.
         parents = [other for other in context if set(context) <= {other, *contexts[other]}]
         (below[min(parents, key=position.__getitem__)] if parents else roots).append(variable)
     found: dict[int, dict[tuple[int, ...], int]] = {}
     sums: dict[int, list[int]] = {}
     for variable, context in contexts.items():
         indicators = [builder.input(variable, [value]) for value in range(cards[variable])]
+        # Where the values of a child's context stand in (context, variable): contexts are in elimination order, not
+        # sorted.
         places = [
             (found.pop(child), tuple([*context, variable].index(v) for v in contexts[child]))
             for child in below[variable]

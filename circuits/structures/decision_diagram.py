@@ -27,8 +27,8 @@ def decision_diagram(
     """Return p(u_0 | s_0) p(u_1 | s_1) ... where the state s_t is computed from the values before variable t.
 
     Equal states share everything that follows (a shared Shannon decomposition, or multi-valued decision diagram). By
-    default states follow from random tables. With a `transition` of your own the circuit is exactly the automaton you
-    wrote: a counter as the state makes the number of agents that act decide what the others do.
+    default states follow from random tables. With a `transition` the circuit is exactly the automaton that you
+    wrote: a counter as the state makes the number of variables that took a value decide about those after them.
 
     Args:
         cardinalities: number of values of each variable, in reading order.
@@ -96,6 +96,8 @@ def automaton(
                 )
         tables.append(table)
         states = reached
+    # Backwards, because a forbidden end forbids the values that can only lead there: left in, they would be sums whose
+    # weight goes to joint values that do not exist.
     allowed = {state for state in states if accept is None or accept(state)}
     for t in reversed(range(len(tables))):
         alive = {

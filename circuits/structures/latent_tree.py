@@ -80,7 +80,7 @@ def latent_tree_nodes(cardinalities: Sequence[int], parents: Sequence[int] | Non
         below[variable] = elements if states == 1 else [builder.sum(*elements) for _ in range(copies)]
         transitions[variable] = tuple(below[variable]) if states > 1 else ()
     roots = [below[variable][0] for variable, parent in enumerate(parents) if parent < 0]
-    # Every node is used, so that the handles are the positions in the finished circuit.
+    # The builder renumbers what it prunes, which would make the handles above wrong; every node is used, so they stand.
     circuit = builder.build(roots[0] if len(roots) == 1 else builder.product(*roots))
     order = range(len(cards))
     return LatentTree(circuit, tuple(parents), tuple(emissions[v] for v in order), tuple(transitions[v] for v in order))

@@ -70,6 +70,7 @@ class _Word(NamedTuple):
 
 def _lines(file: str) -> Iterator[list[_Word]]:
     """Yield the words of each line that is neither empty nor a comment."""
+    # Asked before anything is read: a file may be any size, and its words take many times the memory of its bytes.
     if os.path.getsize(file) > _MAX_BYTES:
         raise FormatError(f"{file}:1:1: the file has more than {_MAX_BYTES:,} bytes.")
     content = Path(file).read_bytes()
@@ -117,6 +118,8 @@ class _Tree(NamedTuple):
 
 
 def _read_vtree(file: str) -> _Tree:
+    # `open_` holds nodes that have no parent yet. Children stand above their parent and leave it, so no node can have
+    # two parents or be its own ancestor, and what is left at the end are the roots.
     places: dict[int, _Place] = {}
     open_: set[int] = set()
     seen: set[int] = set()
@@ -220,6 +223,8 @@ def _read_true(words: list[_Word], nodes: _Nodes) -> tuple[int, int]:
         words[0].fail("a true node must be 'T id vtree variable log(false) log(true)' or have log(true) only.")
     identity, place = _place(words, nodes.tree)
     _check_variable(words[3], words[3].integer("a variable", 1) - 1, place)
+    # Rounding in the file can push a log probability a little above 0: cut there, or the rest would be the log of a
+    # negative.
     logs = [word.log_probability() for word in words[4:]]
     if len(logs) == 1:
         yes = min(logs[0], 0.0)
@@ -230,6 +235,7 @@ def _read_true(words: list[_Word], nodes: _Nodes) -> tuple[int, int]:
 
 def _log_rest(log_probability: float) -> float:
     """Return log(1 - p)."""
+    # log(1 - p) as it stands loses a small p to rounding; log1p keeps it.
     rest = -exp(log_probability)
     return -inf if rest == -1 else log1p(rest)
 
@@ -264,6 +270,8 @@ def _read_decision(words: list[_Word], nodes: _Nodes) -> tuple[int, int]:
         if prime >= 0 and sub >= 0:
             products.append(nodes.add(Product((prime, sub))))
             logs.append(weight)
+        # Other programs keep elements with a false node, which only weight zero makes harmless: dropping one that has
+        # weight would change the distribution without a word.
         elif weight > -inf and exp(weight) > _TOLERANCE:
             words[start + 2].fail("an element with a false node has a probability above zero.")
     if not products:
@@ -276,7 +284,7 @@ def _child(word: _Word, what: str, place: int, nodes: _Nodes) -> int:
     identity = word.integer(f"the id of a {what}")
     if identity not in nodes.by_id:
         word.fail(f"{what} {identity} does not stand above.")
-    node, own = nodes.by_id[identity]
-    if node >= 0 and own != place:
-        word.fail(f"{what} {identity} belongs to vtree node {own}, but this decision needs vtree node {place}.")
+    node, found = nodes.by_id[identity]
+    if node >= 0 and found != place:
+        word.fail(f"{what} {identity} belongs to vtree node {found}, but this decision needs vtree node {place}.")
     return node

@@ -134,6 +134,8 @@ class _Vtree:
         def key(part: int) -> tuple[bool, int, int]:
             return not self.disjointness.quickly_disjoint(tuple(sorted(parts[part]))), part.bit_count(), part
 
+        # Primes must exclude each other, so the part whose nodes do goes to the left; among such parts a small one
+        # makes few elements. The last key breaks ties: the same circuit must always give the same file.
         return tuple(sorted(parts, key=key))
 
     def key(self, parts: tuple[int, ...]) -> tuple[int, ...]:
@@ -150,6 +152,7 @@ class _Vtree:
         while stack:
             key, ready = stack.pop()
             below = self.children(key)
+            # In order, not children first: the packages that read these files number a vtree from left to right.
             if ready or below is None:
                 self.ids[key] = len(self.ids)
             else:
@@ -186,6 +189,9 @@ class _Writer:
         return _PSDD_HEADER + f"psdd {len(self.lines)}\n" + "\n".join(self.lines) + "\n"
 
     def _write(self, root: _Mixture) -> None:
+        # A stack instead of recursion (a chain is as deep as it is long). A mixture is met twice: first its plan is
+        # made and what it needs goes on top, then all of it has ids and its line can be written. The plan is kept in
+        # between, because expanding it again would double the work on every level.
         plans: dict[_Mixture, list[tuple[_Mixture, _Mixture, float]]] = {}
         stack = [root]
         while stack:
@@ -215,6 +221,8 @@ class _Writer:
 
     def _flatten(self, mixture: _Mixture) -> dict[_Item, float]:
         """Return products (as their parts in order) and inputs with their log weights, without sums."""
+        # A PSDD has no sums below sums: their weights multiply along the way, and what several ways reach is added up
+        # at the end, in one sum, so that the order of the ways does not show in the last digits.
         found: dict[_Item, list[float]] = {}
         stack = [(item, weight) for item, weight in reversed(mixture)]
         while stack:
@@ -224,12 +232,13 @@ class _Writer:
             if len(item) > 1 or isinstance(node, Input):
                 found.setdefault(item, []).append(weight)
             elif isinstance(node, Sum):
-                own = self.log_weights[self.circuit.parameters_of(first)]
-                edges = zip(node.children, own, strict=True)
+                weights = self.log_weights[self.circuit.parameters_of(first)]
+                edges = zip(node.children, weights, strict=True)
                 stack += [((child,), weight + edge) for child, edge in edges if edge > -inf]
             elif len(node.children) == 1:
                 stack.append((node.children, weight))
             else:
+                # The circuit may list the parts of one split in any order, product by product; the vtree has one.
                 order = self.vtree.order[self.circuit.scopes[first]]
                 child_of = {self.circuit.scopes[child]: child for child in node.children}
                 stack.append((tuple(child_of[part] for part in order), weight))
@@ -251,11 +260,15 @@ class _Writer:
         elements: list[tuple[_Mixture, _Mixture, float]] = []
         for prime in primes:
             total = _log_sum([weight for _, weight in groups[prime]])
+            # Equal subs must be found equal, or shared parts are written again for every parent and the file grows with
+            # the number of ways: sorted, and rounded because each way adds its weights in another order.
             subs = tuple(sorted((item, round(weight - total, _DIGITS)) for item, weight in groups[prime]))
             elements.append(((((prime,), 0.0),), subs, total))
         return elements
 
     def _check_primes(self, primes: tuple[int, ...]) -> None:
+        # The quick proof looks at all at once and nearly always succeeds; pair by pair it is a search, made only to say
+        # which two overlap, or that none do after all.
         if self.vtree.disjointness.quickly_disjoint(primes):
             return
         for position, first in enumerate(primes):
@@ -272,9 +285,10 @@ class _Writer:
         for (index,), weight in flat.items():
             node = self.circuit.nodes[index]
             assert isinstance(node, Input)
-            own = self.log_weights[self.circuit.parameters_of(index)] or [0.0]
-            for value, edge in zip(node.values, own, strict=True):
+            edges = self.log_weights[self.circuit.parameters_of(index)] or [0.0]
+            for value, edge in zip(node.values, edges, strict=True):
                 weights[value].append(weight + edge)
+        # By definition a true node has a probability strictly between 0 and 1; what is certain is a literal.
         no, yes = _log_sum(weights[0]), _log_sum(weights[1])
         key = self._key(mixture)
         (variable,), place = variables_of(key[0]), self.vtree.ids[key]

@@ -69,6 +69,7 @@ def _gains_of_copies(
     edges = np.repeat(first - begins, fan_in) + np.arange(fan_in.sum())
     counts = graph.counts_by_value(edges, rows)
     used = np.add.reduceat(counts, begins)
+    # n log n of the counts within each value of a split variable, added over its values: what copies would score.
     divided = np.add.reduceat(np.add.reduceat(_entropy_terms(counts), begins) - _entropy_terms(used), graph.starts, 1)
 
     def likelihood(of_edges: np.ndarray) -> np.ndarray:
@@ -96,14 +97,17 @@ def _choose_copies(
     """Return which choices to copy for each split variable, shape (choices, variables).
 
     All on the way to the variable must be; any other may be when all before it are, within the depth, and is when
-    it promises a gain, with what its own successors promise counted in.
+    it promises a gain, with what its successors promise counted in.
     """
     place = {choice: position for position, choice in enumerate(order)}
     successors = [[place[after] for after in graph.successors[choice]] for choice in order]
+    # Upwards first: a choice that loses by itself is worth a copy when what it opens up below gains more.
     promise = net.copy()
     for position in range(len(order) - 1, -1, -1):
         if successors[position]:
             promise[position] += np.maximum(promise[successors[position]], 0.0).sum(0)
+    # Downwards: a copy hangs below a copy, so what an ancestor may not be, nothing below it may; several parents must
+    # agree. The depth is the longest way off the way to the variable and begins anew at each choice on it.
     allowed = np.ones_like(on_the_way)
     depth = np.zeros(net.shape, dtype=np.int64)
     for position, following in enumerate(successors):

@@ -114,12 +114,12 @@ class DecisionGraph:
         self.targets[edge] = targets
         if edge > 0:
             choice = self.owner[edge]
-            self.successors[choice] = tuple({c for own in self.edges_of(choice) for c in self.targets[own]})
+            self.successors[choice] = tuple({c for other in self.edges_of(choice) for c in self.targets[other]})
 
     def edges_of(self, choice: int) -> range:
         """Return the edges of a choice, one per value."""
-        own = self.choices[choice]
-        return range(own.first, own.first + self.cards[own.variable])
+        variable, first = self.choices[choice].variable, self.choices[choice].first
+        return range(first, first + self.cards[variable])
 
     def rows_of(self, edge: int) -> np.ndarray:
         """Return the rows that take an edge."""
@@ -128,7 +128,7 @@ class DecisionGraph:
         return np.flatnonzero(self.active[:, self.choices[self.owner[edge]].variable] == edge)
 
     def below(self, edge: int) -> list[int]:
-        """Return the choices behind an edge, each before those behind its own edges."""
+        """Return the choices behind an edge, each before those behind its edges."""
         order: list[int] = []
         seen: set[int] = set()
         stack = [(choice, False) for choice in self.targets[edge]]
@@ -144,31 +144,37 @@ class DecisionGraph:
 
     def counts_by_value(self, edges: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return how often rows take each edge together with each value of each variable, shape (edges, values)."""
+        # One matrix product counts all pairs: rows by edge taken (those asked for side by side, all others in one last
+        # column that is dropped) times rows by value shown. Looping over edges would visit every row once for each.
         place = np.full(len(self.targets), len(edges))
         place[edges] = np.arange(len(edges))
         result = np.zeros((len(edges), self.shown.shape[1]))
         for part in np.array_split(rows, 1 + len(rows) * len(edges) // _DENSE):
-            taken = np.zeros((len(part), len(edges) + 1), dtype=np.float32)  # the last column is elsewhere
+            taken = np.zeros((len(part), len(edges) + 1), dtype=np.float32)
             np.put_along_axis(taken, place[self.active[part]], 1.0, 1)
             result += taken[:, :-1].T @ self.shown[part]
         return result
 
     def split(self, found: Candidate) -> None:
-        """Carry out a split: each value of the variable gets its own copy of the way there and of the clones."""
+        """Carry out a split: each value of the variable gets a copy of the way there and of the clones."""
         variable, edge = found.variable, found.edge
         order = self.below(edge)
         inside = [c for c in self.targets[edge] if self.choices[c].scope[variable] or c in found.clones]
         outside = [c for c in self.targets[edge] if c not in inside]
+        # Only rows that take this edge change their way: taken out of the totals before and put back after, they keep
+        # the counts exact without counting all rows again.
         rows = self.rows_of(edge)
         self._count(rows, -1)
         parts = [rows[self.data[rows, variable] == value] for value in range(self.cards[variable])]
         copies = [self._copy(order, found, value, part) for value, part in enumerate(parts)]
-        options = [self._given(inside, variable, value, own) for value, own in enumerate(copies)]
+        options = [self._given(inside, variable, value, new) for value, new in enumerate(copies)]
         decision = self.add(variable, options)
         self.put_behind(edge, (*outside, decision))
-        for value, (part, own) in enumerate(zip(parts, copies, strict=True)):
+        for value, (part, copy_of) in enumerate(zip(parts, copies, strict=True)):
+            # A copy's edges stand in the order of the original's, so a row moves by a look-up. `active` must follow at
+            # once: the gains of later splits are read from it, and a stale entry would count rows for the original.
             new_edge = np.arange(len(self.targets))
-            for old, new in own.items():
+            for old, new in copy_of.items():
                 new_edge[np.asarray(self.edges_of(old))] = np.asarray(self.edges_of(new))
             self.active[part] = new_edge[self.active[part]]
             self.active[part, variable] = self.choices[decision].first + value
@@ -178,22 +184,25 @@ class DecisionGraph:
         """Copy the choices on the way to the split variable, and the clones that any of the rows reaches."""
         reached = {self.owner[edge] for edge in np.unique(self.active[rows[self.weights[rows, 0] > 0]])}
         copies: dict[int, int] = {}
+        # From below: a copy must point to the copies of what stands behind it. A clone that no row reaches would be an
+        # equal part with parameters of its own and nothing to learn them from, so the original stays.
         for choice in reversed(order):
-            own = self.choices[choice]
-            on_the_way = own.scope[found.variable] and own.variable != found.variable
+            variable, scope = self.choices[choice].variable, self.choices[choice].scope
+            on_the_way = scope[found.variable] and variable != found.variable
             if on_the_way or (choice in found.clones and choice in reached):
                 targets = [
                     self._given(self.targets[edge], found.variable, value, copies) for edge in self.edges_of(choice)
                 ]
-                copies[choice] = self.add(own.variable, targets)
+                copies[choice] = self.add(variable, targets)
         return copies
 
     def _given(self, choices: Sequence[int], variable: int, value: int, copies: dict[int, int]) -> tuple[int, ...]:
         """Return what becomes of choices over disjoint variables once a variable has a value."""
         result: list[int] = []
         for choice in choices:
-            own = self.choices[choice]
-            kept = self.targets[own.first + value] if own.variable == variable else (choice,)
+            decided = self.choices[choice].variable == variable
+            # A choice about the split variable is made now: what stood behind this value takes its place.
+            kept = self.targets[self.choices[choice].first + value] if decided else (choice,)
             result += [copies.get(c, c) for c in kept]
         return tuple(result)
 
@@ -220,13 +229,13 @@ class DecisionGraph:
         fan_in = np.repeat(sizes, sizes)
 
         def mean(amount: float, column: int) -> float:
-            own = self.totals[1:, 0] + amount / fan_in
-            used = np.repeat(np.add.reduceat(own, begins), sizes)
+            counts = self.totals[1:, 0] + amount / fan_in
+            used = np.repeat(np.add.reduceat(counts, begins), sizes)
             taken = self.totals[1:, column]
             seen = taken > 0
             with np.errstate(divide="ignore", invalid="ignore"):
                 # A choice that no row reaches is uniform, as in maximum_likelihood.
-                shares = np.where(used > 0, own / used, 1.0 / fan_in)[seen]
+                shares = np.where(used > 0, counts / used, 1.0 / fan_in)[seen]
                 return float(taken[seen] @ np.log(shares) / self.weights[:, column].sum())
 
         watched = self.weights[:, 1].any()

@@ -177,6 +177,9 @@ class _Search:
 
     def next_split(self, queue: list[tuple[float, int, int, Candidate]]) -> Candidate | None:
         """Take the best candidate from the queue, or None when no split gains."""
+        # A split changes the gains of edges that share choices with it, but judging all of them anew after each split
+        # would cost more than the split. So entries are renewed only when they come to the top, and after a few of them
+        # the best one that is known to be true is taken, even if an outdated one promises more.
         judged = 0
         while queue and queue[0][0] < 0:
             if queue[0][2] < len(self.undo):

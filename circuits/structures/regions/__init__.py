@@ -1,1 +1,1 @@
-"""Trees of regions, and the labels that cross their borders."""
+"""Regions (sets of variables): couplings between variables, trees that cut few of them, labels and states."""

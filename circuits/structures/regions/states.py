@@ -78,7 +78,7 @@ def _of_variable(builder: CircuitBuilder, variable: int, first: Callable[[int, i
         state = first(variable, value)
         if state is not None:
             values[state].append(value)
-    return {state: builder.input(variable, own) for state, own in values.items()}
+    return {state: builder.input(variable, members) for state, members in values.items()}
 
 
 def _merged(
@@ -93,5 +93,5 @@ def _merged(
                 state = merge(one, other)
                 if state is not None:
                     choices[state].append(builder.product(left, right))
-        result = {state: own[0] if len(own) == 1 else builder.sum(*own) for state, own in choices.items()}
+        result = {state: ways[0] if len(ways) == 1 else builder.sum(*ways) for state, ways in choices.items()}
     return result
