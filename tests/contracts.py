@@ -1,8 +1,12 @@
 """One row per structure and one row per query; generic tests run over these tables.
 
+A query's row is all that its tests need: against enumeration with and without evidence, derivatives against finite
+differences, and no nan at the extremes.
+
 Adding a structure to `circuits.structures.STRUCTURES` or a query to `circuits.queries` without a row here fails a test.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -277,6 +281,16 @@ class Case:
         kind = self.rng.choice(strategies.EVIDENCE)
         return strategies.random_evidence(self.rng, self.cards, self.batch, kind)
 
+    def about(self, pi: CircuitDistribution, **changes: Any) -> "Case":
+        """The same questions about another distribution; what was drawn for this case stays, unless it is changed."""
+        for name, part in vars(Case).items():
+            if isinstance(part, cached_property) and name not in changes:
+                getattr(self, name)  # drawn now, or every copy would draw its own
+        other = copy.copy(self)
+        for name, value in {"pi": pi, **changes}.items():
+            setattr(other, name, value)
+        return other
+
     def lookup(self, joint: np.ndarray) -> np.ndarray:
         """The joint table's entries at `values`."""
         index = tuple(self.values[..., v].numpy() for v in range(self.n))
@@ -295,6 +309,21 @@ class Query:
     needs_determinism: bool = False
     refuses: Callable[[CircuitDistribution], object] | None = None
     """For queries that need determinism: the call that must raise `NotTractableError`."""
+    in_probability: bool = False
+    """Whether the answers are probabilities; otherwise they are in nats."""
+    derivatives: int = 1
+    """How often `value` can be differentiated."""
+    numbers: Callable[[Case], torch.Tensor] | None = None
+    """What extremes and gradients look at, where `call` needs the joint table or compares; None is `call`."""
+
+    def value(self, case: Case) -> torch.Tensor:
+        """The answer, without a look at the joint table."""
+        return (self.numbers or self.call)(case)
+
+
+def rows_for(case: Case) -> list[Query]:
+    """The queries that a case's circuit can answer."""
+    return [row for row in QUERY_ROWS if case.deterministic or not row.needs_determinism]
 
 
 def _log(x: np.ndarray) -> np.ndarray:
@@ -351,11 +380,15 @@ def _expert(cards: Cards) -> tuple[CircuitDistribution, np.ndarray]:
 
 def _constraint(case: Case) -> tuple[Circuit, np.ndarray]:
     """The first variable within the values that it takes in `case.possible`, and which joint values that allows."""
-    allowed = sorted(set(case.possible[..., 0].flatten().tolist()))
-    builder = circuits.CircuitBuilder(case.cards)
-    parts = [builder.input(0, allowed), *(builder.input(v) for v in range(1, case.n))]
-    mask = np.isin(np.arange(case.cards[0]), allowed).reshape(-1, *(1,) * (case.n - 1))
-    return builder.build(builder.product(*parts)), np.broadcast_to(mask, case.cards)
+    return _first_within(case.cards, frozenset(case.possible[..., 0].flatten().tolist()))
+
+
+@cache
+def _first_within(cards: Cards, allowed: frozenset[int]) -> tuple[Circuit, np.ndarray]:
+    builder = circuits.CircuitBuilder(cards)
+    parts = [builder.input(0, sorted(allowed)), *(builder.input(v) for v in range(1, len(cards)))]
+    mask = np.isin(np.arange(cards[0]), sorted(allowed)).reshape(-1, *(1,) * (len(cards) - 1))
+    return builder.build(builder.product(*parts)), np.broadcast_to(mask, cards)
 
 
 def _multiplied(case: Case, given: np.ndarray) -> np.ndarray:
@@ -364,26 +397,31 @@ def _multiplied(case: Case, given: np.ndarray) -> np.ndarray:
 
 
 QUERY_ROWS = (
-    Query("log_prob", lambda c: c.pi.log_prob(c.values), lambda c: _log(c.lookup(c.joint))),
+    Query("log_prob", lambda c: c.pi.log_prob(c.values), lambda c: _log(c.lookup(c.joint)), derivatives=2),
     Query(
         "log_evidence",
         lambda c: c.pi.log_evidence(c.evidence[0]),
         lambda c: oracles.condition(c.joint, oracles.evidence_table(c.evidence[1], c.cards), c.n)[1],
+        derivatives=2,
     ),
     Query(
         "condition",
         lambda c: c.pi.condition(torch.zeros(c.n, max(c.cards))).marginals(),
         lambda c: oracles.marginals(c.joint, c.n),
+        in_probability=True,
+        derivatives=2,
     ),
     Query(
         "conditionals",
         lambda c: c.pi.conditionals(c.possible),
         lambda c: oracles.conditionals(c.joint, c.n, c.possible.numpy()),
+        in_probability=True,
     ),
     Query(
         "pair_marginals",
         _pair_tables,
         lambda c: _flat([oracles.marginal(c.joint, c.n, p) for p in c.pairs], len(c.batch)) if c.pairs else np.zeros(0),
+        in_probability=True,
     ),
     Query(
         "log_prob_variance",
@@ -398,6 +436,7 @@ QUERY_ROWS = (
         lambda c: _log(oracles.max_marginals(c.joint, c.n)),
         True,
         lambda pi: pi.max_marginals(),
+        derivatives=0,
     ),
     Query(
         "m_best",
@@ -405,33 +444,71 @@ QUERY_ROWS = (
         lambda c: _log(oracles.best(c.joint, c.n, c.best)),
         True,
         lambda pi: pi.m_best(2),
+        derivatives=0,
     ),
-    Query("m_best", _best_probabilities, lambda c: oracles.best(c.joint, c.n, c.best), True, lambda pi: pi.m_best(2)),
+    Query(
+        "m_best",
+        _best_probabilities,
+        lambda c: oracles.best(c.joint, c.n, c.best),
+        True,
+        lambda pi: pi.m_best(2),
+        numbers=lambda c: c.pi.log_prob(c.pi.m_best(c.best).assignment),
+    ),
     Query(
         "entropy_upper_bound",
         lambda c: (c.pi.entropy_upper_bound() >= torch.as_tensor(oracles.entropy(c.joint, c.n)) - 1e-10).double(),
         lambda c: np.ones(c.batch),
+        numbers=lambda c: c.pi.entropy_upper_bound(),
     ),
-    Query("marginals", lambda c: c.pi.marginals(), lambda c: oracles.marginals(c.joint, c.n)),
+    Query(
+        "marginals",
+        lambda c: c.pi.marginals(),
+        lambda c: oracles.marginals(c.joint, c.n),
+        in_probability=True,
+        derivatives=2,
+    ),
     Query(
         "marginal",
         lambda c: _flat([c.pi.marginal(s) for s in c.subsets], len(c.batch)),
         lambda c: _flat([oracles.marginal(c.joint, c.n, s) for s in c.subsets], len(c.batch)),
+        in_probability=True,
     ),
-    Query("sample", _sample_support, lambda c: np.ones((4, *c.batch))),
-    Query("mode", _mode_value, lambda c: c.joint.max(oracles.axes(c.joint, c.n)), True, lambda pi: pi.mode),
+    Query(
+        "sample",
+        _sample_support,
+        lambda c: np.ones((4, *c.batch)),
+        derivatives=0,
+        numbers=lambda c: c.pi.log_prob(c.pi.sample((4,), generator=torch.Generator().manual_seed(0))),
+    ),
+    Query(
+        "mode",
+        _mode_value,
+        lambda c: c.joint.max(oracles.axes(c.joint, c.n)),
+        True,
+        lambda pi: pi.mode,
+        numbers=lambda c: c.pi.log_prob(c.pi.mode),
+    ),
     Query(
         "mode",
         lambda c: c.pi.map()[1],
         lambda c: _log(c.joint.max(oracles.axes(c.joint, c.n))),
         True,
         lambda pi: pi.map(),
+        derivatives=0,
     ),
-    Query("entropy", lambda c: c.pi.entropy(), lambda c: oracles.entropy(c.joint, c.n), True, lambda pi: pi.entropy()),
+    Query(
+        "entropy",
+        lambda c: c.pi.entropy(),
+        lambda c: oracles.entropy(c.joint, c.n),
+        True,
+        lambda pi: pi.entropy(),
+        derivatives=2,
+    ),
     Query(
         "entropy_lower_bound",
         lambda c: (c.pi.entropy_lower_bound() <= torch.as_tensor(oracles.entropy(c.joint, c.n)) + 1e-10).double(),
         lambda c: np.ones(c.batch),
+        numbers=lambda c: c.pi.entropy_lower_bound(),
     ),
     Query(
         "expectation",
@@ -446,6 +523,7 @@ QUERY_ROWS = (
         lambda c: oracles.kl(c.joint, c.partner_joint, c.n),
         True,
         lambda pi: pi.kl_divergence(pi),
+        derivatives=2,
     ),
     Query(
         "cross_entropy",
@@ -495,13 +573,13 @@ def build_case(family: str, seed: int) -> Case:
     return case_of(rng, circuit, batch)
 
 
-def case_of(rng: Random, circuit: Circuit, batch: tuple[int, ...]) -> Case:
+def case_of(rng: Random, circuit: Circuit, batch: tuple[int, ...], logits: torch.Tensor | None = None) -> Case:
     nodes = strategies.plain_nodes(circuit)
 
     def table(logits: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
         return oracles.joint_table(circuit.cardinalities, nodes, strategies.plain_logits(circuit, logits), shape)
 
-    logits = strategies.random_logits(rng, circuit, batch)
+    logits = strategies.random_logits(rng, circuit, batch) if logits is None else logits
     other_batch = rng.choice([batch, (), batch[1:]])
     noise = strategies.numpy_rng(rng)
     other = torch.from_numpy(noise.normal(0, 1, (*other_batch, circuit.num_parameters)))

@@ -24,8 +24,6 @@ from tests import oracles, strategies
 from tests.contracts import QUERY_ROWS, STRUCTURE_ROWS, Case
 
 PROBABILITY, NATS = 1e-12, 1e-10
-IN_PROBABILITY = {"condition", "conditionals", "pair_marginals", "marginals", "marginal"}
-"""Queries that answer in probabilities; all others answer in nats."""
 
 MAX_TABLE = 512
 
@@ -114,7 +112,7 @@ def check_queries(case: Case, tally: Tally, where: str) -> None:
             except NotTractableError:
                 continue
             raise AssertionError(f"{row.name} {where} answered without determinism")
-        tolerance = PROBABILITY if row.name in IN_PROBABILITY else NATS
+        tolerance = PROBABILITY if row.in_probability else NATS
         tally.compare(row.call(case), row.oracle(case), tolerance, f"{row.name} {where}")
 
 

@@ -1,15 +1,19 @@
 """Logits at the edge of float32, and every query asked there; shared by the normal and the slow tests."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from random import Random
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from circuits import Circuit, CircuitDistribution
+from tests.contracts import QUERY_ROWS, Case, Query, rows_for
 
 EXTREMES = (0.0, 1e-30, -1e-30, 50.0, -50.0, 1e4, -1e4, 3e38, -3e38, -torch.inf)
 
-Questions = dict[str, Callable[[], Tensor]]
+Questions = dict[str, tuple[Query, Callable[[], Tensor]]]
 
 
 def extreme_logits(circuit: Circuit, picks: list[int], rows: int = 2) -> Tensor:
@@ -26,37 +30,17 @@ def extreme_logits(circuit: Circuit, picks: list[int], rows: int = 2) -> Tensor:
 
 
 def questions(pi: CircuitDistribution, mask: Tensor) -> Questions:
-    """Every query; what they return must stay below +inf and hold no nan."""
-    n, cards = pi.circuit.num_variables, pi.circuit.cardinalities
-    scope = tuple(range(min(n, 3)))
-    possible = pi.sample(generator=torch.Generator().manual_seed(0))
-    asked: Questions = {
-        "log_prob": lambda: pi.log_prob(possible),
-        "log_prob of zeros": lambda: pi.log_prob(torch.zeros(n, dtype=torch.long)),
-        "log_evidence": lambda: pi.log_evidence(mask),
-        "soft evidence": lambda: pi.log_evidence(torch.full((n, max(cards)), -1e4)),
-        "soft evidence at 1e29": lambda: pi.log_evidence(torch.full((n, max(cards)), -1e29)),
-        "marginals": pi.marginals,
-        "marginal": lambda: pi.marginal(scope),
-        "pair_marginals": lambda: torch.stack([t.sum((-2, -1)) for t in pi.pair_marginals([(0, n - 1)])]),
-        "conditionals": lambda: pi.conditionals(possible),
-        "expectation": lambda: pi.expectation([(scope, torch.ones([cards[v] for v in scope]))]),
-        "mutual_information": lambda: pi.mutual_information(scope[:1], scope[1:]),
-        "entropy_lower_bound": pi.entropy_lower_bound,
-        "entropy_upper_bound": pi.entropy_upper_bound,
-    }
-    if n == 1:
-        del asked["pair_marginals"]
-    if pi.circuit.is_deterministic:
-        asked |= {
-            "entropy": pi.entropy,
-            "total_correlation": pi.total_correlation,
-            "log_prob_variance": pi.log_prob_variance,
-            "log_prob of the mode": lambda: pi.log_prob(pi.mode),
-            "m_best": lambda: pi.m_best(1)[1],
-            "max_marginals": pi.max_marginals,
-            "kl to itself": lambda: pi.kl_divergence(pi),
-        }
+    """Every query of the contract; what they return must stay below +inf and hold no nan."""
+    n, width = pi.circuit.num_variables, max(pi.circuit.cardinalities)
+    nothing = np.zeros(0)  # no joint table: the oracles could not be trusted here
+    case = Case(Random(n), pi, nothing, pi, nothing, pi.circuit.is_deterministic)
+    possible = pi.sample((2,), generator=torch.Generator().manual_seed(0))
+    case = case.about(pi, possible=possible, best=1, evidence=(mask, None))
+    asked: Questions = {f"{row.name} ({i})": (row, partial(row.value, case)) for i, row in enumerate(rows_for(case))}
+    for low in (-1e4, -1e29):
+        soft = case.about(pi, evidence=(torch.full((n, width), low), None))
+        row = next(row for row in QUERY_ROWS if row.name == "log_evidence")
+        asked[f"{row.name} of {low}"] = (row, partial(row.value, soft))
     return asked
 
 
@@ -69,11 +53,11 @@ def problems(circuit: Circuit, logits: Tensor, mask: Tensor) -> Iterator[str]:
 
 
 def problems_of(pi: CircuitDistribution, logits: Tensor, mask: Tensor, prefix: str) -> Iterator[str]:
-    for name, question in questions(pi, mask).items():
+    for name, (row, question) in questions(pi, mask).items():
         answer = question()
         if not bool((answer < torch.inf).all()):
             yield f"{prefix}{name} is {answer}"
-        if name in ("marginals", "marginal", "pair_marginals", "conditionals") and bool((answer > 1 + 1e-3).any()):
+        if row.in_probability and bool((answer > 1 + 1e-3).any()):
             yield f"{prefix}{name} holds a probability of {answer.max()}"
         if not answer.requires_grad:
             continue

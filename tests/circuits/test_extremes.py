@@ -1,77 +1,10 @@
 """Numbers at the edge: no nan and no +inf in any value or gradient, and impossible evidence is named."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor
 
 from circuits import CircuitDistribution, Evidence, EvidenceError, ImpossibleEvidenceError, StructureError, structures
 from tests import strategies
-from tests.extremes import EXTREMES, extreme_logits
-
-
-def questions(pi: CircuitDistribution) -> dict[str, Callable[[], Tensor]]:
-    """Every query that returns numbers which must stay below +inf."""
-    n, cards = pi.circuit.num_variables, pi.circuit.cardinalities
-    first = torch.zeros(n, dtype=torch.long)
-    allowed = torch.ones(n, max(cards), dtype=torch.bool)
-    allowed[0, 0] = cards[0] == 1
-    scope = tuple(range(min(n, 3)))
-    table = torch.ones([cards[v] for v in scope])
-    given: dict[str, Callable[[], Tensor]] = {
-        "log_prob": lambda: pi.log_prob(first),
-        "log_evidence": lambda: pi.log_evidence(allowed),
-        "soft evidence": lambda: pi.log_evidence(torch.full((n, max(cards)), -1e4)),
-        "marginals": pi.marginals,
-        "marginal": lambda: pi.marginal(scope),
-        "expectation": lambda: pi.expectation([(scope, table)]),
-        "entropy_lower_bound": pi.entropy_lower_bound,
-    }
-    if pi.circuit.is_deterministic:
-        given |= {
-            "entropy": pi.entropy,
-            "total_correlation": pi.total_correlation,
-            "log_prob of the mode": lambda: pi.log_prob(pi.mode),
-            "kl to itself": lambda: pi.kl_divergence(pi),
-        }
-    if bool((pi.log_evidence(allowed) > -torch.inf).all()):
-        conditional = pi.condition(allowed)
-        given |= {
-            "conditional marginals": conditional.marginals,
-            "conditional bound": conditional.entropy_lower_bound,
-            "conditional log_prob": lambda: conditional.log_prob(conditional.sample()),
-        }
-    return given
-
-
-@given(strategies.recipes(), st.lists(st.integers(0, len(EXTREMES) - 1), min_size=1, max_size=40))
-def test_no_nan_and_no_infinity_in_values_and_gradients(recipe: tuple[str, int], picks: list[int]) -> None:
-    circuit = strategies.circuit_of(*recipe)
-    logits = extreme_logits(circuit, picks)
-    if circuit.num_parameters == 0:
-        logits = torch.zeros(2, 0, requires_grad=True)
-    pi = CircuitDistribution(circuit, logits)
-    for name, question in questions(pi).items():
-        answer = question()
-        assert (answer < torch.inf).all(), f"{name}: {answer}"
-        if not answer.requires_grad:
-            assert circuit.num_parameters == 0, name
-            continue
-        finite = torch.where(torch.isfinite(answer), answer, 0.0).sum()
-        (gradient,) = torch.autograd.grad(finite, logits, retain_graph=True)
-        assert torch.isfinite(gradient).all(), f"gradient of {name}: {gradient}"
-
-
-@pytest.mark.slow
-@given(st.integers(0, 1 << 30))
-def test_many_more_extremes(seed: int) -> None:
-    noise = torch.Generator().manual_seed(seed)
-    for family in strategies.FAMILIES:
-        picks = torch.randint(len(EXTREMES), (40,), generator=noise).tolist()
-        test_no_nan_and_no_infinity_in_values_and_gradients.hypothesis.inner_test((family, seed), picks)
 
 
 def test_a_deterministic_policy_has_entropy_zero_and_a_finite_gradient() -> None:
