@@ -39,11 +39,16 @@ def decode(kind: type[T], value: Any, *, path: str) -> T:
     return _decode(kind, value, path)
 
 
+def nearest_name(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the known name that is most like a given one; None if none is more like it than `cutoff`, in [0, 1]."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """Return the message for a name that is not among the known ones, with the nearest of these."""
     known = sorted(known)
-    nearest = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean {nearest[0]!r}?" if nearest else f"Known: {', '.join(known)}."
+    nearest = nearest_name(name, known)
+    hint = f"Did you mean {nearest!r}?" if nearest else f"Known: {', '.join(known)}."
     return f"unknown {what} {_short(name)}. {hint}"
 
 

@@ -1,12 +1,16 @@
-"""Checks at the door of every environment: options when it is built, actions when it is stepped."""
+"""Checks at the door of every environment: options when it is built, actions when it is stepped, what was saved."""
 
-import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int
 
-from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.base.decoding import nearest_name
+from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
+
+T = TypeVar("T")
 
 
 def whole_number(owner: str, option: str, value: object, minimum: int) -> int:
@@ -33,9 +37,66 @@ def one_of(owner: str, option: str, value: object, known: Iterable[str]) -> str:
     names = list(known)
     if isinstance(value, str) and value in names:
         return value
-    nearest = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    nearest = nearest_name(str(value), names, cutoff=0.5)
+    hint = f"did you mean {nearest!r}? " if nearest else ""
     raise ConfigError(f"{owner}: unknown {option} {value!r}; {hint}Known: {', '.join(names)}.")
+
+
+def true_or_false(owner: str, option: str, value: object) -> bool:
+    """Return `value` if it is a bool.
+
+    Raises:
+        ConfigError: it is anything else, 0 and 1 included.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{owner}: {option}={value!r} must be true or false.")
+    return value
+
+
+def checked_discount(owner: str, discount: float) -> float:
+    """Return a discount, or refuse one outside [0, 1] with a ConfigError."""
+    if not 0.0 <= discount <= 1.0:
+        raise ConfigError(f"{owner}: discount={discount} must be between 0 and 1.")
+    return float(discount)
+
+
+def checked_seed(owner: str, seed: object) -> None:
+    """Refuse the seed of a reset, with a ConfigError, unless it is None or a whole number, 0 or more."""
+    if seed is not None:
+        whole_number(owner, "seed", seed, 0)
+
+
+def begun(owner: str, shown: T | None) -> T:
+    """Return what exists from the first reset on.
+
+    Raises:
+        EnvError: it does not exist yet.
+    """
+    if shown is None:
+        raise EnvError(f"{owner}: no episode has begun; call reset() first.")
+    return shown
+
+
+@contextmanager
+def reading_saved_state(owner: str) -> Iterator[None]:
+    """Turn what goes wrong while a saved state is taken apart into a CheckpointError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{owner}: the saved state is damaged: {error!r}.") from error
+
+
+def check_saved_options(owner: str, saved: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Refuse the state of an environment that was made with other options.
+
+    Raises:
+        CheckpointError: an option differs; the message has both values.
+    """
+    for option, value in options.items():
+        if saved.get(option) != value:
+            raise CheckpointError(
+                f"{owner}: the saved state has {option}={saved.get(option)!r}, this environment {option}={value!r}."
+            )
 
 
 def checked_actions(

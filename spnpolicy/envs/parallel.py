@@ -10,6 +10,7 @@ from pettingzoo import ParallelEnv
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.data.env import BatchedEnv, Step
 from spnpolicy.envs.make import make_env
+from spnpolicy.envs.options import begun
 
 Observations = dict[str, np.ndarray]
 
@@ -118,8 +119,7 @@ class ParallelFace(ParallelEnv):
         Raises:
             EnvError: `reset` was never called, an agent's action is missing, or it is out of range.
         """
-        if self._last is None:
-            raise EnvError(f"{self._env.name}: no episode has begun; call reset() first.")
+        begun(self._env.name, self._last)
         if not self.agents:
             return {}, {}, {}, {}, {}
         missing = [agent for agent in self.agents if agent not in actions]
@@ -142,9 +142,7 @@ class ParallelFace(ParallelEnv):
 
     def state(self) -> Float[np.ndarray, " state"]:
         """Return the global state; after the end of an episode, its final state."""
-        if self._last is None:
-            raise EnvError(f"{self._env.name}: no episode has begun; call reset() first.")
-        return self._last.final_state[0].copy()
+        return begun(self._env.name, self._last).final_state[0].copy()
 
     def render(self) -> UInt8[np.ndarray, "height width 3"]:
         """Return an RGB picture; after the end of an episode, of its final position."""

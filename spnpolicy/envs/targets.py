@@ -1,12 +1,12 @@
 """Classes and functions named by where they are, and whether what they make is a batch of environments."""
 
-import difflib
 import pkgutil
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from spnpolicy.base.decoding import nearest_name
 from spnpolicy.base.errors import ConfigError, EnvError
 
 MEMBERS = (
@@ -97,5 +97,5 @@ def check_members(owner: str, env: object) -> None:
 def _nearest(module: ModuleType, attribute: str) -> str:
     names = [name for name in dir(module) if not name.startswith("_")]
     names += [info.name for info in pkgutil.iter_modules(getattr(module, "__path__", []))]
-    nearest = difflib.get_close_matches(attribute, names, n=1, cutoff=0.5)
-    return f"; did you mean {nearest[0]!r}?" if nearest else "."
+    nearest = nearest_name(attribute, names, cutoff=0.5)
+    return f"; did you mean {nearest!r}?" if nearest else "."

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from spnpolicy.base.errors import ConfigError
 
@@ -24,6 +24,7 @@ CAPACITY = 10_000
 _SECONDS_TO_CLOSE = 15.0
 
 
+@runtime_checkable
 class Sink(Protocol):
     """What is told every record of metrics.jsonl."""
 

@@ -132,8 +132,8 @@ BUGS = (
     Bug(
         "two-step game: the second agent chooses the branch",
         "spnpolicy/envs/games/two_step.py",
-        "final_places = np.where(terminated, self._places, 1 + row)",
-        "final_places = np.where(terminated, self._places, 1 + column)",
+        "final_places = np.where(terminated, places, 1 + row)",
+        "final_places = np.where(terminated, places, 1 + column)",
         ("tests/spnpolicy/envs/games/test_two_step.py",),
     ),
     Bug(

@@ -10,7 +10,7 @@ from spnpolicy.base.errors import CheckpointError, EnvError
 from spnpolicy.data.env import BatchedEnv, Step
 from spnpolicy.envs.checks.inspection import Inspector, Problem
 from spnpolicy.envs.faults import Fault, place
-from spnpolicy.envs.options import one_of
+from spnpolicy.envs.options import one_of, reading_saved_state
 
 POLICIES = ("raise", "drop-episode")
 MOST_RESTARTS = 3
@@ -118,12 +118,10 @@ class Guard:
         Raises:
             CheckpointError: the state is damaged, or belongs to another environment.
         """
-        try:
+        with reading_saved_state(self.name):
             inner = state["env"]
             episodes, ages = (np.array(state[name], np.int64) for name in ("episodes", "ages"))
             faults_total = {str(field): int(count) for field, count in state["faults_total"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{self.name}: the saved state is damaged: {error!r}.") from error
         if episodes.shape != self._episodes.shape or ages.shape != self._ages.shape:
             raise CheckpointError(f"{self.name}: the saved counters are not those of {self.num_envs} environments.")
         step = self._env.load_state_dict(inner)

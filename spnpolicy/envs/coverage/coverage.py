@@ -5,13 +5,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
+from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.envs.coverage.assignment import bottleneck_assignment
 from spnpolicy.envs.coverage.board import ACTION_NAMES, CLAIM, STAY, Board, Grid, check_saved_board, start_distances
 from spnpolicy.envs.coverage.goals import FreeGoals
 from spnpolicy.envs.coverage.layouts import LayoutStream, checked_layout
-from spnpolicy.envs.options import checked_actions, one_of, whole_number
+from spnpolicy.envs.options import (
+    begun,
+    check_saved_options,
+    checked_actions,
+    checked_discount,
+    checked_seed,
+    one_of,
+    reading_saved_state,
+    whole_number,
+)
 
 VARIANTS = ("latch", "simultaneous", "claim")
 PLACEMENTS = ("random", "fixed")
@@ -131,8 +140,7 @@ class Coverage:
         Raises:
             ConfigError: the seed is not a whole number, 0 or more.
         """
-        if seed is not None:
-            whole_number(self.name, "seed", seed, 0)
+        checked_seed(self.name, seed)
         if seed is not None or self._layouts is None:
             self._layouts = self._open_stream(seed)
         layouts = self._draw_layouts(self.num_envs)
@@ -292,10 +300,9 @@ class Coverage:
         Raises:
             ConfigError: the discount is outside [0, 1].
         """
-        if not 0.0 <= discount <= 1.0:
-            raise ConfigError(f"coverage: discount={discount} must be between 0 and 1.")
+        discount = checked_discount(self.name, discount)
         steps = self.optimal_steps()
-        return np.where(steps <= self.episode_limit, np.power(float(discount), steps - 1), 0.0)
+        return np.where(steps <= self.episode_limit, np.power(discount, steps - 1), 0.0)
 
     def board(self, index: int = 0, *, final: bool = False) -> Board:
         """Return a copy of one game (a `Board` with a batch of one).
@@ -352,19 +359,12 @@ class Coverage:
         Raises:
             CheckpointError: the state is damaged, or belongs to other options.
         """
-        try:
+        with reading_saved_state(self.name):
             options = dict(state["options"])
             board = Board(**{name: np.array(state[name]) for name in Board.__slots__})
             layouts = self._open_stream(0)
             layouts.load_state_dict(state["layouts"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"coverage: the saved state is damaged: {error!r}.") from error
-        for option, value in self._options().items():
-            if options.get(option) != value:
-                raise CheckpointError(
-                    f"coverage: the saved state has {option}={options.get(option)!r}, "
-                    f"this environment {option}={value!r}."
-                )
+        check_saved_options(self.name, options, self._options())
         check_saved_board(board, self.num_envs, self.agents, self.goals, self.size, self.episode_limit)
         self._board, self._layouts = board, layouts
         self._finished_rows = np.zeros(0, np.intp)
@@ -372,16 +372,7 @@ class Coverage:
         return self._show_current()
 
     def _options(self) -> dict[str, Any]:
-        names = (
-            "agents",
-            "goals",
-            "size",
-            "variant",
-            "placement",
-            "layout_seed",
-            "episode_limit",
-            "num_envs",
-        )
+        names = ("agents", "goals", "size", "variant", "placement", "layout_seed", "episode_limit", "num_envs")
         return {name: getattr(self, name) for name in names}
 
     def _open_stream(self, seed: int | None) -> LayoutStream:
@@ -394,6 +385,4 @@ class Coverage:
         return self._layouts.draw(rows)
 
     def _started_board(self) -> Board:
-        if self._board is None:
-            raise EnvError("coverage: no episode has begun; call reset() first.")
-        return self._board
+        return begun(self.name, self._board)

@@ -6,9 +6,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
+from spnpolicy.base.errors import CheckpointError, ConfigError
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.envs.options import checked_actions, whole_number
+from spnpolicy.envs.options import (
+    begun,
+    checked_actions,
+    checked_seed,
+    reading_saved_state,
+    true_or_false,
+    whole_number,
+)
 
 TASK = "Foraging-8x8-2p-3f-coop-v3"
 EPISODE_LIMIT = 50
@@ -43,8 +50,6 @@ class ForagingArrays:
     episode_limit = EPISODE_LIMIT
 
     def __init__(self, *, task: str = TASK, rescale: bool = True, num_envs: int = 1) -> None:
-        if not isinstance(rescale, bool):
-            raise ConfigError(f"{self.name}: rescale={rescale!r} must be true or false.")
         self.num_envs = whole_number(self.name, "num_envs", num_envs, 1)
         self.size, self.agents, self.foods, self.is_coop = _parsed(task)
         entities = self.foods + self.agents
@@ -54,7 +59,7 @@ class ForagingArrays:
         high += [(self.size - 1, self.size - 1, MOST_LEVEL)] * self.agents
         low = np.array([(-1, -1, 0)] * entities)
         self._low, self._width = (low, np.array(high) - low) if rescale else (np.zeros((1, 3)), np.ones((1, 3)))
-        self._rescale = rescale
+        self._rescale = true_or_false(self.name, "rescale", rescale)
         self._cardinalities = np.full(self.agents, len(self.action_names))
         self._others = np.array([[i, *(j for j in range(self.agents) if j != i)] for i in range(self.agents)])
         self._generator: np.random.Generator | None = None
@@ -65,14 +70,11 @@ class ForagingArrays:
 
     def reset(self, *, seed: int | None = None) -> Step:
         """Start a new episode in every game; None goes on with the current stream of starts."""
-        if seed is not None:
-            whole_number(self.name, "seed", seed, 0)
+        checked_seed(self.name, seed)
         if seed is not None or self._generator is None:
             self._generator = np.random.default_rng(seed)
         self._start(np.arange(self.num_envs), self._generator)
-        none = np.zeros(self.num_envs, bool)
-        seen, mask = self._observe(), self._available()
-        return self._show(seen, mask, np.zeros((self.num_envs, self.agents), np.float32), none, none, seen, mask)
+        return self._show_current()
 
     def step(self, actions: Int[np.ndarray, "envs agents"]) -> Step:
         """Apply one joint action in every game; what is not possible counts as doing nothing.
@@ -83,8 +85,7 @@ class ForagingArrays:
         Raises:
             EnvError: `reset` was never called, or an action has the wrong shape, type or value.
         """
-        if self._generator is None:
-            raise EnvError(f"{self.name}: no episode has begun; call reset() first.")
+        generator = begun(self.name, self._generator)
         actions = checked_actions(self.name, actions, self.num_envs, self._cardinalities)
         possible = np.take_along_axis(self._available(), actions[..., None], -1)[..., 0]
         actions = np.where(possible, actions, 0)
@@ -96,7 +97,7 @@ class ForagingArrays:
         final, final_mask = self._observe(), self._available()
         seen, mask = final, final_mask
         if len(over := np.flatnonzero(terminated | truncated)):
-            self._start(over, self._generator)
+            self._start(over, generator)
             seen, mask = self._observe(), self._available()
         return self._show(seen, mask, reward, terminated, truncated, final, final_mask)
 
@@ -188,6 +189,11 @@ class ForagingArrays:
         self._spawned[rows] = np.maximum(food[..., 2].sum(-1), 1)
         self._age[rows] = 0
 
+    def _show_current(self) -> Step:
+        none = np.zeros(self.num_envs, bool)
+        seen, mask = self._observe(), self._available()
+        return self._show(seen, mask, np.zeros((self.num_envs, self.agents), np.float32), none, none, seen, mask)
+
     def _show(
         self,
         seen: Float[np.ndarray, "envs agents features"],
@@ -220,9 +226,7 @@ class ForagingArrays:
         self._players[:], self._food[:] = players, food
         self._spawned[:] = np.maximum(self._food[..., 2].sum(-1), 1)
         self._age[:] = age
-        none = np.zeros(self.num_envs, bool)
-        seen, mask = self._observe(), self._available()
-        return self._show(seen, mask, np.zeros((self.num_envs, self.agents), np.float32), none, none, seen, mask)
+        return self._show_current()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is needed to go on exactly from here."""
@@ -236,20 +240,16 @@ class ForagingArrays:
         Raises:
             CheckpointError: the state belongs to another task or batch size, or is damaged.
         """
-        try:
+        with reading_saved_state(self.name):
             held = {"players": self._players, "food": self._food, "spawned": self._spawned, "age": self._age}
             if any(np.shape(state[name]) != array.shape for name, array in held.items()):
                 raise CheckpointError(f"{self.name}: the saved state has another task or num_envs.")
             generator = np.random.default_rng(0)
             generator.bit_generator.state = state["generator"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{self.name}: the saved state is damaged: {error!r}.") from error
         for name, array in held.items():
             array[:] = state[name]
         self._generator = generator
-        none = np.zeros(self.num_envs, bool)
-        seen, mask = self._observe(), self._available()
-        return self._show(seen, mask, np.zeros((self.num_envs, self.agents), np.float32), none, none, seen, mask)
+        return self._show_current()
 
 
 def _parsed(task: object) -> tuple[int, int, int, bool]:

@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from pettingzoo import ParallelEnv
 
 from spnpolicy.base.errors import ConfigError
+from spnpolicy.envs.options import true_or_false
 from spnpolicy.envs.pettingzoo.adapter import ParallelBatch
 from spnpolicy.envs.pettingzoo.pictures import PICTURES
 
@@ -46,8 +47,7 @@ class Foraging(ParallelBatch):
         timeout: float = 60.0,
         render_mode: str | None = None,
     ) -> None:
-        if not isinstance(rescale, bool):
-            raise ConfigError(f"foraging: rescale={rescale!r} must be true or false.")
+        true_or_false("foraging", "rescale", rescale)
         batch = {"num_envs": num_envs, "workers": workers, "timeout": timeout, "render_mode": render_mode}
         super().__init__("spnpolicy.envs.foraging.lbforaging", task=task, rescale=rescale, **batch)
         self.name = "foraging"

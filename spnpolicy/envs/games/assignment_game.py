@@ -5,10 +5,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
+from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.envs.games.payoffs import discounted_sum
-from spnpolicy.envs.options import checked_actions, whole_number
+from spnpolicy.envs.options import (
+    begun,
+    check_saved_options,
+    checked_actions,
+    checked_seed,
+    reading_saved_state,
+    true_or_false,
+    whole_number,
+)
 
 MAX_TABLE_BYTES = 2**30
 
@@ -57,10 +65,7 @@ class AssignmentGame:
     ) -> None:
         self.agents = whole_number(self.name, "agents", agents, 1)
         self.tasks = self.agents if tasks is None else whole_number(self.name, "tasks", tasks, 1)
-        for option, value in (("idle", idle), ("fixed", fixed)):
-            if not isinstance(value, bool):
-                raise ConfigError(f"assignment_game: {option}={value!r} must be true or false.")
-        self.idle, self.fixed = idle, fixed
+        self.idle, self.fixed = (true_or_false(self.name, *pair) for pair in (("idle", idle), ("fixed", fixed)))
         self.table_seed = whole_number(self.name, "table_seed", table_seed, 0)
         self.num_envs = whole_number(self.name, "num_envs", num_envs, 1)
         table_bytes = self.num_envs * self.agents * self.tasks * np.float32().nbytes
@@ -93,8 +98,7 @@ class AssignmentGame:
         Raises:
             ConfigError: the seed is not a whole number, 0 or more.
         """
-        if seed is not None:
-            whole_number(self.name, "seed", seed, 0)
+        checked_seed(self.name, seed)
         if seed is not None or self._generator is None:
             self._generator = np.random.default_rng(seed)
         return self._show_start(self._next_table(self._generator))
@@ -172,17 +176,10 @@ class AssignmentGame:
             CheckpointError: the state is damaged, or belongs to other options.
         """
         generator = np.random.default_rng(0)
-        try:
+        with reading_saved_state(self.name):
             options = dict(state["options"])
             generator.bit_generator.state = state["generator"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"assignment_game: the saved state is damaged: {error!r}.") from error
-        for option, value in self._options().items():
-            if options.get(option) != value:
-                raise CheckpointError(
-                    f"assignment_game: the saved state has {option}={options.get(option)!r}, "
-                    f"this environment {option}={value!r}."
-                )
+        check_saved_options(self.name, options, self._options())
         self._generator = generator
         return self._show_start(self._next_table(generator))
 
@@ -202,9 +199,7 @@ class AssignmentGame:
         return self._worth
 
     def _started(self) -> Float[np.ndarray, "envs agents tasks"]:
-        if self._worth is None:
-            raise EnvError("assignment_game: no episode has begun; call reset() first.")
-        return self._worth
+        return begun(self.name, self._worth)
 
     def _show_start(self, worth: Float[np.ndarray, "envs agents tasks"]) -> Step:
         return self._show(worth, np.zeros(self.num_envs, np.float32), has_ended=False, final_worth=worth)

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
+from spnpolicy.base.errors import CheckpointError, ConfigError
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.envs.games.payoffs import checked_cells, checked_table, discounted_sum, for_all_agents, named_payoffs
-from spnpolicy.envs.options import checked_actions, one_of, whole_number
+from spnpolicy.envs.options import begun, checked_actions, checked_seed, one_of, reading_saved_state, whole_number
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 OBSERVED = ("constant", "last_actions")
@@ -117,8 +117,7 @@ class MatrixGame:
 
     def reset(self, *, seed: int | None = None) -> Step:
         """Start new games; nothing here is random, so the seed is checked and then ignored."""
-        if seed is not None:
-            whole_number(self.name, "seed", seed, 0)
+        checked_seed(self.name, seed)
         self._has_begun = True
         self._clear()
         return self._show_current()
@@ -136,8 +135,7 @@ class MatrixGame:
         Raises:
             EnvError: `reset` was never called, or an action has the wrong shape, type or value.
         """
-        if not self._has_begun:
-            raise EnvError("matrix_game: no episode has begun; call reset() first.")
+        begun(self.name, self._has_begun or None)
         actions = checked_actions(self.name, actions, self.num_envs, self._cardinalities)
         reward = self.payoffs[tuple(actions.T)].astype(np.float32)
         self._round += 1
@@ -201,13 +199,11 @@ class MatrixGame:
         Raises:
             CheckpointError: the state is damaged, or belongs to another game or batch size.
         """
-        try:
+        with reading_saved_state(self.name):
             is_same = np.array_equal(state["payoffs"], self.payoffs)
             other = [name for name in ("num_envs", "rounds", "observe") if state[name] != getattr(self, name)]
             number = whole_number(self.name, "round", state["round"], 0)
             last_actions = np.array(state["last_actions"], np.intp)
-        except (KeyError, TypeError, ValueError, ConfigError) as error:
-            raise CheckpointError(f"matrix_game: the saved state is damaged: {error!r}.") from error
         if not is_same or other:
             raise CheckpointError(
                 f"matrix_game: the saved state has another {other[0] if is_same else 'payoff table'}."

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.envs.options import one_of
+from spnpolicy.envs.options import checked_discount, one_of
 
 Cell = tuple[float, float]
 Cells = tuple[tuple[tuple[float, ...], ...], ...]
@@ -155,6 +155,4 @@ def discounted_sum(owner: str, payments: Sequence[float], discount: float) -> fl
     Raises:
         ConfigError: the discount is outside [0, 1].
     """
-    if not 0.0 <= discount <= 1.0:
-        raise ConfigError(f"{owner}: discount={discount} must be between 0 and 1.")
-    return float(np.dot(payments, np.power(float(discount), np.arange(len(payments)))))
+    return float(np.dot(payments, np.power(checked_discount(owner, discount), np.arange(len(payments)))))

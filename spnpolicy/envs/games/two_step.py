@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from spnpolicy.base.errors import CheckpointError, EnvError
+from spnpolicy.base.errors import CheckpointError
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.envs.games.payoffs import discounted_sum
-from spnpolicy.envs.options import checked_actions, whole_number
+from spnpolicy.envs.options import begun, checked_actions, checked_seed, reading_saved_state, whole_number
 
 BRANCHES = (((7.0, 7.0), (7.0, 7.0)), ((0.0, 1.0), (1.0, 8.0)))
 """Payoffs in the second step after agent 0 has chosen A and B: agent 0 chooses the row, agent 1 the column."""
@@ -68,8 +68,7 @@ class TwoStep:
 
     def reset(self, *, seed: int | None = None) -> Step:
         """Start new games; nothing here is random, so the seed is checked and then ignored."""
-        if seed is not None:
-            whole_number(self.name, "seed", seed, 0)
+        checked_seed(self.name, seed)
         return self._begin(np.full(self.num_envs, START))
 
     def step(self, actions: Int[np.ndarray, "envs agents"]) -> Step:
@@ -84,14 +83,13 @@ class TwoStep:
         Raises:
             EnvError: `reset` was never called, or an action has the wrong shape, type or value.
         """
-        if self._places is None:
-            raise EnvError("two_step: no episode has begun; call reset() first.")
+        places = begun(self.name, self._places)
         actions = checked_actions(self.name, actions, self.num_envs, np.array(self.spec.cardinalities))
         row, column = actions.T
-        terminated = self._places != START
+        terminated = places != START
         # At the start the branch is read as the last one, and its payoff thrown away.
-        reward = np.where(terminated, self._payoffs[self._places - 1, row, column], np.float32(0))
-        final_places = np.where(terminated, self._places, 1 + row)
+        reward = np.where(terminated, self._payoffs[places - 1, row, column], np.float32(0))
+        final_places = np.where(terminated, places, 1 + row)
         self._places = np.where(terminated, START, final_places)
         return self._show(self._places, reward, terminated, final_places)
 
@@ -122,9 +120,7 @@ class TwoStep:
 
     def state_dict(self) -> dict[str, Any]:
         """Return where each game is: 0 start, 1 after A, 2 after B."""
-        if self._places is None:
-            raise EnvError("two_step: no episode has begun; call reset() first.")
-        return {"places": self._places.copy()}
+        return {"places": begun(self.name, self._places).copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> Step:
         """Go on from a state that `state_dict` returned; nothing changes when the state is refused.
@@ -132,10 +128,8 @@ class TwoStep:
         Raises:
             CheckpointError: the state is damaged, or belongs to another batch size.
         """
-        try:
+        with reading_saved_state(self.name):
             places = np.array(state["places"], np.intp)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"two_step: the saved state is damaged: {error!r}.") from error
         if places.shape != (self.num_envs,):
             raise CheckpointError(
                 f"two_step: the saved state has shape {places.shape}; with num_envs={self.num_envs} it has "

@@ -12,7 +12,7 @@ from pettingzoo import ParallelEnv
 from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
 from spnpolicy.data.env import Step
 from spnpolicy.envs.faults import FAILURES, Fault
-from spnpolicy.envs.options import checked_actions, whole_number
+from spnpolicy.envs.options import begun, checked_actions, reading_saved_state, true_or_false, whole_number
 from spnpolicy.envs.pettingzoo.game import layout_of
 from spnpolicy.envs.pettingzoo.makers import parallel_maker
 from spnpolicy.envs.pettingzoo.pictures import PICTURES, check_render_mode, options_to_draw
@@ -85,8 +85,7 @@ class ParallelBatch:
             "bins": bins, "episode_limit": episode_limit, "agents_stay": agents_stay, "own_state": own_state
         }  # fmt: skip
         for option in ("agents_stay", "own_state"):
-            if not isinstance(layout_options[option], bool):
-                raise ConfigError(f"{self.name}: {option}={layout_options[option]!r} must be true or false.")
+            true_or_false(self.name, option, layout_options[option])
         own_options = options_to_draw(self.name, source, options, render_mode)
         make, first = self._makers(source, own_options)
         if render_mode is not None:
@@ -184,9 +183,7 @@ class ParallelBatch:
         Raises:
             EnvError: `reset` was never called, an action that is not allowed, or a game that is beyond help.
         """
-        shown = self._shown
-        if shown is None:
-            raise EnvError(f"{self.name}: no episode has begun; call reset() first.")
+        shown = begun(self.name, self._shown)
         actions = checked_actions(self.name, actions, self.num_envs, self._cardinalities)
         if self.spec.has_action_masks:
             self._check_allowed(actions, shown)
@@ -231,16 +228,14 @@ class ParallelBatch:
         """
         if self.render_mode != PICTURES or not isinstance(self._hands[0], Local):
             raise EnvError(f"{self.name}: pictures need render_mode={PICTURES!r} and workers=0 when it is made.")
-        if self._shown is None:
-            raise EnvError(f"{self.name}: no episode has begun; call reset() first.")
+        begun(self.name, self._shown)
         if not 0 <= index < self.num_envs:
             raise EnvError(f"{self.name}: there is no env {index}; the batch has 0 .. {self.num_envs - 1}.")
         return self._hands[0].share.picture(index, final=final)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is needed to go on: exactly, if `is_restorable`, else with the next episodes."""
-        if self._shown is None:
-            raise EnvError(f"{self.name}: no episode has begun; call reset() first.")
+        shown = begun(self.name, self._shown)
         state: dict[str, Any] = {
             "restorable": self.is_restorable,
             "made_with": dict(self._made_with),
@@ -251,7 +246,7 @@ class ParallelBatch:
             games = self._ask("state_dicts", *(() for _ in self._rows))
             state["games"] = [game for part in games for game in part]
             for field in ("observation", "state", "available_actions"):
-                state[field] = getattr(self._shown, field).copy()
+                state[field] = getattr(shown, field).copy()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> Step:
@@ -263,13 +258,11 @@ class ParallelBatch:
         Raises:
             CheckpointError: the state is damaged, or belongs to other options.
         """
-        try:
+        with reading_saved_state(self.name):
             is_restorable, made_with = bool(state["restorable"]), dict(state["made_with"])
             seed, episodes = int(state["seed"]), np.array(state["episodes"], np.int64)
             games = list(state["games"]) if is_restorable else []
             shown = [np.array(state[name]) for name in ("observation", "state", "available_actions") if is_restorable]
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{self.name}: the saved state is damaged: {error!r}.") from error
         if made_with != self._made_with or is_restorable != self.is_restorable or episodes.shape != (self.num_envs,):
             raise CheckpointError(f"{self.name}: the saved state was made with {made_with}, this is {self._made_with}.")
         self._seed, self._episodes = seed, episodes

@@ -175,7 +175,7 @@ def _milliseconds(time: int, length: int) -> int:
     return START_MILLISECONDS if time == 0 else STEP_MILLISECONDS
 
 
-def _mounted(picture: Frame) -> Frame:
+def _mounted(picture: Frame) -> UInt8[np.ndarray, "mount_height mount_width 3"]:
     """Put a picture of others on our paper, of a handy size: side by side they would run into each other."""
     image = Image.fromarray(picture)
     image.thumbnail((MOST_PIXELS, MOST_PIXELS), Image.Resampling.LANCZOS)

@@ -2,21 +2,24 @@ import numpy as np
 import pytest
 
 from spnpolicy.base.errors import ConfigError, EnvError
-from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.env import BatchedEnv, EnvSpec, Step
+from spnpolicy.data.protocol import Algorithm
 from spnpolicy.training.episodes import EpisodeTracker
 from spnpolicy.training.evaluation import evaluate
 from tests.spnpolicy.chain_env import ChainEnv
 
 
-class Still:
+class Still(Algorithm):
     """Plays action 0 and insists on being asked for greedy play."""
+
+    config = None
 
     def act(self, step, *, explore, progress=1.0):
         assert not explore
         return np.zeros(step.observation.shape[:2], dtype=np.int64)
 
 
-class CountdownEnv:
+class CountdownEnv(BatchedEnv):
     """Environment i ends after i + 1 steps and pays its two agents 1 and 3 on each."""
 
     name = "countdown"

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.experiments.sweeps.attempts import Outcome
@@ -19,6 +19,7 @@ _RAY_SETTINGS = {
 }
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Runs tries of trials somewhere else; used as a context manager, from one thread."""
 

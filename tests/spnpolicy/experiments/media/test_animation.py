@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from spnpolicy.base.errors import ConfigError
+from spnpolicy.data.env import BatchedEnv, EnvSpec, Step
+from spnpolicy.data.protocol import Algorithm
 from spnpolicy.envs import make_env
 from spnpolicy.envs.sprites import BORDER, PAPER
 from spnpolicy.experiments.media import animation
@@ -17,8 +19,10 @@ from spnpolicy.training.runs import LoadedRun
 FRAME = MOUNT_PIXELS + 1
 
 
-class Still:
+class Still(Algorithm):
     """A policy that always plays action 0."""
+
+    config = None
 
     def act(self, step, *, explore, progress):
         assert not explore
@@ -29,10 +33,11 @@ def run_of(env):
     return LoadedRun(RunConfig("vdn", "still"), env, Still(), 0)
 
 
-class Slides:
+class Slides(BatchedEnv):
     """Two environments whose pictures are of one colour: 50 * env + step. The first one ends after 3 steps."""
 
     name, num_envs, episode_limit = "slides", 2, 5
+    spec, action_names = EnvSpec((1,), 1, 1, False), ("stay",)
     size = (40, 60)
 
     def __init__(self, fails_at=None):
@@ -51,7 +56,8 @@ class Slides:
         if discarded is not None:
             is_over |= discarded
         none = np.zeros(2, bool)
-        return SimpleNamespace(terminated=is_over, truncated=none, discarded=discarded, reward=np.zeros((2, 1)))
+        seen, state, mask = np.zeros((2, 1, 1), np.float32), np.zeros((2, 1), np.float32), np.ones((2, 1, 1), bool)
+        return Step(seen, state, state, is_over, none, mask, seen, state, mask, discarded)
 
     def render(self, index, *, final=False):
         assert final == (self.time > 0)
