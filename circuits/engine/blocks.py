@@ -61,6 +61,8 @@ def log_contract(weights: Tensor, layer: SumLayer, below: Tensor, out: Tensor) -
         What the gradient needs; None, and nothing useful in `out`, where numbers are so far apart that the sums would
         lose digits.
     """
+    # One shift for all sums of a block, the largest child, so that exponentials are per child. A sum may then lie so
+    # far below its shift that nothing is left of it, and that is what keep_precision looks for.
     parts, shift = shifted_exp(below.flatten(2), 1)
     sums = _product(layer.matrices(weights[layer.edges]).flatten(2), parts)
     exact, positive = keep_precision(sums, parts, 1)
@@ -125,6 +127,8 @@ def per_example_contract_gradient(numbers: PerExampleWeights, layer: SumLayer, h
         above = torch.where(held.sums > 0, above, 0.0)
     above = above.unsqueeze(2)
     below = torch.mul(matrices, above, out=scratch).sum(1).mul_(held.parts)
+    # The slope of log(sum_i w_i p_i / sum_i w_i) in log w_i. It overwrites the weights, which nobody reads again: the
+    # tile then holds the gradient of its logits without having taken any memory for it.
     spent = (gradient / totals).neg_().unsqueeze(2)
     matrices *= torch.addcmul(spent, above, held.parts.unsqueeze(1), out=scratch)
     return below.flatten(0, 1)

@@ -80,6 +80,7 @@ def _fold(cardinalities: tuple[int, ...], draft: _Draft, draft_of_node: list[int
         stop = start + len(members)
         new_row[members] = np.arange(start, stop)
         scopes.extend(draft.scope[row] for row in members)
+        # All children have been moved already: they stand on lower levels, which come first.
         children = new_row[np.array([draft.children[row] for row in members])]
         if is_sum:
             layers.append(SumLayer(start, stop, fan_in, first_edge, Rows(children), Rows(children[::width]), first_sum))
@@ -123,6 +124,7 @@ def _groups(draft: _Draft) -> list[tuple[_Shape, list[int]]]:
     groups: dict[_Shape, list[list[int]]] = {}
     for (level, is_sum, children), block in blocks.items():
         groups.setdefault((level, is_sum, len(children), len(block)), []).append(block)
+    # From the top down: where a layer's rows stand follows from who reads them, and that is only known from above.
     first_use = [len(draft.children)] * len(draft.children)
     found = 0
     layers: list[tuple[_Shape, list[int]]] = []

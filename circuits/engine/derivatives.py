@@ -79,6 +79,9 @@ def _push(compiled: CompiledCircuit, log_weights: Tensor, values: Tensor, combin
 
 def _targets(compiled: CompiledCircuit) -> dict[int, tuple[Rows, Rows]]:
     """Return for each child slot the distinct rows it sends to, and which of them each entry goes to."""
+    # In logs, all amounts of a row have to be combined at once, and a copy by index keeps one of several. Hence
+    # distinct rows, and for each amount which of them it goes to. Slots live as long as this cache, so their identity
+    # names them.
     if "derivative targets" not in compiled.cache:
         targets: dict[int, tuple[Rows, Rows]] = {}
         for slot in (slot for layer in compiled.layers for slot in _slots(layer)):
@@ -111,6 +114,7 @@ class _LogDerivatives(torch.autograd.Function):
         for layer in compiled.layers:
             above, layer_adjoint = result[layer.start : layer.stop], adjoint[layer.start : layer.stop]
             if isinstance(layer, ProductLayer):
+                # The share of a parent in its child's derivative; posterior() takes 0 of 0 for 0.
                 for child, sibling in ((layer.left, layer.right), (layer.right, layer.left)):
                     share = posterior(above + sibling.take(values), child.take(result)) * child.take(adjoint)
                     layer_adjoint += share

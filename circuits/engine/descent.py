@@ -20,6 +20,7 @@ def descend(compiled: CompiledCircuit, choice: Choice, columns: int, device: tor
     bounds = torch.as_tensor(starts[1:], device=device)
     waiting: list[list[tuple[Tensor, Tensor]]] = [[] for _ in starts[1:]]
 
+    # Most slots lead to a single layer, known beforehand; only for the others each row's layer has to be searched for.
     def send(rows: Tensor, at: Tensor, targets: tuple[int, ...]) -> None:
         if len(targets) == 1:
             waiting[targets[0]].append((rows - starts[targets[0]], at))

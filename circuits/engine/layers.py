@@ -25,6 +25,7 @@ class Rows:
         self.positions = np.ascontiguousarray(positions.reshape(-1), dtype=np.int64)
         self.shape = positions.shape
         first = int(self.positions[0]) if self.positions.size else 0
+        # A slice is a view and costs nothing; an index copies. Layers are laid out so that most reads are slices.
         contiguous = np.array_equal(self.positions, np.arange(first, first + self.positions.size))
         self._slice = slice(first, first + self.positions.size) if contiguous else None
         self._is_long = self.positions.size >= _LONG

@@ -26,7 +26,7 @@ from circuits.engine.passes import log_root, normalize, sweep_down, sweep_up
 from circuits.numerics import NEGATIVE_INFINITY, exponentials, softmax_into
 
 _TILE = 1 << 20
-"""Numbers of one kind that a tile of the batch may hold."""
+"""Numbers of one kind that a tile of the batch may hold: 4 MB of float32, which fits the cache."""
 
 _Needed = tuple[bool, bool]
 """Whether the logits and the values need a gradient."""
@@ -92,7 +92,7 @@ def _run(
 ) -> tuple[Tensor, _Backward] | None:
     """Return the log values, (entries,), and the way back; None where that would lose digits."""
     if not compiled.sum_layers:
-        return None
+        return None  # nothing to contract, and empty tensors to concatenate
     values = log_values.reshape(len(log_values), log_values.shape[1:].numel())
     sets = logits.reshape(-1, compiled.num_parameters)
     shared = len(sets) == 1
@@ -145,6 +145,7 @@ def _shared_weights(
 
         for tile, root, held in runs:
             adjoint = values.new_zeros((compiled.num_rows, len(root)))
+            # Below an impossible root every sum may be zero, and its slope 1 / 0; nothing is the limit we want.
             adjoint[compiled.root] = torch.where(root > NEGATIVE_INFINITY, gradient[tile], 0.0)
             sweep_down(compiled, adjoint, held, back)
             to_values[:, tile] = adjoint[: compiled.num_values]
@@ -163,9 +164,11 @@ def _per_example_weights(
 
     Going back while a tile is still in the cache saves reading its logits again and a second exponential.
     """
+    # The way back runs at once, for a gradient of one; the true gradient of each entry only scales it, see `_scaled`.
     result, to_values = torch.empty_like(values[0]), torch.empty_like(values)
     to_logits = torch.empty_like(logits) if needed[0] else logits
     tiles = _tiles(len(logits), _TILE // compiled.num_parameters)
+    # Taken once for all tiles: fresh memory is handed out page by page, which takes longer than the arithmetic.
     memory = logits.new_empty(compiled.num_parameters * tiles[0].stop)
     scratch = logits.new_empty(max(layer.size * layer.fan_in for layer in compiled.sum_layers) * tiles[0].stop)
     for tile in tiles:
@@ -201,4 +204,5 @@ def _folded(edges: Tensor, group: tuple[slice, int]) -> Tensor:
 
 def _tiles(count: int, width: int) -> list[slice]:
     width = max(16, width - width % 16)  # whole vector registers
+    # An empty batch is one empty tile, so that everything has a shape.
     return [slice(start, min(start + width, count)) for start in range(0, max(1, count), width)]

@@ -111,7 +111,7 @@ class _Asked:
             pair = waiting.pop()
             if isinstance(pair, int) or pair in self.questions or pair in new:
                 continue
-            spent += self._size(pair)
+            spent += self._size(pair)  # before it is expanded: two sums of 64 children each have 4,096 terms
             if spent > self._budget:
                 break
             new[pair] = self._expand(pair)
@@ -163,8 +163,9 @@ class _Answers:
         self._known: dict[Pair, int] = {}
         self._drafts: list[_Question] = []
         self._level = [0, 0]
-        for pair in sorted(questions, key=sum):
+        for pair in sorted(questions, key=sum):  # children stand before parents, so smaller pairs have smaller sums
             self._known[pair] = self._settle(questions[pair])
+        # Drafts are numbered as they are found; their final places follow the groups, so that a group is one slice.
         order = sorted(range(len(self._drafts)), key=self._group)
         self._order = order
         self._place = [_ZERO, _ONE, *(0 for _ in order)]
@@ -196,6 +197,7 @@ class _Answers:
 
     def _settle(self, question: _Question) -> int:
         """Return the draft position of an answer: a constant, an earlier one, or a new one."""
+        # Most pairs of regions that fix different labels cannot meet. Without them the plan is a fraction of its size.
         below = [self._draft(pair) for _, _, pair in question.terms]
         if question.is_sum:
             terms = tuple(term for term, known in zip(question.terms, below, strict=True) if known != _ZERO)

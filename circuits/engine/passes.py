@@ -160,6 +160,7 @@ def _log_values(compiled: CompiledCircuit, log_weights: Tensor, log_values: Tens
 
     def contract(layer: SumLayer, below: Tensor, out: Tensor) -> Held | None:
         held = None if weights is None else log_contract(weights, layer, below, out)
+        # A matrix product of exponentials loses what is far below the largest child; logsumexp per edge does not.
         if held is None:
             out.copy_(logsumexp(layer.matrices(log_weights[layer.edges]) + below.unsqueeze(1), 2))
         return held
@@ -174,6 +175,8 @@ def _log_gradients(
     """Return the gradient to the log weights; `adjoint`, that of the rows, is completed in place."""
     shared = are_shared(log_weights, values.shape[1:])
     weights = log_weights.exp() if shared else log_weights
+    # Shared weights: summed over the batch in each layer. A gradient per entry first would be as large as the batch
+    # times all parameters.
     result = values.new_empty(log_weights.shape if shared else (compiled.num_parameters, *values.shape[1:]))
 
     def back(layer: SumLayer, held: Held | None, above: Tensor) -> Tensor:
@@ -231,6 +234,7 @@ def sweep_down(
     children, (blocks * fan_in, *batch).
     """
     kept = iter(reversed(held))
+    # All parents of a row stand in later layers, so a layer's gradient is complete when its turn comes.
     for layer in reversed(compiled.layers):
         if isinstance(layer, ProductLayer):
             _pass_on(layer, adjoint)
@@ -266,7 +270,7 @@ class _PushUp(torch.autograd.Function):
     def forward(ctx: Any, compiled: CompiledCircuit, weights: Tensor, amounts: Tensor) -> Tensor:
         batch = torch.broadcast_shapes(weights.shape[1:], amounts.shape[1:])
         shared = are_shared(weights, batch)
-        result = amounts.expand((compiled.num_rows, *batch)).clone()
+        result = amounts.expand((compiled.num_rows, *batch)).clone()  # written to below, which a broadcast must not be
         for layer in compiled.layers:
             if isinstance(layer, ProductLayer):
                 total = result[layer.start : layer.stop]
@@ -283,6 +287,7 @@ class _PushUp(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         weights, result = ctx.saved_tensors
         compiled: CompiledCircuit = ctx.compiled
+        # The transpose of this pass is the other one, and it is called by its public name: it can be differentiated.
         adjoint = push_down(compiled, weights, gradient)
         return None, *_linear_gradients(ctx, adjoint, above=adjoint, below=result)
 
@@ -290,7 +295,7 @@ class _PushUp(torch.autograd.Function):
 class _PushDown(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, compiled: CompiledCircuit, weights: Tensor, amounts: Tensor | None) -> Tensor:
-        if amounts is None:  # one at the root: the flows
+        if amounts is None:  # one at the root: the flows, without a second buffer that holds nothing but zeros
             result = weights.new_zeros((compiled.num_rows, *weights.shape[1:]))
             result[compiled.root] = 1.0
         else:

@@ -25,6 +25,7 @@ def _gradients(number: int, logits: Tensor, log_values: Tensor, gradient: Tensor
         inputs = logits.detach().requires_grad_(), log_values.detach().requires_grad_()
         result = log_likelihood(by_number[number], *inputs)
     to_logits, to_values = torch.autograd.grad(result, inputs, gradient)
+    # A custom operator may return neither an input nor a view of one, and a gradient can be either.
     return to_logits.clone(), to_values.clone()
 
 

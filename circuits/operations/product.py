@@ -162,7 +162,7 @@ class _Side:
         if isinstance(element, int):
             return _children(self._nodes[element])
         top, hole = element
-        inside = self._scopes[hole]
+        inside = self._scopes[hole]  # factors apart from it are whole; the one that holds it keeps the hole
         return tuple((f, hole) if self._scopes[f] & inside else f for f in _children(self._nodes[top]) if f != hole)
 
     def cut(self, element: _Element, scope: int) -> list[tuple[_Element, _Element]] | None:
@@ -195,6 +195,7 @@ class _Side:
 
         Iterative, because decision diagrams are as deep as they have variables.
         """
+        # A node stays on the stack until all below is known: the first visit pushes what is missing, the second joins.
         stack = [node]
         while stack:
             current = stack[-1]
@@ -210,6 +211,7 @@ class _Side:
             for child in below:
                 holes = self._holes[child, scope]
                 found = None if found is None or holes is None else found | holes
+            # None spreads upward: where one way down misses the scope, a cut would drop that way's joint values.
             self._holes[current, scope] = found or None
             stack.pop()
         return self._holes[node, scope]
@@ -272,6 +274,7 @@ class _Matching:
                 return self._counted(self._term((a,), (b,), i, j) for (i, a), (j, b) in choices)
             if kinds == {Input}:
                 return self._meet(first[0], second[0])
+        # Two sums are one node, shared by all that ask for the pair; products dissolve into their factors.
         wide = self._first.widen(first), self._second.widen(second)
         if wide != key:
             return self._counted([self._term(*wide)])
@@ -294,6 +297,7 @@ class _Matching:
         for side, mine, other, theirs in sides:
             for position, part in enumerate(mine):
                 for scope in (side.scope(part) & other.scope(their) for their in theirs):
+                    # A cut at nothing, or around everything, would ask the same question again, for ever.
                     ways = side.cut(part, scope) if scope not in (0, side.scope(part)) else None
                     if ways is not None and (best is None or len(ways) < len(best)):
                         rows = [(*mine[:position], *way, *mine[position + 1 :]) for way in ways]

@@ -102,6 +102,7 @@ def _plan_of(compiled: CompiledCircuit) -> _Plan:
             fan_in,
             max((layer.width for layer in compiled.sum_layers), default=1),
         )
+        # 64 bits wherever numpy's integers are narrower. The cache keeps both arrays alive; their addresses do not.
         plan = np.concatenate([np.empty(0, dtype=np.int64), *parts]).astype(np.int64)
         compiled.cache["native"] = _Plan(plan, np.array(sizes, dtype=np.int64))
     return compiled.cache["native"]  # type: ignore[return-value]
@@ -140,6 +141,7 @@ def _call(compiled: CompiledCircuit, logits: Tensor, values: Tensor, *others: Te
     assert _library is not None
     plan = _plan_of(compiled)
     run = _library.spn_shared if logits.dim() == 1 else _library.spn_own
+    # An address knows no strides: every caller makes its tensors contiguous first.
     pointers = [None if x is None else x.data_ptr() for x in (logits, values, *others)]
     task = _Task(plan.layers.ctypes.data, plan.sizes.ctypes.data, values.shape[1], *pointers)
     status: int = run(ctypes.byref(task))

@@ -22,10 +22,11 @@ def merge_equal_sources(sources: np.ndarray, edges: np.ndarray) -> tuple[np.ndar
     """
     sums = len(sources)
     _, pattern = np.unique(sources[0], axis=0, return_inverse=True)
-    pattern = pattern.reshape(-1)
+    pattern = pattern.reshape(-1)  # its shape depends on the version of numpy
     counts = np.bincount(pattern)
     if counts.max() == 1 or (counts != counts[0]).any():
         return sources, edges[:, :, None]
+    # Stable, so that equal sources keep the order of their edges, and one index serves all sums of the job.
     order = np.argsort(pattern, kind="stable").reshape(len(counts), counts[0])
     grouped = sources[:, order]
     if (grouped != grouped[:, :, :1]).any():
@@ -45,12 +46,13 @@ def drop_zeros(sources: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.n
     Returns:
         Sources (sums * entries, fewer, 1) and edges (sums * entries, fewer, edges each), or the arguments.
     """
-    useful = sources > 0
+    useful = sources > 0  # row 0 is the constant zero
     counts = useful.sum(1)
     fewest = int(counts.min())
     if fewest == 0 or fewest == sources.shape[1] or (counts != fewest).any():
         return sources, edges
     sums, _, entries = sources.shape
+    # Sorting by "is zero" puts the others in front without changing their order.
     picked = np.argsort(~useful.transpose(0, 2, 1), axis=2, kind="stable")[:, :, :fewest]
     rows = np.arange(sums)[:, None, None]
     chosen = sources[rows, picked, np.arange(entries)[None, :, None]]
@@ -76,6 +78,7 @@ def totals_first(
             groups[step.edges.shape[2]].append(step)
         else:
             others.append(step)
+    # Everything else keeps its order. Rows move with their steps, so every index into the buffer has to follow.
     moved = [step for group in groups.values() for step in group] + others
     order = np.concatenate([np.arange(2), *(np.arange(step.start, step.stop) for step in moved)])
     new_row = np.empty(num_rows, dtype=np.int64)

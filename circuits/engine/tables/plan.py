@@ -45,6 +45,8 @@ class _Planner:
         self.regions = _Regions(compiled)
         self.scopes = scopes
         self.sorted_scopes = [tuple(sorted(scope)) for scope in scopes]
+        # Rows 0 and 1 of the buffer are the constants 0 and 1. So an index above 1 means "computed", one above 0
+        # "not certainly zero", and tables that depend on no number compare equal wherever they are equal.
         self.num_rows = 2
         self.steps: list[Mix | Outer] = []
         self.tables: dict[tuple[int, Part], np.ndarray] = {}
@@ -97,6 +99,7 @@ class _Planner:
             if len(scope) < 2:
                 continue
             mask = scope_of(scope)
+            # Many ways lead down to one region of a shared graph; visited once, or their number would be exponential.
             seen, stack = {top}, [top]
             while stack:
                 for left, right in self.regions.splits[stack.pop()]:
@@ -111,7 +114,7 @@ class _Planner:
 
     def _require(self, region: int, part: Part) -> None:
         """Note that a region needs the conditional tables of a part, and so do the regions below it."""
-        stack = [(region, part)]
+        stack = [(region, part)]  # no recursion: chains are as deep as they have variables
         while stack:
             region, part = stack.pop()
             if part in self.pending[region]:
@@ -153,12 +156,15 @@ class _Planner:
             for part in sorted(self.pending[region]):
                 table = self.tables[region, part]
                 sources = table[child_units]
+                # Weights sum to one, so a mix of one and the same table is that table: rows are shared, not computed.
                 same = (sources == sources[:, :1]).all(axis=(1, 2))
                 table[rows[same]] = sources[same, 0]
                 if same.all():
                     continue
                 job = drop_zeros(*merge_equal_sources(sources[~same], edges[members][~same]))
                 jobs[job[0].shape[1], job[1].shape[2], job[0].shape[2]].append((*job, table, rows[~same]))
+        # Jobs of one shape become one step, whatever their regions. Their rows are numbered only now, so that a step
+        # writes one slice; that is in time, because the children of a layer stand in layers before it.
         for group in jobs.values():
             start = self.num_rows
             for sources, _, table, rows in group:
@@ -188,7 +194,7 @@ class _Planner:
                         for side, inside, child in zip(sides, parts, children, strict=True)
                     ]
                     target = self.tables[region, part]
-                    if found[0] is None or found[1] is None:
+                    if found[0] is None or found[1] is None:  # the child without any of the part sums to one
                         target[rows] = found[1] if found[0] is None else found[0]
                         continue
                     left_rows = found[0][:, self._project(part, parts[0])]
@@ -219,6 +225,7 @@ class _Planner:
                 self.tables[side, part][self.regions.local[units]]
                 for side, part, units in zip(split, parts, children, strict=True)
             ]
+            # Nothing but the constants, and a single 1 in each row: the unit says which values its variables take.
             if any(table.max() > 1 or (table.sum(1) != 1).any() for table in tables):
                 return False
             scope = self.scopes[factor]
@@ -248,9 +255,10 @@ class _Planner:
                 jobs[key].append((flow, left_table, right_table))
                 readers[key].append([(f, self._read(f, left, right, left_parts, right_parts)) for f in group])
         contractions: list[Contraction] = []
-        base = sum(map(len, self.flow_rows)) + 1
+        base = sum(map(len, self.flow_rows)) + 1  # behind the flow rows stands the constant one
         for key, group in jobs.items():
             flow, left_table, right_table = (np.stack(parts) for parts in zip(*group, strict=True))
+            # An index of -1 would read the last row. Row 0 is read instead, and what it holds counts nothing.
             missing = flow < 0
             contractions.append(
                 Contraction(
@@ -276,6 +284,7 @@ class _Planner:
 
     def _blocks(self, left: int, right: int, factors: list[int]) -> list[list[int]]:
         """Group the factors of a split: all in one block, or one each when a block would compute too much."""
+        # A block holds every left part times every right part, also the pairs that belong to no factor.
         left_size = sum(self._size(p) for p in {self._inside(factor, left) for factor in factors})
         right_size = sum(self._size(p) for p in {self._inside(factor, right) for factor in factors})
         needed = sum(self._size(self.sorted_scopes[factor]) for factor in factors)
@@ -304,6 +313,8 @@ class _Planner:
         empty = np.empty(0, dtype=np.int64)
         target = np.concatenate([empty, *(first[factor] + entries for factor, entries, _ in self.contributions)])
         source = np.concatenate([empty, *(source for _, _, source in self.contributions)])
+        # In the order of the result, contributions that come once each are a plain gather. Only entries with several
+        # need an addition by index, whose order, and so whose rounding, a GPU does not fix.
         order = np.argsort(target, kind="stable")
         target, source = target[order], source[order]
         once = np.array_equal(target, np.arange(first[-1]))

@@ -67,7 +67,7 @@ def _gather(plan: TablePlan, sources: Tensor) -> Tensor:
 def _contract(part: Contraction, flow: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Return left^T flow right for every split of one shape, flattened to (rows, batch)."""
     middle = _batch_first(part.flow, flow)
-    if part.missing is not None:
+    if part.missing is not None:  # their index is that of some other flow, see `TablePlan`
         exists = torch.as_tensor(~part.missing, dtype=flow.dtype, device=flow.device)
         middle = middle * exists.repeat_interleave(flow.shape[-1], 0)
     blocks = _Sandwich.apply(_batch_first(part.left, left), middle, _batch_first(part.right, right))
@@ -131,6 +131,7 @@ def _mix(step: Mix, buffer: Tensor, weights: Tensor) -> tuple[Tensor, _Held]:
     """Mix children: (sums, entries) = sum over sources of weight * table."""
     tables = step.sources.take(buffer).unflatten(0, step.sources.shape)
     folded = step.edges.take(weights).unflatten(0, step.edges.shape)
+    # Edges that share a source share one product, and on the way back each of them gets the same gradient.
     weight = folded if step.edges.shape[2] == 1 else folded.sum(2, keepdim=True)
     return (tables * weight).sum(1).flatten(0, 1), (tables, weight)
 
@@ -170,6 +171,7 @@ class _ConditionalTables(torch.autograd.Function):
     def forward(ctx: Any, plan: TablePlan, weights: Tensor) -> Tensor:
         buffer = weights.new_empty((plan.num_rows, *weights.shape[1:]))
         buffer[0], buffer[1] = 0.0, 1.0
+        # What a step keeps may be a view of the buffer: later steps write only to rows that nobody has read yet.
         held: list[_Held] = []
         for step in plan.steps:
             buffer[step.start : step.stop], kept = _STEPS[type(step)].forward(step, buffer, weights)
@@ -182,6 +184,7 @@ class _ConditionalTables(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         (weights,) = ctx.saved_tensors
+        # Last step first: all readers of a row come after the step that made it, so its gradient is complete by then.
         to_buffer, to_weights = gradient.clone(), torch.zeros_like(weights)
         for step, held in zip(reversed(ctx.plan.steps), reversed(ctx.held), strict=True):
             above = to_buffer[step.start : step.stop]
