@@ -1,7 +1,7 @@
 """Multilinear factor-graph Q-functions: exact inference, bounds, and what a circuit can do with them."""
 
 from circuits.errors import EvidenceError, FormatError, ImpossibleEvidenceError, NotTractableError, StructureError
-from factor_q import approximate, variational
+from factor_q import approximate, inference, variational
 from factor_q.approximate import (
     gibbs_sample,
     loopy_belief_propagation,
@@ -59,6 +59,7 @@ __all__ = [
     "from_networkx",
     "gibbs_sample",
     "grid",
+    "inference",
     "interaction_scores",
     "largest_table",
     "learn_factor_graph",

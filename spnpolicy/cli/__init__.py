@@ -4,13 +4,22 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-from spnpolicy.cli.commands import COMMANDS, find_command, overview
-from spnpolicy.cli.failures import report
-from spnpolicy.cli.options import CommandLine, read_command_line
+from spnpolicy.base.decoding import unknown_name
+from spnpolicy.cli import benchmark, doctor, evaluate, infer, listing, query, report, sweep, train
+from spnpolicy.cli.command import EXIT_CODES, Command
+from spnpolicy.cli.completion import completion_of
+from spnpolicy.cli.failures import INTERRUPTED, tell
+from spnpolicy.cli.options import UsageError, read_command_line
+
+COMMANDS: dict[str, Command] = {
+    file.COMMAND.name: file.COMMAND
+    for file in (listing, train, evaluate, query, infer, sweep, benchmark, report, doctor)
+}
+"""All commands by name, in the order of the overview."""
+COMMANDS["completion"] = completion_of(COMMANDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,30 +41,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except KeyboardInterrupt:
         print("spnpolicy: interrupted.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output, such as `head`, has left. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         command = words[0] if words and words[0] in COMMANDS else None
-        return report(error, command=command, show_traceback="--traceback" in words)
+        return tell(error, command=command, show_traceback="--traceback" in words)
 
 
 def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        print(overview())
+        print(_overview())
         return 0 if words else 2
     if words[0] == "--version":
         print(f"spnpolicy {version('spnpolicy')}")
         return 0
-    command = find_command(words[0])
+    if words[0] not in COMMANDS:
+        raise UsageError(unknown_name("command", words[0], COMMANDS))
+    command = COMMANDS[words[0]]
     parser = command.parser()
     if any(word in ("-h", "--help") for word in words[1:]):
         print(parser.format_help().rstrip())
         return 0
-    line: CommandLine = read_command_line(parser, words[1:], takes_settings=command.takes_settings)
+    line = read_command_line(parser, words[1:], takes_settings=command.takes_settings)
     # Environments of the user, "module:Class", may lie here; last, so that nothing else is replaced.
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
-    return import_module(command.module).run(line)
+    return command.run(line)
+
+
+def _overview() -> str:
+    """Return the text of `spnpolicy --help`."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {command.name:{width}}  {command.summary}" for command in COMMANDS.values())
+    return (
+        "usage: spnpolicy COMMAND ...\n\n"
+        "Joint policies for many agents as sum-product networks: train them, query them, compare them.\n\n"
+        f"commands:\n{rows}\n\n"
+        "examples:\n"
+        "  spnpolicy benchmark coverage                  the main experiment, a few minutes\n"
+        "  spnpolicy train vdn coverage --steps 100000   one run of one algorithm\n"
+        "  spnpolicy train --help                        more about one command\n\n"
+        f"{EXIT_CODES}"
+    )

@@ -2,20 +2,49 @@
 
 from dataclasses import replace
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from spnpolicy.algorithms import ALGORITHMS
-from spnpolicy.cli.folders import first_free
-from spnpolicy.cli.options import CommandLine, known_name
-from spnpolicy.cli.sweep import execute
-from spnpolicy.experiments.benchmarks.coverage import Presentation, present
+from spnpolicy.cli.checks import first_free
+from spnpolicy.cli.command import FOLDER, SETTINGS, Command, offer
+from spnpolicy.cli.options import CommandLine, Parser, known_name, whole_number
+from spnpolicy.cli.sweep import add_engine, execute
 from spnpolicy.experiments.presets import COVERAGE
-from spnpolicy.experiments.sweeps.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from spnpolicy.experiments.benchmarks.coverage import Presentation
+    from spnpolicy.experiments.sweeps.plan import Plan
+
+
+def _add_arguments(parser: Parser) -> None:
+    offer(parser.add_argument("benchmark", metavar="BENCHMARK", help="coverage"), ["coverage"])
+    preset = "quick, standard or paper (default: quick)"
+    offer(parser.add_argument("--preset", default="quick", metavar="NAME", help=preset), COVERAGE)
+    algorithms = "which to compare (default: those of the preset)"
+    offer(parser.add_argument("--algorithms", nargs="+", metavar="NAME", help=algorithms), ALGORITHMS)
+    parser.add_argument(
+        "--seeds", type=whole_number(1, 1_000), metavar="N", help="runs per algorithm (default: that of the preset)"
+    )
+    parser.add_argument(
+        "--steps", type=whole_number(1), metavar="N", help="env steps per run (default: that of the preset)"
+    )
+    parser.add_argument(
+        "--episodes",
+        type=whole_number(1, 100_000),
+        metavar="N",
+        help="final evaluation episodes per run (default: 1000)",
+    )
+    out = "folder; one with the same benchmark is continued (default: the first free runs/coverage-PRESET)"
+    offer(parser.add_argument("--out", type=Path, metavar="DIR", help=out), FOLDER)
+    add_engine(parser)
 
 
 def run(line: CommandLine) -> int:
     """Run what is missing of the benchmark, report on it and list what was written."""
+    import torch
+
+    from spnpolicy.experiments.benchmarks.coverage import present
+
     options = line.options
     known_name("benchmark", options.benchmark, ["coverage"])
     plan = _plan(line)
@@ -24,7 +53,9 @@ def run(line: CommandLine) -> int:
     return execute(plan, folder, options, lambda: _show(present(plan, folder)))
 
 
-def _plan(line: CommandLine) -> Plan:
+def _plan(line: CommandLine) -> "Plan":
+    from spnpolicy.experiments.sweeps.plan import make_plan
+
     options = line.options
     preset = COVERAGE[known_name("preset", options.preset, list(COVERAGE))]
     for name in options.algorithms or []:
@@ -45,9 +76,26 @@ def _plan(line: CommandLine) -> Plan:
     )
 
 
-def _show(presentation: Presentation) -> None:
+def _show(presentation: "Presentation") -> None:
     print(f"\n{presentation.report}\n{presentation.answers}")
     width = max(map(len, presentation.files))
     print("written:")
     for what, path in presentation.files.items():
         print(f"  {what:{width}}  {path}")
+
+
+COMMAND = Command(
+    "benchmark",
+    "Compare algorithms over several seeds: table, curves, animation, answers.",
+    "benchmark coverage [--preset quick|standard|paper] [flags]",
+    "Runs go to worker processes, or to Ray. Interrupted, it continues with the same command and --out: what is\n"
+    f"finished is not repeated, other runs go on from their checkpoints.\n{SETTINGS}",
+    (
+        "benchmark coverage",
+        "benchmark coverage --preset standard --algorithms spn_ac vdn --seeds 5 --workers 8",
+        "benchmark coverage --out runs/coverage-quick     (continue this one)",
+    ),
+    _add_arguments,
+    run,
+    takes_settings=True,
+)

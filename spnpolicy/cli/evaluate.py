@@ -1,25 +1,47 @@
 """`spnpolicy evaluate`: how well a trained policy plays."""
 
 import math
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
+from spnpolicy.cli.checks import check_new_file
+from spnpolicy.cli.command import FILE, Command, add_run, add_threads, offer
+from spnpolicy.cli.options import CommandLine, Parser, known_name, whole_number
 
-from spnpolicy.cli.folders import check_new_file
-from spnpolicy.cli.options import CommandLine, known_name
-from spnpolicy.experiments.media.animation import Frame, load_to_draw, play, shots_of, write_gif
-from spnpolicy.experiments.media.video import check_video_support, write_video
-from spnpolicy.training.evaluation import EvaluationResult, evaluate
-from spnpolicy.training.learning import close_env
-from spnpolicy.training.runs import LoadedRun, load_run
+if TYPE_CHECKING:
+    from spnpolicy.experiments.media.animation import Frame
+    from spnpolicy.training.evaluation import EvaluationResult
+    from spnpolicy.training.runs import LoadedRun
 
 ANIMATED_EPISODES = 6
 CHECKPOINTS = ("latest", "best")
 
 
+def _add_arguments(parser: Parser) -> None:
+    add_run(parser)
+    parser.add_argument(
+        "--episodes", type=whole_number(1, 100_000), default=1_000, metavar="N", help="how many (default: 1000)"
+    )
+    parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="fixes the episodes (default: 0)")
+    checkpoint = "latest, or best: that of the best evaluation while training (default: latest)"
+    offer(parser.add_argument("--checkpoint", default="latest", metavar="NAME", help=checkpoint), CHECKPOINTS)
+    gif = "also write an animation of a few episodes"
+    offer(parser.add_argument("--gif", type=Path, metavar="FILE", help=gif), FILE)
+    video = "the same as a video for browsers (MP4, H.264; needs pip install 'spnpolicy[video]')"
+    offer(parser.add_argument("--video", type=Path, metavar="FILE", help=video), FILE)
+    add_threads(parser)
+
+
 def run(line: CommandLine) -> int:
     """Load a run, play, and print the means with their standard errors."""
+    import torch
+
+    from spnpolicy.experiments.media.animation import shots_of, write_gif
+    from spnpolicy.experiments.media.video import check_video_support, write_video
+    from spnpolicy.training.evaluation import evaluate
+    from spnpolicy.training.learning import close_env
+    from spnpolicy.training.runs import load_run
+
     options = line.options
     known_name("checkpoint", options.checkpoint, CHECKPOINTS)
     check_new_file("--gif", options.gif, ".gif")
@@ -44,7 +66,10 @@ def run(line: CommandLine) -> int:
     return 0
 
 
-def _played(options: Any) -> list[list[Frame]]:
+def _played(options: Any) -> "list[list[Frame]]":
+    from spnpolicy.experiments.media.animation import load_to_draw, play
+    from spnpolicy.training.learning import close_env
+
     loaded = load_to_draw(options.run, num_envs=ANIMATED_EPISODES, checkpoint=options.checkpoint)
     try:
         return play(loaded, seed=options.seed)
@@ -52,12 +77,12 @@ def _played(options: Any) -> list[list[Frame]]:
         close_env(loaded.env)
 
 
-def _say(loaded: LoadedRun, result: EvaluationResult, seed: int) -> None:
+def _say(loaded: "LoadedRun", result: "EvaluationResult", seed: int) -> None:
     config, episodes = loaded.config, result.episodes
     print(f"{config.algorithm} on {config.env} after {loaded.step:,} env steps of training")
     print(f"{len(episodes.env):,} greedy episodes from seed {seed}, mean and standard error:")
     columns = {
-        "success": episodes.successes.astype(np.float64),
+        "success": episodes.successes.astype(float),
         "steps": episodes.lengths,
         "return": episodes.returns,
         f"discounted return ({config.train.discount:g})": episodes.discounted_returns,
@@ -66,7 +91,19 @@ def _say(loaded: LoadedRun, result: EvaluationResult, seed: int) -> None:
         columns["fraction of the optimum"] = result.fraction_of_optimum
     width = max(map(len, columns))
     for name, values in columns.items():
-        known = values[np.isfinite(values)]
+        # The fraction of the optimum is nan in layouts where the optimum itself is nothing.
+        known = values[abs(values) < math.inf]
         if len(known):
             error = known.std() / math.sqrt(len(known))
             print(f"  {name:{width}}  {known.mean():8.4f}  +- {error:.4f}")
+
+
+COMMAND = Command(
+    "evaluate",
+    "Play a trained policy greedily and show how well it does.",
+    "evaluate RUN [--checkpoint latest|best] [--episodes N] [--seed N] [--gif FILE] [--video FILE]",
+    "It also reads a run that was interrupted or killed, or that is still going on.",
+    ("evaluate runs/x", "evaluate runs/x --episodes 5000 --seed 1", "evaluate runs/x --checkpoint best --video x.mp4"),
+    _add_arguments,
+    run,
+)

@@ -11,11 +11,14 @@ MAX_LINES = 6
 MAX_LINE_LENGTH = 400
 FAILED = 3
 """Exit code of a run that failed for a reason nobody foresaw."""
+IMPOSSIBLE = 6
+"""Exit code where every assignment is forbidden, that of numbers that are not finite."""
+INTERRUPTED = 130
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
 
 
-def report(error: Exception, *, command: str | None, show_traceback: bool = False) -> int:
+def tell(error: Exception, *, command: str | None, show_traceback: bool = False) -> int:
     """Tell the user about an error on stderr, in at most six lines, and return the exit code.
 
     Args:

@@ -11,10 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from spnpolicy.algorithms import ALGORITHMS, config_class
-from spnpolicy.cli.docs import field_docs
-from spnpolicy.cli.options import CommandLine, known_name
+from spnpolicy.cli.command import Command, field_docs, offer
+from spnpolicy.cli.options import CommandLine, Parser, known_name
 from spnpolicy.envs import ENVIRONMENTS, PETTINGZOO, PREFIXES
 from spnpolicy.experiments.presets import COVERAGE
+
+
+def _add_arguments(parser: Parser) -> None:
+    name = "an algorithm or environment to describe in full"
+    offer(parser.add_argument("name", metavar="NAME", nargs="?", help=name), [*ALGORITHMS, *ENVIRONMENTS])
+    parser.add_argument("--json", action="store_true", help="print the lists as JSON")
 
 
 def run(line: CommandLine) -> int:
@@ -142,3 +148,14 @@ def _rows(rows: Iterable[tuple[str, str]], width: int | None = None) -> str:
     rows = list(rows)
     width = width or max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:{width}}  {text}" for name, text in rows)
+
+
+COMMAND = Command(
+    "list",
+    "Show the algorithms, environments, circuit structures and benchmark presets.",
+    "list [NAME] [--json]",
+    "With the name of an algorithm or environment, show all its settings.",
+    ("list", "list spn_ac", "list coverage", "list pettingzoo:mpe2.simple_spread_v3"),
+    _add_arguments,
+    run,
+)

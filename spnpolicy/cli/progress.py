@@ -1,19 +1,34 @@
-"""Progress on stderr: a bar in a terminal, otherwise a plain line every few seconds."""
+"""Progress on stderr: live in a terminal, otherwise a plain line every few seconds, or nothing."""
 
 import math
+import shutil
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 
+from factor_q.inference import Progress as InferenceStep
+from spnpolicy.experiments.sweeps.engines import Engine
+from spnpolicy.experiments.sweeps.runner import TrialStatus, seconds_left
 from spnpolicy.training.loop import Progress
 
 SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_BETWEEN_REDRAWS = 0.25
+_MOST_ROWS = 20
+_FEWEST_ROWS = 4
+_LINES_AROUND_ROWS = 4
+_URGENCY = ("failed", "evaluating", "running", "stopped", "waiting", "done", "kept")
+"""Which states are shown first where there is no room for all runs."""
 
 
 class Throttle:
@@ -32,42 +47,100 @@ class Throttle:
         return True
 
 
-class TrainingProgress:
-    """Shows how far one training run has come. Call it with every `Progress`; most calls do nothing."""
+class _Display:
+    """What moves on a terminal while it is entered; `live` is None elsewhere."""
 
-    def __init__(self, name: str):
-        self._name = name
-        self._bar: RichProgress | None = None
-        self._task = TaskID(0)
+    def __init__(self, make: Callable[[Console], Any]):
         console = Console(stderr=True)
-        if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
-            self._bar = RichProgress(*columns, console=console, refresh_per_second=4, transient=True)
-            self._task = self._bar.add_task(name, total=1.0, text="")
-        self._throttle = Throttle(_SECONDS_BETWEEN_REDRAWS if self._bar else SECONDS_BETWEEN_LINES)
-        # No line for the first moment: a short run says all that matters at its end.
-        self._throttle.is_due()
+        self.live = make(console) if console.is_terminal else None
+        self.throttle = Throttle(SECONDS_BETWEEN_LINES if self.live is None else _SECONDS_BETWEEN_REDRAWS)
 
-    def __call__(self, progress: Progress) -> None:
-        """Show it if the last time was long enough ago."""
-        if not self._throttle.is_due():
-            return
-        text = training_text(progress)
-        if self._bar is None:
-            print(f"{self._name}: {text}", file=sys.stderr, flush=True)
-        else:
-            self._bar.update(self._task, completed=progress.step / progress.steps, text=text)
-
-    def __enter__(self) -> "TrainingProgress":
-        if self._bar is not None:
-            self._bar.start()
+    def __enter__(self) -> Self:
+        if self.live is not None:
+            self.live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self.live is not None:
+            self.live.stop()
+
+
+class _Bar(_Display):
+    """One line with a bar and a text."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
+        super().__init__(lambda console: RichProgress(*columns, console=console, refresh_per_second=4, transient=True))
+        self._task = TaskID(0)
+
+    def begin(self, name: str, total: float | None) -> None:
+        """Show a new bar in place of the old one."""
+        if self.live is not None:
+            for task in self.live.task_ids:
+                self.live.remove_task(task)
+            self._task = self.live.add_task(name, total=total, text="")
+
+    def move(self, completed: float, text: str) -> None:
+        """Move the bar."""
+        if self.live is not None:
+            self.live.update(self._task, completed=completed, text=text)
+
+
+class TrainingProgress(_Bar):
+    """Shows how far one training run has come. Call it with every `Progress`; most calls do nothing."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self._name = name
+        self.begin(name, 1.0)
+        # No line for the first moment: a short run says all that matters at its end.
+        self.throttle.is_due()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show it if the last time was long enough ago."""
+        if not self.throttle.is_due():
+            return
+        text = training_text(progress)
+        if self.live is None:
+            print(f"{self._name}: {text}", file=sys.stderr, flush=True)
+        self.move(progress.step / progress.steps, text)
+
+
+class InferenceProgress(_Bar):
+    """Shows one stage of an inference after the other; without a terminal nothing."""
+
+    _began = 0.0
+
+    def __call__(self, progress: InferenceStep) -> None:
+        """Show a new stage at once, and its steps if the last time was long enough ago."""
+        if progress.step == 0:
+            self._began = time.monotonic()
+            self.begin(progress.stage, progress.seconds)
+        elif self.throttle.is_due():
+            spent = time.monotonic() - self._began
+            most = progress.seconds
+            left = "" if most is None else f", at most {duration(max(0.0, most - spent))} left"
+            self.move(spent, f"step {progress.step:,}, {progress.value:.6f} nats{left}")
+
+
+class TrialTable(_Display):
+    """Shows the states of all trials. Call it with them as often as you like."""
+
+    def __init__(self, engine: Engine):
+        super().__init__(lambda console: Live(console=console, auto_refresh=False))
+        self._engine = engine
+
+    def __call__(self, statuses: Sequence[TrialStatus]) -> None:
+        """Show them if the last time was long enough ago."""
+        is_last = all(status.is_over for status in statuses)
+        if not self.throttle.is_due() and not is_last:
+            return
+        if self.live is None:
+            print(_line(statuses, self._engine.workers), file=sys.stderr, flush=True)
+        else:
+            self.live.update(_table(statuses, self._engine.workers), refresh=True)
 
 
 def training_text(progress: Progress) -> str:
@@ -101,3 +174,56 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {total % 60} s" if minutes else f"{total} s"
+
+
+def _line(statuses: Sequence[TrialStatus], workers: int) -> str:
+    running = [
+        f"{status.name} {status.step / status.config.train.steps:.0%}"
+        for status in statuses
+        if status.state in ("running", "evaluating")
+    ]
+    shown = running[:_FEWEST_ROWS] + [f"{len(running) - _FEWEST_ROWS} more"] * (len(running) > _FEWEST_ROWS)
+    return _counts(statuses, workers) + (f"; now {', '.join(shown)}" if running else "")
+
+
+def _counts(statuses: Sequence[TrialStatus], workers: int) -> str:
+    """Return how many runs are in which state, and how long the rest will take."""
+    states = Counter(status.state for status in statuses)
+    over = states["done"] + states["kept"]
+    parts = [f"{over} of {len(statuses)} runs done"]
+    if states["failed"]:
+        parts.append(f"{states['failed']} failed")
+    alive = [status for status in statuses if status.state != "failed"]
+    for what, count in (
+        ("failed tries", sum(status.failures for status in alive)),
+        ("lost workers", sum(status.losses for status in alive)),
+    ):
+        if count:
+            parts.append(f"{what}: {count}")
+    return ", ".join([*parts, f"{duration(seconds_left(statuses, workers))} left"])
+
+
+def _table(statuses: Sequence[TrialStatus], workers: int) -> Table:
+    shown = _most_urgent(statuses)
+    hidden = f"; {len(statuses) - len(shown)} more runs are not shown" if len(shown) < len(statuses) else ""
+    table = Table(caption=_counts(statuses, workers) + hidden, box=None, caption_justify="left")
+    for heading in ("run", "state", "", "tries", "latest evaluation", "time"):
+        table.add_column(heading)
+    for status in shown:
+        steps = status.config.train.steps
+        done = steps if status.state in ("done", "kept", "evaluating") else status.step
+        text = escape(status.problem[:60]) or ", ".join(evaluation_text(status.evaluation))
+        time = duration(status.seconds) if status.seconds else ""
+        bar = ProgressBar(total=steps, completed=done, width=24)
+        table.add_row(status.name, status.state, bar, str(status.tries or ""), text, time)
+    return table
+
+
+def _most_urgent(statuses: Sequence[TrialStatus]) -> Sequence[TrialStatus]:
+    """Return the runs to show, in the order of the plan: all where there is room, otherwise those that change."""
+    room = shutil.get_terminal_size().lines - _LINES_AROUND_ROWS
+    room = max(_FEWEST_ROWS, min(room, _MOST_ROWS))
+    if len(statuses) <= room:
+        return statuses
+    places = sorted(range(len(statuses)), key=lambda place: _URGENCY.index(statuses[place].state))
+    return [statuses[place] for place in sorted(places[:room])]

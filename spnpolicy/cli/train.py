@@ -2,31 +2,63 @@
 
 import os
 import re
+import typing
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import MISSING, Field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from spnpolicy.algorithms import ALGORITHMS, config_class
 from spnpolicy.base.decoding import decode, encode
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.strict_json import parse_json
-from spnpolicy.cli.devices import checked_device
-from spnpolicy.cli.extras import require_extra
-from spnpolicy.cli.folders import first_free
-from spnpolicy.cli.options import CommandLine, UsageError, known_name, parse_value
-from spnpolicy.cli.progress import TrainingProgress, duration
+from spnpolicy.cli.checks import checked_device, first_free, require_extra
+from spnpolicy.cli.command import FILE, FOLDER, SETTINGS, Command, field_docs, offer
+from spnpolicy.cli.failures import INTERRUPTED
+from spnpolicy.cli.options import CommandLine, Parser, UsageError, known_name, parse_value, whole_number
 from spnpolicy.envs import ENVIRONMENTS
 from spnpolicy.training.config import RunConfig, TrainConfig
-from spnpolicy.training.loop import TrainResult, resume, train
-from spnpolicy.training.runs import read_facts, read_run_config
 from spnpolicy.training.sinks import SafeSinks, Sink, tensorboard_sink, wandb_sink
 
-INTERRUPTED = 130
+if TYPE_CHECKING:
+    from spnpolicy.training.loop import TrainResult
+
 MOST_CONFIG_BYTES = 1 << 20
+
+
+def _add_arguments(parser: Parser) -> None:
+    algorithm, env = "one of `spnpolicy list`", "one of `spnpolicy list`, or pettingzoo:MODULE, such as mpe2.simple_v3"
+    offer(parser.add_argument("algorithm", metavar="ALGORITHM", nargs="?", help=algorithm), ALGORITHMS)
+    offer(parser.add_argument("env", metavar="ENV", nargs="?", help=env), ENVIRONMENTS)
+    docs = field_docs(TrainConfig)
+    for field in fields(TrainConfig):
+        choices = typing.get_args(field.type)
+        metavar = "|".join(choices) if choices else "N"
+        help_text = f"{docs[field.name]} Default: {_default(field)}"
+        offer(parser.add_argument(_flag(field.name), metavar=metavar, help=help_text), choices)
+    out = "new folder of the run (default: the first free runs/ALGORITHM-ENV-seedN)"
+    offer(parser.add_argument("--out", type=Path, metavar="DIR", help=out), FOLDER)
+    config = "take algorithm, environment and settings from a config.json; flags change single ones"
+    offer(parser.add_argument("--config", type=Path, metavar="FILE", help=config), FILE)
+    resume = "go on with a run that was interrupted or killed, from its latest checkpoint"
+    offer(parser.add_argument("--resume", type=Path, metavar="RUN", help=resume), FOLDER)
+    strict = "with --resume: refuse if machine, versions or threads are not those the run began with"
+    parser.add_argument("--strict", action="store_true", help=strict)
+    device = "cpu, cuda, cuda:N, or auto for a GPU where there is one (default: cpu; resumed: that of the run)"
+    offer(parser.add_argument("--device", metavar="NAME", help=device), ["cpu", "cuda", "auto"])
+    parser.add_argument("--tensorboard", action="store_true", help="also write events to RUN/tensorboard")
+    parser.add_argument("--wandb", metavar="PROJECT", help="also log to this project of Weights & Biases")
+    threads = "threads (default: 1; resumed: those of the run)"
+    parser.add_argument("--threads", type=whole_number(1, 1_024), metavar="N", help=threads)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _default(field: Field[Any]) -> str:
+    return "required" if field.default is MISSING else f"{field.default}"
 
 
 def run(line: CommandLine) -> int:
@@ -35,6 +67,10 @@ def run(line: CommandLine) -> int:
 
 
 def _start(line: CommandLine) -> int:
+    import torch
+
+    from spnpolicy.training.loop import train
+
     options = line.options
     if options.strict:
         raise UsageError("--strict compares with an earlier run: it goes with --resume RUN only.")
@@ -48,6 +84,11 @@ def _start(line: CommandLine) -> int:
 
 
 def _resume(line: CommandLine) -> int:
+    import torch
+
+    from spnpolicy.training.loop import resume
+    from spnpolicy.training.runs import read_facts, read_run_config
+
     options = line.options
     _refuse_settings(line)
     folder: Path = options.resume
@@ -60,10 +101,12 @@ def _resume(line: CommandLine) -> int:
     return _show(config, folder, partial(resume, folder, strict=options.strict), options, device)
 
 
-def _show(config: RunConfig, folder: Path, work: Callable[..., TrainResult], options: Any, device: str) -> int:
+def _show(config: RunConfig, folder: Path, work: "Callable[..., TrainResult]", options: Any, device: str) -> int:
     """Do the work with progress and sinks, and say how it ended; of several processes only the first speaks."""
     if os.environ.get("RANK", "0") != "0":
         return 0 if work(device=device).is_finished else INTERRUPTED
+    from spnpolicy.cli.progress import TrainingProgress
+
     sinks = SafeSinks(_sinks(options, folder, config))
     try:
         with TrainingProgress(f"{config.algorithm} on {config.env}") as progress:
@@ -114,13 +157,15 @@ def run_config(line: CommandLine) -> RunConfig:
         UsageError: unknown algorithm or environment; the message names the nearest one.
         ConfigError: a setting has the wrong name, type or range.
     """
+    from spnpolicy.experiments.sweeps.plan import merged
+
     base = _named(line) if line.options.config is None else _from_file(line)
     given = {field.name: getattr(line.options, field.name) for field in fields(TrainConfig)}
     train_settings = {name: parse_value(text) for name, text in given.items() if text is not None}
     config = replace(
         base,
-        algorithm_options=_merged(base.algorithm_options, line.settings["algorithm"]),
-        env_options=_merged(base.env_options, line.settings["env"]),
+        algorithm_options=merged(base.algorithm_options, line.settings["algorithm"]),
+        env_options=merged(base.env_options, line.settings["env"]),
         train=decode(TrainConfig, {**encode(base.train), **train_settings}, path="train"),
     )
     # Decoded here as well, so that a message says where on the command line the mistake is.
@@ -157,16 +202,9 @@ def _known(config: RunConfig) -> RunConfig:
     return config
 
 
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with `changes` put over it, record by record."""
-    both = {
-        key: _merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
-        for key, value in changes.items()
-    }
-    return {**base, **both}
+def _say(folder: Path, config: RunConfig, result: "TrainResult") -> None:
+    from spnpolicy.cli.progress import duration
 
-
-def _say(folder: Path, config: RunConfig, result: TrainResult) -> None:
     verb = "finished" if result.is_finished else "interrupted"
     print(f"{verb} after {result.step:,} env steps in {duration(result.seconds)}; {describe(result.evaluation)}")
     if result.faults:
@@ -189,3 +227,26 @@ def describe(evaluation: dict[str, Any]) -> str:
         "fraction_of_optimum": "{:.4f} of the optimum",
     }
     return ", ".join(text.format(evaluation[name]) for name, text in texts.items() if name in evaluation)
+
+
+COMMAND = Command(
+    "train",
+    "Train one algorithm in one environment, or go on with a run.",
+    "train ALGORITHM ENV [--env.KEY VALUE] [--algorithm.KEY VALUE] [flags]\n"
+    "       spnpolicy train --config FILE [the same flags]\n"
+    "       spnpolicy train --resume RUN [--strict] [--device NAME] [--tensorboard] [--wandb PROJECT] [--threads N]",
+    "Everything is written into a new folder; an existing one is never touched, except by --resume.\n"
+    "Ctrl-C saves and ends; --resume then goes on as if nothing had happened, bit for bit on the same machine.\n"
+    f"{SETTINGS}",
+    (
+        "train spn_ac coverage --steps 100000 --seed 3",
+        "train vdn coverage --env.size 8 --env.agents 4 --algorithm.network.hidden 64,64 --out runs/vdn8",
+        "train spn_ac coverage --algorithm.labels 6 --algorithm.network.features.frequencies 4",
+        "train vdn pettingzoo:mpe2.simple_spread_v3 --env.N 4 --tensorboard",
+        "train --config runs/x/config.json --seed 7",
+        "train --resume runs/x",
+    ),
+    _add_arguments,
+    run,
+    takes_settings=True,
+)

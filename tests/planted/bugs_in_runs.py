@@ -11,7 +11,7 @@ DISK = "tests/faults/checkpoints/test_disk_faults.py::test_each_system_call_of_a
 SEEDING = "tests/spnpolicy/base/test_seeding.py"
 STATISTICS = "tests/spnpolicy/experiments/statistics/test_statistics.py"
 DECODING = "tests/spnpolicy/base/test_decoding.py"
-EXIT_CODES = "tests/spnpolicy/cli/test_cli_exit_codes.py"
+EXIT_CODES = "tests/spnpolicy/cli/test_failures.py"
 
 BUGS = (
     Bug(

@@ -264,7 +264,7 @@ BUGS = (
         'require(self.seeds >= -1, "seeds", self.seeds, "at least 1")',
         (
             "tests/spnpolicy/experiments/sweeps/test_sweep.py",
-            "tests/spnpolicy/cli/test_cli_bad_input.py",
+            "tests/spnpolicy/cli/test_commands.py",
         ),
     ),
     Bug(
@@ -283,22 +283,22 @@ BUGS = (
     ),
     Bug(
         "command line: an action of another agent",
-        "spnpolicy/cli/given.py",
+        "spnpolicy/cli/query.py",
         "own = names[: cardinalities[agent]]",
         "own = names",
         (
-            "tests/spnpolicy/cli/test_cli_options.py",
-            "tests/spnpolicy/cli/test_cli_bad_input.py",
+            "tests/spnpolicy/cli/test_query.py",
+            "tests/spnpolicy/cli/test_commands.py",
         ),
     ),
     Bug(
         "command line: an agent may be asked about twice",
-        "spnpolicy/cli/given.py",
+        "spnpolicy/cli/query.py",
         "if len(set(agents)) < len(agents):\n        raise UsageError",
         "if len(set(agents)) > len(agents):\n        raise UsageError",
         (
-            "tests/spnpolicy/cli/test_cli_options.py",
-            "tests/spnpolicy/cli/test_cli_bad_input.py",
+            "tests/spnpolicy/cli/test_query.py",
+            "tests/spnpolicy/cli/test_commands.py",
         ),
     ),
     Bug(
@@ -306,6 +306,6 @@ BUGS = (
         "spnpolicy/cli/completion.py",
         "    if isinstance(offers, str):\n",
         "    if isinstance(offers, bytes):\n",
-        ("tests/spnpolicy/cli/test_cli_completion.py",),
+        ("tests/spnpolicy/cli/test_completion.py",),
     ),
 )

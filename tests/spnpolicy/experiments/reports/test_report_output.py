@@ -11,7 +11,7 @@ from report_cases import write_run, write_runs
 
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.cli import main
-from spnpolicy.cli.report_flags import MEASURES as NAMES_IN_HELP
+from spnpolicy.cli.report import MEASURES as NAMES_IN_HELP
 from spnpolicy.experiments.media.figures import plain, series_style
 from spnpolicy.experiments.reports.folder import make_report, write_report_folder
 from spnpolicy.experiments.reports.runs import MEASURES

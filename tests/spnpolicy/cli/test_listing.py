@@ -1,61 +1,12 @@
-import json
-import subprocess
-import sys
+"""`spnpolicy list`: everything there is, and everything about one name."""
 
-import pytest
+import json
 
 from spnpolicy.algorithms import ALGORITHMS
 from spnpolicy.cli import main
-from spnpolicy.cli.commands import COMMANDS
 from spnpolicy.cli.listing import structures
 from spnpolicy.envs import ENVIRONMENTS
 from spnpolicy.experiments.presets import COVERAGE
-
-LIGHT = [["--help"], ["list"], ["list", "--json"], ["--version"], ["completion", "bash"], ["trian"],
-         *([name, "--help"] for name in COMMANDS)]  # fmt: skip
-HEAVY_MODULES = ("torch", "numpy", "scipy", "matplotlib", "PIL", "pettingzoo", "gymnasium", "rich", "ray", "av")
-
-
-@pytest.mark.parametrize("words", LIGHT, ids=" ".join)
-def test_help_loads_nothing_heavy(words):
-    program = (
-        "import sys; from spnpolicy.cli import main; main(sys.argv[1:]); "
-        f"print([name for name in {HEAVY_MODULES} if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
-    *text, loaded = done.stdout.splitlines()
-    assert loaded == "[]"
-    assert text or words == ["trian"]
-
-
-def test_overview_names_all_commands_and_exit_codes(capsys):
-    assert main(["--help"]) == 0
-    text = capsys.readouterr().out
-    for command in COMMANDS.values():
-        assert command.name in text
-        assert command.summary in text
-    for code in ("0 ok", "2 usage", "3 failed run", "4 disk", "5 env", "6 numbers", "130 interrupted"):
-        assert code in text
-
-
-def test_no_command_shows_the_overview_and_is_a_usage_error(capsys):
-    assert main([]) == 2
-    assert "usage: spnpolicy COMMAND" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_examples_that_its_own_parser_takes(name, capsys):
-    assert main([name, "--help"]) == 0
-    text = capsys.readouterr().out
-    command = COMMANDS[name]
-    assert len(command.examples) >= 2
-    from spnpolicy.cli.options import read_command_line
-
-    for example in command.examples:
-        assert f"spnpolicy {example}" in text
-        words = example.partition("     (")[0].split()
-        assert words[0] == name
-        read_command_line(command.parser(), words[1:], takes_settings=command.takes_settings)
 
 
 def test_list_names_everything_there_is(capsys):

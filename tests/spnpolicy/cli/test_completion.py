@@ -7,11 +7,9 @@ import subprocess
 import pytest
 
 from spnpolicy.algorithms import ALGORITHMS
-from spnpolicy.cli import main
-from spnpolicy.cli.commands import COMMANDS
-from spnpolicy.cli.completion import completion_script
-from spnpolicy.cli.infer_flags import STRUCTURES
-from spnpolicy.cli.tool_flags import SHELLS
+from spnpolicy.cli import COMMANDS, main
+from spnpolicy.cli.completion import SHELLS, completion_script
+from spnpolicy.cli.infer import STRUCTURES
 from spnpolicy.envs import ENVIRONMENTS
 
 ASK = """
@@ -27,7 +25,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 def place(tmp_path_factory):
     """A folder with the script, a folder of runs and a model."""
     folder = tmp_path_factory.mktemp("completion")
-    (folder / "completion.bash").write_text(completion_script("bash"))
+    (folder / "completion.bash").write_text(completion_script("bash", COMMANDS))
     (folder / "runs" / "first").mkdir(parents=True)
     (folder / "model.uai").touch()
     return folder
@@ -91,7 +89,7 @@ def test_every_shell_gets_a_script_with_everything_in_it(shell, capsys):
 def test_the_shell_itself_finds_no_mistake_in_its_script(shell, tmp_path):
     if (program := shutil.which(shell)) is None:
         pytest.skip(f"{shell} is not installed")
-    (tmp_path / "script").write_text(completion_script(shell))
+    (tmp_path / "script").write_text(completion_script(shell, COMMANDS))
     subprocess.run([program, "-n", str(tmp_path / "script")], check=True)
 
 
@@ -103,5 +101,5 @@ def test_help_says_how_to_install_it(capsys):
 
 
 def test_the_parsers_that_read_are_left_as_they_are():
-    completion_script("bash")
+    completion_script("bash", COMMANDS)
     assert all(action.choices is None for name in COMMANDS for action in COMMANDS[name].parser().declared)

@@ -1,4 +1,4 @@
-"""`spnpolicy train` beyond a plain run: --resume, --config, --device, sinks, environments of others."""
+"""`spnpolicy train`: what flags say, --resume, --config, --device, sinks, environments of others."""
 
 import json
 import os
@@ -10,7 +10,6 @@ from cli_cases import MATRIX, SHORT, TINY, contents
 
 from spnpolicy.cli import main
 from spnpolicy.cli.progress import TrainingProgress
-from spnpolicy.cli.train import _merged
 from spnpolicy.training.runs import read_run_config
 
 
@@ -25,6 +24,24 @@ def train_interrupted(monkeypatch, words):
         press = lambda _, progress: progress.step == 200 and os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
         patch.setattr(TrainingProgress, "__call__", press)
         assert main(words) == 130
+
+
+def test_train_sets_what_the_flags_say(trained):
+    config = read_run_config(trained / "spn")
+    assert (config.algorithm, config.env) == ("spn_ac", "coverage")
+    assert config.env_options == {"size": 3, "agents": 2, "episode_limit": 20}
+    assert config.algorithm_options["network"]["hidden"] == [8]
+    assert (config.train.steps, config.train.num_envs, config.train.updates) == (400, 8, 1)
+
+
+def test_train_says_where_everything_is_and_finds_a_free_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/iql-coverage-seed4", "runs/iql-coverage-seed4-2"):
+        assert main(["train", "iql", "coverage", *TINY, "--seed", "4", "--algorithm.exploration.end=0.2"]) == 0
+        assert f"run folder: {folder}" in capsys.readouterr().out
+    config = read_run_config(tmp_path / "runs" / "iql-coverage-seed4-2")
+    assert config.train.seed == 4
+    assert config.algorithm_options["exploration"]["end"] == 0.2
 
 
 def test_resume_finishes_as_if_nothing_had_happened(tmp_path, monkeypatch, capsys):
@@ -83,12 +100,6 @@ def test_flags_go_on_top_of_a_config_file(trained, tmp_path):
     assert after.env_options == {**before.env_options, "agents": 1}
     exploration = {**before.algorithm_options["exploration"], "end": 0.3}
     assert after.algorithm_options == {**before.algorithm_options, "exploration": exploration}
-
-
-def test_merging_leaves_what_it_merges_alone():
-    base = {"a": {"b": 1, "c": 2}, "d": 3}
-    assert _merged(base, {"a": {"b": 5}, "e": {"f": 6}}) == {"a": {"b": 5, "c": 2}, "d": 3, "e": {"f": 6}}
-    assert base == {"a": {"b": 1, "c": 2}, "d": 3}
 
 
 def test_tensorboard_gets_the_numbers(tmp_path):

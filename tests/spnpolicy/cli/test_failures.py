@@ -24,7 +24,7 @@ def test_3_for_an_unforeseen_error_in_one_line_that_says_where_its_traceback_is(
     def break_down(*_, **__):
         raise RuntimeError("the cat sat on the keyboard")
 
-    monkeypatch.setattr("spnpolicy.cli.train.train", break_down)
+    monkeypatch.setattr("spnpolicy.training.loop.train", break_down)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert main(["train", "vdn", "coverage", *TINY]) == 3
     errors = capsys.readouterr().err

@@ -4,8 +4,8 @@ from importlib import metadata
 from types import ModuleType
 
 import circuits
-from spnpolicy.cli import doctor, machine, main
-from spnpolicy.cli.extras import EXTRAS
+from spnpolicy.cli import doctor, main
+from spnpolicy.cli.checks import EXTRAS
 
 
 def fake_module(file):
@@ -66,7 +66,7 @@ def test_doctor_reports_a_broken_algorithm(monkeypatch, capsys):
 
 
 def test_doctor_reports_a_full_disk(monkeypatch, capsys):
-    monkeypatch.setattr(machine, "LEAST_FREE_BYTES", 2**80)
+    monkeypatch.setattr(doctor, "LEAST_FREE_BYTES", 2**80)
     assert main(["doctor"]) == 2
     assert "PROBLEM  disk" in capsys.readouterr().out
 
@@ -76,7 +76,7 @@ def test_doctor_as_json_says_the_same(monkeypatch, capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["is_ok"] is True
     assert {"python", "disk", "writing", "ray"} <= {check["what"] for check in report["checks"]}
-    monkeypatch.setattr(machine, "LEAST_FREE_BYTES", 2**80)
+    monkeypatch.setattr(doctor, "LEAST_FREE_BYTES", 2**80)
     assert main(["doctor", "--json"]) == 2
     report = json.loads(capsys.readouterr().out)
     assert report["is_ok"] is False
@@ -104,7 +104,7 @@ def test_doctor_reports_a_disk_that_does_not_sync_and_locks_that_do_not_hold(mon
         raise OSError(5, "Input/output error")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(machine, "replace_file", refuse)
+    monkeypatch.setattr(doctor, "replace_file", refuse)
     monkeypatch.setattr("fcntl.flock", lambda *_: None)
     assert main(["doctor"]) == 2
     text = capsys.readouterr().out
@@ -119,6 +119,6 @@ def test_doctor_reports_workers_that_do_not_start(monkeypatch, capsys):
     def refuse(*_, **__):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(machine, "ProcessPoolExecutor", refuse)
+    monkeypatch.setattr(doctor, "ProcessPoolExecutor", refuse)
     assert main(["doctor"]) == 2
     assert "PROBLEM  workers" in capsys.readouterr().out

@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
-from factor_q import FactorGraph, Factors, NotTractableError
+from circuits.errors import NotTractableError
 from factor_q.elimination.plan import sizes
+from factor_q.factors import Factors
+from factor_q.graph import FactorGraph
 
 MOST_WORK = 2**34
 """Most entries of joined tables that one answer may make in all, a few minutes of one core."""
@@ -69,6 +71,8 @@ def _gradient(factors: Factors, max_entries: int, loops: int) -> list[list[float
     """Return the marginals as the gradient of log Z with respect to a table of zeros for each variable."""
     cardinalities = factors.cardinalities
     graph = FactorGraph(cardinalities, [(variable,) for variable in range(len(cardinalities))])
+    # log Z moves with the table of one variable as fast as its values are likely. Looped over a cutset, the gradient
+    # adds up part by part, where two passes would have to hold all messages at once.
     zeros = torch.zeros(graph.num_entries, dtype=factors.dtype, requires_grad=True)
     with torch.enable_grad():
         total = (factors + Factors.from_flat(graph, zeros)).log_partition(
@@ -80,4 +84,5 @@ def _gradient(factors: Factors, max_entries: int, loops: int) -> list[list[float
 
 def _loops(factors: Factors) -> int:
     """Return how often all joined tables may be made; fixing variables makes none of them larger."""
+    # Memory alone is no limit of time: a cutset always makes tables that fit, and then loops for years.
     return min(MOST_ASSIGNMENTS, MOST_WORK // max(1, sizes(factors.graph, None).total))

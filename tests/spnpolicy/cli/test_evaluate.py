@@ -1,12 +1,13 @@
-"""Videos: what a player finds in the file is what was played."""
+"""`spnpolicy evaluate`: means, and videos; what a player finds in the file is what was played."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_cases import SHORT
+from cli_cases import PROGRAM, SHORT, contents, endless, wait_for
 from PIL import Image
 
 from spnpolicy.base.errors import ConfigError
@@ -21,7 +22,29 @@ from spnpolicy.experiments.media.animation import (
 )
 from spnpolicy.experiments.media.video import FRAMES_PER_SECOND, write_video
 
-av = pytest.importorskip("av")
+
+def test_evaluate_prints_means_with_errors_and_draws(trained, tmp_path, capsys):
+    before = contents(trained)
+    gif = tmp_path / "play.gif"
+    assert main(["evaluate", str(trained / "spn"), "--episodes", "50", "--gif", str(gif)]) == 0
+    text = capsys.readouterr().out
+    assert "50 greedy episodes" in text
+    for name in ("success", "steps", "fraction of the optimum"):
+        assert name in text
+    with Image.open(gif) as picture:
+        assert picture.n_frames > 1
+    assert contents(trained) == before
+
+
+def test_a_killed_run_can_be_evaluated(tmp_path, capsys):
+    folder = tmp_path / "run"
+    words = ["train", "vdn", "coverage", *endless(), "--checkpoint-every", "80", "--out", str(folder)]
+    with subprocess.Popen([*PROGRAM, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: len(list(folder.glob("checkpoints/checkpoint-*"))) >= 2, process)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert main(["evaluate", str(folder), "--episodes", "10"]) == 0
+    assert "10 greedy episodes" in capsys.readouterr().out
 
 
 def plain(color, height=40, width=60):
@@ -29,6 +52,7 @@ def plain(color, height=40, width=60):
 
 
 def decoded(path):
+    av = pytest.importorskip("av")
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
