@@ -43,6 +43,7 @@ def paint(
     spare = width - left - _MARGIN - (high[0] - low[0])
     shift = np.array([left - low[0] + spare / 2, bottom - low[1]])
     figure = new_figure(width, height)
+    # Axes over the whole page with its inches as coordinates: sizes of boxes and of text can then be compared.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set(xlim=(0, width), ylim=(0, height))
@@ -131,6 +132,7 @@ def _paint_weights(
         places = _sample(curves[position], np.array(_PREFERRED), last=True)
         if len(curves[position]) > 4:
             places = np.concatenate([places, _sample(curves[position][:4], np.array(_PREFERRED))])
+        # Of the free places the one that hides least of other lines; its own line may pass behind it.
         others = everything[owner != position]
         free = [place for place in places if not (np.abs(blocks - place) < reach).all(1).any()]
         if not free:

@@ -128,6 +128,7 @@ def shade(probability: float, full: str = USED) -> tuple[float, float, float]:
     from matplotlib.colors import to_rgb
 
     low, high = to_rgb(PAPER), to_rgb(full)
+    # Flows may exceed one in the last digits.
     part = min(max(probability, 0.0), 1.0) ** _LIFT
     red, green, blue = (a + (b - a) * part for a, b in zip(low, high, strict=True))
     return red, green, blue
@@ -155,6 +156,7 @@ def save_figure(figure: "matplotlib.figure.Figure", path: str | os.PathLike[str]
     """
     import matplotlib
 
+    # Vector formats hold the date, and ids drawn at random: both would make equal pictures different files.
     undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     ending = Path(path).suffix[1:].lower()
     if ending not in undated:

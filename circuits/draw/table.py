@@ -123,6 +123,7 @@ def _maps(
     panel = max(panel, 0.2 + 0.095 * max(map(len, titles)))
     width, height = panel * len(tables) + 0.3, _TITLE + _MARGIN_BARS + core[1] + below + 0.25
     figure = new_figure(width, height)
+    # One scale for all maps, or the same shade would mean different numbers before and after.
     largest = max(float(table.max()) for table in tables)
     for position, (table, title) in enumerate(zip(tables, titles, strict=True)):
         x = position * panel + 0.15

@@ -92,6 +92,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Circuit, Tensor]:
 
 def _by_node(circuit: Circuit) -> Tensor:
     """Return the positions of the logits, node by node, shape (parameters,)."""
+    # Logits are numbered as layers are folded, which may change from version to version; a file must outlive that.
     positions = torch.arange(circuit.num_parameters)
     return torch.cat([positions[:0], *(positions[circuit.parameters_of(i)] for i in range(circuit.num_nodes))])
 
@@ -125,6 +126,7 @@ def _structure_of(circuit: Circuit) -> dict[str, Any]:
 
 def _read_structure(name: str, text: str) -> Circuit:
     try:
+        # Python's reader keeps the last of two equal keys and takes NaN for a number; no file of ours needs either.
         structure = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse, parse_float=_refuse)
         if not isinstance(structure, dict) or set(structure) != {"name", "cardinalities", "nodes"}:
             raise ValueError("the structure must be an object with name, cardinalities and nodes")

@@ -98,6 +98,8 @@ class _Grower:
         """Fit the best forest over variables to rows."""
         own_cards = [self.cards[v] for v in variables]
         counts = pair_counts(self.data[rows][:, list(variables)], own_cards, self.weights[rows])
+        # Unsmoothed, because BIC is about the largest likelihood: every part of a split would bring pseudo-rows of its
+        # own, and the scores of few rows would be those of the smoothing.
         gains = forest_gains(counts, own_cards, smoothing=0.0, price=self.price)
         parents = spanning_forest(gains.edges)
         score = float(gains.alone.sum()) + sum(float(gains.edges[i, p]) for i, p in enumerate(parents) if p >= 0)
@@ -126,6 +128,7 @@ class _Grower:
             return []  # a forest over two variables is already the full table
         shared = np.maximum(leaf.gains.edges, 0.0)
         np.fill_diagonal(shared, 0.0)
+        # Trying a variable costs a forest for each of its values; what shares little with the others gains little.
         order = np.argsort(-shared.sum(0), kind="stable")
         options = [leaf.variables[i] for i in order if self.cards[leaf.variables[i]] > 1]
         return options[:_CANDIDATES]

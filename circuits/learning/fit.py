@@ -117,6 +117,8 @@ def run(task: Task, log_weights: Tensor, advance: Advance) -> Fit:
     held_out: list[float] = []
     best, best_epoch, converged = log_weights, 0, False
     for epoch in range(options.epochs + 1):
+        # An update passes over the data under the old weights anyway, so their score comes for free; the last epoch is
+        # run for the score only, and what follows it is dropped.
         following, per_row = advance(log_weights)
         check_rows_possible(per_row, task.weights, _WAY_OUT)
         counted = torch.where(task.weights > 0, per_row, 0.0)
@@ -124,6 +126,7 @@ def run(task: Task, log_weights: Tensor, advance: Advance) -> Fit:
         if task.validation is not None:
             with torch.no_grad():
                 rows = log_likelihoods(compiled, log_weights, task.validation)
+            # Only at the start: a row that later weights rule out is a bad score, not a mistake of the caller.
             if epoch == 0:
                 check_rows_possible(rows, torch.ones_like(rows), _WAY_OUT, name="validation")
             held_out.append(float(rows.mean()))

@@ -96,6 +96,7 @@ def _near_the_tree(
         noise = torch.empty(table.shape, dtype=torch.float64).exponential_(generator=generator)
         noise /= noise.sum(1, keepdim=True)
         rows = (1 - _BLUR) * table + _BLUR * noise
+        # EM multiplies weights, so one that starts at zero stays there: the smallest number instead.
         for node, row in zip(nodes, rows.clamp_min(torch.finfo(torch.float64).tiny).log(), strict=True):
             where = latent.circuit.parameters_of(node)
             if where.stop > where.start:

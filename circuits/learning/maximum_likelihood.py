@@ -53,6 +53,7 @@ def maximum_likelihood(
     row_weights = check_weights(weights, values)
     check_smoothing(smoothing)
     compiled = circuit.compiled
+    # A row takes one way through a deterministic circuit whatever the weights are, as long as none is zero.
     uniform = weights_from_counts(compiled, torch.zeros(compiled.num_parameters).to(row_weights), 1.0)
     counts, scores = expected_counts(compiled, uniform, values, row_weights)
     check_rows_possible(scores, row_weights, "The structure forbids them: drop these rows or change the structure.")

@@ -123,6 +123,7 @@ def _random_tables(cards: tuple[int, ...], width: int, seed: int) -> list[_Table
     for cardinality in cards:
         needed = states * cardinality
         following = min(width, needed)
+        # Independent draws would leave some states unreached and send values of one state to the same place by chance.
         decks = [rng.permutation(following) for _ in range(-(-needed // following))]
         dealt = np.concatenate(decks)[:needed].reshape(states, cardinality)
         table: _Table = {state: [*row] for state, row in enumerate(dealt.tolist())}
@@ -143,10 +144,13 @@ def _build(cards: tuple[int, ...], tables: list[_Table], *, name: str) -> Circui
         elements: dict[tuple[int, Hashable], int] = {}
         for state, row in tables[t].items():
             allowed = [(value, after) for value, after in enumerate(row) if after is not None]
+            # Nothing follows the last variable, so one input with a weight per value does for a sum over indicators.
             if t == last:
                 nodes[state] = builder.input(t, [value for value, _ in allowed])
                 continue
             for value, after in allowed:
+                # States that a value sends to the same place share the product, and each sum has a weight of its own
+                # for it.
                 if (value, after) not in elements:
                     elements[value, after] = builder.product(indicators[value], following[after])
             children = [elements[edge] for edge in allowed]

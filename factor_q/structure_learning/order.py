@@ -8,6 +8,7 @@ from torch import Tensor
 
 from circuits.errors import StructureError
 from circuits.learning.chow_liu import spanning_forest
+from circuits.structures.regions.coupling import spectral_order
 from factor_q.graph import FactorGraph
 
 _EXACT_UP_TO = 12
@@ -144,11 +145,9 @@ def _spectral_order(strengths: np.ndarray) -> list[int]:
             frontier = {int(other) for agent in frontier for other in np.flatnonzero(strengths[agent])} - part
         left -= part
         agents = sorted(part)
-        own = strengths[np.ix_(agents, agents)]
-        if len(agents) > 2:
-            _, vectors = np.linalg.eigh(np.diag(own.sum(1)) - own)
-            agents = [agents[i] for i in np.argsort(vectors[:, 1], kind="stable")]
-        order += agents
+        # The slope that breaks its ties is meant for strengths around one.
+        near = strengths[np.ix_(agents, agents)]
+        order += [agents[i] for i in spectral_order(near / (near.max() or 1.0))]
     return order
 
 

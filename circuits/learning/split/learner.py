@@ -162,6 +162,7 @@ class _Search:
             self.record()
             for edge in (found.edge, *range(first_new, len(graph.targets))):
                 heappush(queue, self.entry(edge))
+            # Without validation data every split that is made has paid for itself; with it, the price is only a guess.
             if not self.held_out or self.held_out[-1] > max(self.held_out[:-1]):
                 best = len(self.undo)
             elif len(self.undo) - best >= options.patience:
@@ -205,5 +206,7 @@ class _Search:
 
     def step_back(self) -> None:
         """Undo the last split as far as the structure goes; counts are not restored."""
+        # Splits only add choices and put them behind an edge, so putting the old ones back is all. Last split first: an
+        # earlier one may have changed what a later one copied.
         edge, targets = self.undo.pop()
         self.graph.put_behind(edge, targets)

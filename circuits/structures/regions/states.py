@@ -54,9 +54,11 @@ def region_states(
     }
     found: dict[int, dict[State, int]] = {}
     products = 0
+    # Smallest first: the parts of a scope are smaller than it, so they are there when it is their turn.
     for scope in sorted({*like.scopes}, key=int.bit_count):
         if scope in splits:
             parts = [found[part] for part in splits[scope]]
+            # Counted before they are made: one split of two regions with many states each would fill the memory.
             products += sum(len(a) * len(b) for a, b in zip(parts, parts[1:], strict=False))
             if products > MOST_PRODUCTS:
                 raise NotTractableError(
