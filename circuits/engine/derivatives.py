@@ -47,11 +47,11 @@ def max_derivatives(compiled: CompiledCircuit, log_weights: Tensor, log_values: 
     return _push(compiled, log_weights, log_values, max_into)
 
 
-def by_variable(compiled: CompiledCircuit, rows: Tensor) -> Tensor:
-    """Lay the indicator rows of a log buffer out as (*batch, variables, max cardinality), -inf beyond."""
+def by_variable(compiled: CompiledCircuit, rows: Tensor, *, beyond: float = NEGATIVE_INFINITY) -> Tensor:
+    """Lay the indicator rows of a buffer out as (*batch, variables, max cardinality), `beyond` where values end."""
     width = max(compiled.cardinalities)
     shape = (len(compiled.cardinalities) * width, *rows.shape[1:])
-    padded = torch.full(shape, NEGATIVE_INFINITY, dtype=rows.dtype, device=rows.device)
+    padded = torch.full(shape, beyond, dtype=rows.dtype, device=rows.device)
     padded = padded.index_copy(0, compiled.padded_values.index(rows.device), rows[: compiled.num_values])
     return padded.movedim(0, -1).unflatten(-1, (len(compiled.cardinalities), width))
 

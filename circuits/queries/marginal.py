@@ -6,6 +6,7 @@ from math import prod
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.engine.derivatives import by_variable
 from circuits.engine.tables.run import tables_from
 from circuits.errors import EvidenceError, NotTractableError
 from circuits.weights import WeightedCircuit
@@ -20,12 +21,7 @@ def marginals(distribution: WeightedCircuit) -> Float[Tensor, "*batch variables 
         Shape (*batch, variables, max cardinality), zero beyond a variable's values. Differentiable.
     Cost: one downward pass, O(edges).
     """
-    compiled = distribution.circuit.compiled
-    rows = distribution.flows[: compiled.num_values]
-    width = max(compiled.cardinalities)
-    padded = rows.new_zeros((len(compiled.cardinalities) * width, *rows.shape[1:]))
-    padded = padded.index_copy(0, compiled.padded_values.index(rows.device), rows)
-    return padded.movedim(0, -1).unflatten(-1, (len(compiled.cardinalities), width))
+    return by_variable(distribution.circuit.compiled, distribution.flows, beyond=0.0)
 
 
 def marginal(distribution: WeightedCircuit, variables: Sequence[int]) -> Float[Tensor, "..."]:

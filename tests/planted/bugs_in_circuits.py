@@ -162,8 +162,8 @@ BUGS = (
     Bug(
         "circuits: marginals beyond a variable's values are one",
         "circuits/queries/marginal.py",
-        "padded = rows.new_zeros((len(compiled.cardinalities)",
-        "padded = rows.new_ones((len(compiled.cardinalities)",
+        "distribution.flows, beyond=0.0)",
+        "distribution.flows, beyond=1.0)",
         EXACT,
     ),
     Bug(
