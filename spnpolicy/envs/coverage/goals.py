@@ -45,6 +45,8 @@ class FreeGoals:
         hits = np.flatnonzero(claims)
         if not len(hits):
             return
+        # Several agents may stand on one goal. Flat positions rise with the agent, and `unique` returns the first place
+        # of each value: that is the agent order of the rules.
         claimed, first = np.unique(self._flat_goals(goal, hits), return_index=True)
         winners = hits[first]
         board.goal_flags.ravel()[claimed] = True

@@ -112,6 +112,8 @@ class ForagingArrays:
         """Collect food that enough of those who load stand next to, and return what each is paid."""
         reward = np.zeros((self.num_envs, self.agents), np.float32)
         loads = loads.copy()
+        # Whoever loads first decides which food it is and takes its neighbours along, so agents must be gone through in
+        # order; the games in which somebody still loads are stepped together.
         rows = np.flatnonzero(loads.any(-1))
         for agent in range(self.agents):
             rows = rows[loads[rows].any(-1)]
@@ -124,6 +126,7 @@ class ForagingArrays:
             total = levels.sum(-1)
             loads[mine] &= ~takes_part
             won = total >= level
+            # A total may be 0 where the level is 0 too: 1 in its place avoids 0 / 0, and the share is 0.
             share = levels * level[:, None] / (np.maximum(total, 1) * self._spawned[mine])[:, None]
             reward[mine[won]] += share[won]
             self._food[mine[won], place[won], 2] = 0
@@ -181,6 +184,7 @@ class ForagingArrays:
             has_room = free.reshape(count, -1)[np.arange(count), cell]
             level = most if self.is_coop else generator.integers(1, most + 1)
             food[:, index] = np.stack([cell // side, cell % side, np.where(has_room, level, 0)], -1)
+            # Food keeps its eight neighbours free, and the cells two steps away in a straight line, as in the package.
             away = np.abs(grid[:, None] - food[:, index, :2].T[:, :, None, None])
             too_near = (away.max(0) <= 1) | ((away.sum(0) == 2) & (away.min(0) == 0))
             free &= ~too_near

@@ -207,6 +207,8 @@ class Share:
         reward = np.zeros((count, agents), np.float32)
         terminated, truncated, discarded = (np.zeros(count, bool) for _ in range(3))
         episodes = np.zeros(count, np.int64)
+        # Final and shown fields begin as one and the same array: where no episode ends, nothing is copied here, and the
+        # parent sees by `is` that it need not join them twice. Whoever starts an episode copies first.
         return Rows(
             *(observation, state, reward, terminated, truncated, available),
             *(observation, state, available, discarded, episodes, []),

@@ -104,6 +104,8 @@ class Holder:
 
     def _write(self) -> None:
         current = _read(self._path)
+        # The first write takes over whatever a dead process has left; a stranger's lease found later means that we were
+        # silent for so long that somebody else began, and of two writers this one must be silent from now on.
         if self._thread.is_alive() and current is not None and current.owner != self._owner:
             self.is_lost = True
             self._end.set()

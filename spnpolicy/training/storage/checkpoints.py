@@ -144,6 +144,8 @@ def _save(root: Path, state: Mapping[str, Any], pointer: str, keep: int) -> Path
         remove_leftovers(root)
         final = root / f"{kind}-{_next_number(root, kind):08d}"
         temporary = root / f".writing-{final.name}-{os.getpid()}"
+        # The order is what survives a crash: files, their folder's names, the folder's own name, and only then the
+        # pointer, which so never names what is not wholly on the disk.
         temporary.mkdir()
         digest = _write_files(temporary, state_json, tensors)
         os.rename(temporary, final)
