@@ -63,8 +63,6 @@ def expectation_maximization(
             if not share > 0:
                 continue  # nothing to learn from
             counts, per_row = expected_counts(compiled, log_weights, task.data[rows], task.weights[rows])
-            # Counts move a part of the way, not weights: a value that one batch happens to lack would get weight zero,
-            # and EM, which only multiplies, would never bring it back.
             running = (1 - step) * running + step * counts / share
             log_weights = weights_from_counts(compiled, running * total, options.smoothing)
             scores = per_row if scores is None else scores
