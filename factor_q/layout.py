@@ -27,6 +27,8 @@ class Layout(NamedTuple):
 @lru_cache(maxsize=256)
 def index_layout(graph: FactorGraph, device: torch.device) -> Layout:
     """Return the tensors that turn assignments into positions; short scopes are padded with stride 0."""
+    # One gather per place of a scope instead of one per factor: all scopes are made equally long. A padded place
+    # reads variable 0, which is harmless because its stride of 0 moves nothing.
     arity = max((len(scope) for scope in graph.scopes), default=0)
     columns = [scope + (0,) * (arity - len(scope)) for scope in graph.scopes]
     strides = [_strides(shape) + (0,) * (arity - len(shape)) for shape in graph.table_shapes]
@@ -38,6 +40,7 @@ def index_layout(graph: FactorGraph, device: torch.device) -> Layout:
     with torch.inference_mode(False):
         return Layout(
             tensor(graph.offsets, graph.num_factors),
+            # By place, not by factor: a place is then one contiguous row for index_select.
             tensor(columns, graph.num_factors, arity).t().contiguous(),
             tensor(strides, graph.num_factors, arity).t().contiguous(),
             tensor(graph.cardinalities, graph.num_variables),
@@ -62,6 +65,7 @@ def merge(graph: FactorGraph, other: FactorGraph, device: torch.device) -> tuple
         raise StructureError(f"f + g: f has cardinalities {graph.cardinalities}, but g has {other.cardinalities}.")
     known = {frozenset(scope) for scope in graph.scopes}
     added = [scope for scope in other.scopes if frozenset(scope) not in known]
+    # The first graph's entries keep their places, so that only the second's have to be moved.
     merged = FactorGraph(graph.cardinalities, [*graph.scopes, *added])
     where = {frozenset(scope): i for i, scope in enumerate(merged.scopes)}
     with torch.inference_mode(False):
@@ -69,6 +73,7 @@ def merge(graph: FactorGraph, other: FactorGraph, device: torch.device) -> tuple
         for scope in other.scopes:
             target = where[frozenset(scope)]
             table = torch.arange(merged.table_sizes[target]).reshape(merged.table_shapes[target])
+            # The two scopes may name the same variables in another order; the positions are permuted, not the numbers.
             axes = [merged.scopes[target].index(variable) for variable in scope]
             pieces.append(table.permute(axes).flatten() + merged.offsets[target])
         return merged, torch.cat(pieces).to(device)

@@ -14,35 +14,37 @@ Temperature = float | Float[Tensor, "..."]
 
 
 def tempered(factors: AnyTables, temperature: Temperature, query: str) -> AnyTables:
-    """Return f / temperature with batch shapes broadcast; -inf passes no gradient to the temperature.
+    """Return f / temperature with batch shapes broadcast, as `divided` does."""
+    return type(factors).from_flat(factors.graph, divided(factors.flat, temperature, query))
+
+
+def divided(entries: Float[Tensor, "*batch entries"], temperature: Temperature, query: str) -> Tensor:
+    """Return entries / temperature with batch shapes broadcast; -inf passes no gradient to the temperature.
 
     Raises:
         StructureError: the temperature is not positive and finite, or its shape does not broadcast.
     """
-    scale = torch.as_tensor(temperature, dtype=factors.dtype, device=factors.device)
+    scale = torch.as_tensor(temperature, dtype=entries.dtype, device=entries.device)
     if not bool(((scale > 0) & scale.isfinite()).all()):
         raise StructureError(
             f"{query}: the temperature is {temperature}, but it must be positive and finite; "
-            "max_assignment is the limit of temperature 0."
+            "the maximum is the limit of temperature 0."
         )
     if scale.ndim:
-        common_shape([scale.shape, factors.batch_shape], "temperature and factors")
+        common_shape([scale.shape, entries.shape[:-1]], "temperature and factors")
     scale = scale.unsqueeze(-1)
-    flat = factors.flat
     if not scale.requires_grad:
-        return type(factors).from_flat(factors.graph, flat / scale)
+        return entries / scale
     # The slope -x / t^2 of x / t is infinite at a forbidden entry, and inf * 0 is nan.
-    forbidden = flat == NEGATIVE_INFINITY
-    cooled = (flat.masked_fill(forbidden, 0.0) / scale).masked_fill(forbidden, NEGATIVE_INFINITY)
-    return type(factors).from_flat(factors.graph, cooled)
+    forbidden = entries == NEGATIVE_INFINITY
+    return (entries.masked_fill(forbidden, 0.0) / scale).masked_fill(forbidden, NEGATIVE_INFINITY)
 
 
 def check_possible(log_partition: Tensor, query: str) -> None:
     """Raise unless every batch row allows some assignment."""
     impossible = log_partition == NEGATIVE_INFINITY
-    if not bool(impossible.any()):
-        return
-    raise ImpossibleEvidenceError(
-        f"{query}: every assignment is forbidden{in_batch_rows(impossible)}, so there is no distribution; allow one "
-        "there, or ask log_partition first (it returns -inf)."
-    )
+    if bool(impossible.any()):
+        raise ImpossibleEvidenceError(
+            f"{query}: every assignment is forbidden{in_batch_rows(impossible)}, so there is no distribution; allow "
+            "one there, or ask log_partition first (it returns -inf)."
+        )

@@ -18,7 +18,7 @@ class Best(NamedTuple):
 
     assignment: Int[Tensor, "*best variables"]
     value: Float[Tensor, "*best"]
-    """Its log probability, in nats."""
+    """Its log probability, in nats; of a Q-function, its value."""
 
 
 def mode(distribution: WeightedCircuit) -> Best:

@@ -6,15 +6,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits import Circuit, CircuitDistribution
+from circuits import Best, Circuit, CircuitDistribution
 from circuits.engine.derivatives import by_variable, max_derivatives
 from circuits.engine.passes import align, flows, log_root, log_up, max_up
-from circuits.errors import EvidenceError, ImpossibleEvidenceError, NotTractableError, StructureError
+from circuits.errors import EvidenceError, NotTractableError, StructureError
 from circuits.evidence import Evidence, EvidenceLike, observed_rows
 from circuits.numerics import NEGATIVE_INFINITY, posterior, weighted
 from factor_q.graph import FactorGraph
 from factor_q.layout import check_values, common_shape, index_layout
 from factor_q.queries import Maximum
+from factor_q.temperature import check_possible, divided
 
 
 class CircuitQ:
@@ -82,6 +83,7 @@ class CircuitQ:
         common_shape([values.shape[:-1], self.batch_shape], "values and CircuitQ")
         compiled = self.circuit.compiled
         with torch.no_grad():
+            # Which choices u makes is no function of the scores: found without gradient, then only added up with it.
             rows = observed_rows(values.long(), compiled, self.scores.dtype)
             below = self._reach(rows)
             chosen = posterior(compiled.edge_child.take(below), compiled.edge_sum.take(below))
@@ -102,6 +104,8 @@ class CircuitQ:
         """
         compiled = self.circuit.compiled
         with torch.no_grad():
+            # The best child of every sum as a weight of 1: the flows of that policy are 1 exactly on the sub-circuit
+            # of the maximum, and the one value with flow of each variable is its action.
             _, best = max_up(compiled, self._rows.detach())
             chosen = torch.zeros_like(self._rows)
             for layer, choice in zip(compiled.sum_layers, best, strict=True):
@@ -111,13 +115,16 @@ class CircuitQ:
             assignment = torch.stack([used[start:stop].argmax(0) for start, stop in bounds], -1)
         return Maximum(self(assignment), assignment)
 
-    def m_best(self, count: int) -> tuple[Float[Tensor, "best *batch"], Int[Tensor, "best *batch variables"]]:
-        """Return the `count` largest values and their assignments, best first.
+    def m_best(self, count: int) -> Best:
+        """Return the `count` best assignments and their values, best first.
 
         Order is that of the Boltzmann policy's log probabilities: values equal up to rounding may change places.
 
         Args:
             count: at least 1 and at most the number of assignments that are not forbidden.
+
+        Returns:
+            Assignments, shape (count, *batch, n), and values of Q, shape (count, *batch).
 
         Raises:
             ValueError: `count` is out of that range.
@@ -125,7 +132,7 @@ class CircuitQ:
         Cost: see `circuits.queries.m_best`.
         """
         assignments, _ = self.detach().boltzmann().m_best(count)
-        return self(assignments), assignments
+        return Best(assignments, self(assignments))
 
     def max_marginals(self) -> Float[Tensor, "*batch variables values"]:
         """Return M_i(x) = max over the other variables of Q(x, u_-i), for every variable i and value x.
@@ -156,7 +163,7 @@ class CircuitQ:
             StructureError: the temperature is not positive and finite.
         Cost: one upward pass, O(edges) per batch row.
         """
-        rows = self._tempered(temperature, "log_partition").movedim(-1, 0)
+        rows = divided(self.scores, temperature, "log_partition").movedim(-1, 0)
         return log_root(self.circuit.compiled, rows, self._everything(rows))
 
     def boltzmann(self, temperature: float | Float[Tensor, "..."] = 1.0) -> CircuitDistribution:
@@ -176,7 +183,7 @@ class CircuitQ:
             StructureError: the temperature is not positive and finite.
         Cost: one upward pass, O(edges) per batch row.
         """
-        return self._policy(self._tempered(temperature, "boltzmann"), "boltzmann")
+        return self._policy(divided(self.scores, temperature, "boltzmann"), "boltzmann")
 
     def proximal_step(self, old: CircuitDistribution, eta: float | Float[Tensor, "..."]) -> CircuitDistribution:
         """Return the policy that maximises E[Q] - eta * KL(policy || old): old * exp(Q / eta) / Z, exactly.
@@ -194,7 +201,7 @@ class CircuitQ:
         Cost: one upward pass, O(edges) per batch row.
         """
         self._check_same(old, "proximal_step")
-        tempered = self._tempered(eta, "proximal_step")
+        tempered = divided(self.scores, eta, "proximal_step")
         return self._policy(tempered + old.log_weights.movedim(0, -1), "proximal_step")
 
     def expectation(self, policy: CircuitDistribution) -> Float[Tensor, "*batch"]:
@@ -232,7 +239,7 @@ class CircuitQ:
             raise EvidenceError("restrict: the evidence holds log weights other than 0 (allowed) and -inf (forbidden).")
         with torch.no_grad():
             below = self._reach(rows)
-            _refuse_impossible(below[compiled.root], "restrict")
+            check_possible(below[compiled.root], "restrict")
             allowed = compiled.edge_child.take(below).movedim(0, -1) > NEGATIVE_INFINITY
         return CircuitQ(self.circuit, torch.where(allowed, scores, NEGATIVE_INFINITY))
 
@@ -258,24 +265,13 @@ class CircuitQ:
         """Return evidence that allows everything; of full batch shape, because shared scores would overflow."""
         return rows.new_zeros(self.circuit.compiled.num_values, *rows.shape[1:])
 
-    def _tempered(self, temperature: float | Tensor, query: str) -> Tensor:
-        """Return scores / temperature with batch shapes broadcast; -inf passes no gradient to the temperature."""
-        scale = torch.as_tensor(temperature, dtype=self.scores.dtype, device=self.scores.device)
-        if not bool(((scale > 0) & scale.isfinite()).all()):
-            raise StructureError(
-                f"{query}: the temperature is {temperature}, but it must be positive and finite; max() is the limit "
-                "of temperature 0."
-            )
-        forbidden = self.scores == NEGATIVE_INFINITY
-        finite = self.scores.masked_fill(forbidden, 0.0) / scale.unsqueeze(-1)
-        return finite.masked_fill(forbidden, NEGATIVE_INFINITY)
-
     def _policy(self, tempered: Tensor, query: str) -> CircuitDistribution:
         compiled = self.circuit.compiled
         rows = tempered.movedim(-1, 0)
         below = log_up(compiled, rows, self._everything(rows))
-        _refuse_impossible(below[compiled.root], query)
+        check_possible(below[compiled.root], query)
         # A forbidden sum is never reached; any weights do there, except those that sum to zero.
+        # It would be a softmax over nothing but -inf, which is nan.
         possible = compiled.edge_sum.take(below) > NEGATIVE_INFINITY
         logits = torch.where(possible, rows + compiled.edge_child.take(below), 0.0)
         return CircuitDistribution(self.circuit, logits.movedim(0, -1), validate_args=False)
@@ -287,12 +283,3 @@ class CircuitQ:
                 "object, or use a policy on any circuit with Factors."
             )
         common_shape([policy.batch_shape, self.batch_shape], f"{query}: policy and CircuitQ")
-
-
-def _refuse_impossible(log_values: Tensor, query: str) -> None:
-    """Raise unless every batch row leaves some assignment."""
-    impossible = log_values == NEGATIVE_INFINITY
-    if bool(impossible.any()):
-        rows = [row[0] if len(row) == 1 else tuple(row) for row in impossible.nonzero().tolist()]
-        where = f"batch rows {rows[:8]} forbid" if impossible.dim() else "this Q forbids"
-        raise ImpossibleEvidenceError(f"{query}: {where} every joint assignment; loosen the mask or the -inf scores.")

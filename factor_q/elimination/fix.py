@@ -32,6 +32,7 @@ def fix(
         batch = common_shape([values.shape[:-1], batch], "values and factors")
     layout = _fixed_layout(factors.graph, variables, single, factors.device)
     flat = factors.flat
+    # One value for all rows moves the entries alike: a plain selection, without positions for every row.
     if values.numel() == len(variables):
         kept = flat.index_select(-1, layout.base + _shift(layout, values.flatten())).expand(*batch, -1)
     else:
@@ -39,6 +40,7 @@ def fix(
         kept = flat.expand(*batch, -1).gather(-1, positions.expand(*batch, -1))
     if not layout.merges:
         return type(factors).from_flat(layout.graph, kept)
+    # A scope may name a set of variables once only, so tables whose scopes have become equal are added.
     total = kept.new_zeros(*batch, layout.graph.num_entries).index_add(-1, layout.target, kept)
     return type(factors).from_flat(layout.graph, total)
 
@@ -96,8 +98,10 @@ def _fixed_layout(graph: FactorGraph, variables: Scope, single: bool, device: to
         fixed = [axis for axis, variable in enumerate(scope) if variable in place]
         columns[: len(fixed), i] = [place[scope[axis]] for axis in fixed]
         strides[: len(fixed), i] = [math.prod(shape[axis + 1 :]) for axis in fixed]
+        # Positions as if every fixed variable had value 0; other values add value x stride, by `_shift`.
         positions = graph.offsets[i] + np.arange(math.prod(shape)).reshape(shape)
         positions = positions[tuple(0 if variable in place else slice(None) for variable in scope)]
+        # The table that it is added to may have its axes in another order.
         ordered = scopes[frozenset(kept)]
         base.append(positions.transpose([kept.index(variable) for variable in ordered]).ravel())
         target.append(offset[frozenset(kept)] + np.arange(positions.size))

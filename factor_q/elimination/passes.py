@@ -61,19 +61,26 @@ def upward(plan: Plan, flat: Tensor, reduce: Reduce, *, keep: bool = False, reco
         tensor([2.])
     """
     batch = math.prod(flat.shape[:-1])
-    rows = flat.reshape(batch, flat.shape[-1]).t().contiguous()
-    pieces = rows.split(list(plan.graph.table_sizes)) if plan.factor_shapes else ()
-    shaped = zip(pieces, plan.factor_shapes, strict=True)
-    tables = {i: piece.reshape(*shape, batch) for i, (piece, shape) in enumerate(shaped)}
+    tables = batch_last(flat, plan.factor_shapes)
     remembered: list[tuple[Tensor, ...]] = []
     for i, step in enumerate(plan.steps, start=len(tables)):
         views = aligned(step.terms, tables, batch, keep=keep) or [flat.new_zeros(*step.shape, batch)]
         tables[i], *rest = _reduced(step.shape, views, reduce, recompute)
         remembered.append(tuple(rest))
+        # Two messages over the same variables would both wait for the same join: added at once they hold half the
+        # memory. A pass down needs each of them, so there they stay apart.
         if step.twin is not None and not keep:
             tables[step.twin] = tables[step.twin] + tables.pop(i)
     views = aligned(plan.root, tables, batch, keep=keep)
     return Upward(_sum([flat.new_zeros(*plan.root_shape, batch), *views]), tables, remembered)
+
+
+def batch_last(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> dict[int, Tensor]:
+    """Return the tables by number, the batch folded into one last axis: shape (*shape, batch)."""
+    batch = math.prod(flat.shape[:-1])
+    rows = flat.reshape(batch, flat.shape[-1]).t().contiguous()
+    pieces = rows.split([math.prod(shape) for shape in shapes]) if shapes else ()
+    return {i: piece.reshape(*shape, batch) for i, (piece, shape) in enumerate(zip(pieces, shapes, strict=True))}
 
 
 def downward(plan: Plan, up: Upward, semiring: Semiring) -> Iterator[tuple[Step, Tensor, Tensor]]:
@@ -82,6 +89,7 @@ def downward(plan: Plan, up: Upward, semiring: Semiring) -> Iterator[tuple[Step,
     Yields (step, joined table, belief); the belief, of the shape of the joined table, counts all other tables too.
     """
     first, batch = len(plan.factor_shapes), up.root.shape[-1]
+    # What the rest of the model says to each message, by the message's number: all else divided out of the belief.
     outer = {t.table: _without(semiring, up.root, up.tables[t.table]) for t in plan.root if t.table >= first}
     for i in reversed(range(len(plan.steps))):
         step = plan.steps[i]
@@ -90,6 +98,8 @@ def downward(plan: Plan, up: Upward, semiring: Semiring) -> Iterator[tuple[Step,
         opened = semiring.open(belief)
         for term in step.terms:
             if term.table >= first:
+                # A term has size 1 in the axes that its message lacks: reduce those away, and what the message itself
+                # brought in is divided out (in logarithms a difference), else it would be counted twice.
                 removed = tuple(axis for axis, size in enumerate(term.shape) if size == 1)
                 inner = semiring.close(semiring.down(opened, removed))
                 outer[term.table] = difference(inner, up.tables[term.table])
@@ -126,6 +136,7 @@ def _without(semiring: Semiring, total: Tensor, message: Tensor) -> Tensor:
 
 def difference(whole: Tensor, part: Tensor) -> Tensor:
     """Return whole - part, and -inf where the part is: nothing added to it changes an impossible part."""
+    # -inf - (-inf) is nan, and one nan would spread to every belief below.
     possible = part > NEGATIVE_INFINITY
     return torch.where(possible, whole - part.masked_fill(~possible, 0.0), NEGATIVE_INFINITY)
 
@@ -140,6 +151,7 @@ def log_sum(joint: Tensor) -> Tensor:
     """Return the log of the sum of the exponentials along the first axis."""
     if joint.requires_grad and torch.is_grad_enabled():
         return logsumexp(joint, 0)
+    # In place: without gradients nobody else holds these numbers, and the table is the largest there is.
     weights, shift = shifted_exp(joint, 0)
     return weights.sum(0).log_().add_(shift.squeeze(0))
 
@@ -169,10 +181,14 @@ def _sum(views: Sequence[Tensor]) -> Tensor:
 def _reduced(shape: tuple[int, ...], views: list[Tensor], reduce: Reduce, recompute: bool) -> tuple[Tensor, ...]:
     """Join the views to a table of this shape and reduce its first axis; a large one in slices or made twice."""
     batch = views[0].shape[-1]
+    # Autograd keeps what every slice is made of, so slices would save nothing: with gradients the table is made in
+    # one piece, and forgotten and made again where it is too large to keep.
     if torch.is_grad_enabled() and any(view.requires_grad for view in views):
         if not recompute:
             return reduce(_sum(views))
         return checkpoint(lambda *parts: reduce(_sum(parts)), *views, use_reentrant=False, preserve_rng_state=False)
+    # The joined table is k times larger than what is kept of it and lives for a moment only. Made in slices of all
+    # values of the first axis, it stays in the cache and out of the peak of memory.
     depth = _depth(shape, batch)
     if not depth:
         return reduce(_sum(views))

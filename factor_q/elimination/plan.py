@@ -114,8 +114,10 @@ def _peak(graph: FactorGraph, order: tuple[int, ...], num_kept: int, batch: int)
     for variable, *message in cliques:
         joined = table_size(graph, (variable, *message))
         made = joined // graph.cardinalities[variable]
+        # A slice is never smaller than all values of the first axis for all rows: the reduction needs them together.
         slice_entries = min(joined * batch, max(SLICE, graph.cardinalities[variable] * batch))
         most = max(most, (live + made) * batch + slice_entries)
+        # Only now are the messages to this variable freed: while they are joined, they and the new one both live.
         live -= sum(arriving[variable].values())
         waiting = arriving[message[0]] if message else {}
         live += 0 if tuple(message) in waiting else made
@@ -125,6 +127,8 @@ def _peak(graph: FactorGraph, order: tuple[int, ...], num_kept: int, batch: int)
 
 @lru_cache(maxsize=256)
 def _make_plan(graph: FactorGraph, order: tuple[int, ...], num_kept: int) -> Plan:
+    # Torch's kernels take at most 64 axes. Variables of one value would be axes that add nothing, so they take no
+    # part; of the others a table that fits into memory has fewer.
     free = [variable for variable in order if graph.cardinalities[variable] > 1]
     position = {variable: i for i, variable in enumerate(free)}
     kept = tuple(variable for variable in order[len(order) - num_kept :] if variable in position)
@@ -133,13 +137,15 @@ def _make_plan(graph: FactorGraph, order: tuple[int, ...], num_kept: int) -> Pla
     waiting: list[list[int]] = [[] for _ in range(len(free) - len(kept) + 1)]
 
     def file(table: int) -> None:
+        # A table waits for the first of its variables that is eliminated. Constants, and tables over kept variables
+        # only, wait in the last bucket, which is the root.
         first = min((position[variable] for variable in scopes[table]), default=len(free))
         waiting[min(first, len(waiting) - 1)].append(table)
 
     def terms(bucket: list[int], joined: Scope) -> tuple[Term, ...]:
         # Small tables first: the partial sums then grow as late as possible.
         bucket.sort(key=lambda table: table_size(graph, scopes[table]))
-        return tuple(_term(graph, table, scopes[table], joined) for table in bucket)
+        return tuple(term(graph, table, scopes[table], joined) for table in bucket)
 
     for table in range(graph.num_factors):
         file(table)
@@ -162,7 +168,7 @@ def _shape(graph: FactorGraph, scope: Sequence[int]) -> tuple[int, ...]:
     return tuple(graph.cardinalities[variable] for variable in scope)
 
 
-def _term(graph: FactorGraph, table: int, scope: Scope, joined: Scope) -> Term:
+def term(graph: FactorGraph, table: int, scope: Scope, joined: Scope) -> Term:
     """Line the axes of a table up with those of the joined table, size 1 where the scope lacks a variable."""
     place = {variable: axis for axis, variable in enumerate(scope)}
     axes = tuple(place[variable] for variable in joined if variable in place)

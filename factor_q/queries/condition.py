@@ -47,9 +47,11 @@ def condition(factors: AnyTables, evidence: EvidenceLike) -> AnyTables:
     own = _own_values(cardinalities, factors.device)
     allowed = (weights > NEGATIVE_INFINITY) & own
     rows = tuple(range(weights.ndim - 2))
+    # Cut out only where every row fixes the variable, else the rows would differ in their scopes.
     fixed = (allowed.sum(-1) == 1).all(rows) if rows else allowed.sum(-1) == 1
     touched = ((weights != 0) & own).any(-1)
     touched = touched.any(rows) if rows else touched
+    # A soft weight of exactly 0 changes no value, but its gradient must still find a table to flow through.
     if weights.requires_grad:
         touched = torch.ones_like(touched)
     chosen = tuple(fixed.nonzero().flatten().tolist())

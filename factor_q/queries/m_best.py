@@ -4,9 +4,9 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits import Best
 from circuits.numerics import NEGATIVE_INFINITY
 from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, both_passes
 from factor_q.elimination.ordering import Order
@@ -16,9 +16,7 @@ from factor_q.queries.maximum import max_assignment
 from factor_q.tables import Tables
 
 
-def m_best(
-    factors: Tables, count: int, *, order: Order = None, max_entries: int = DEFAULT_MAX_ENTRIES
-) -> tuple[Int[Tensor, "best *batch variables"], Float[Tensor, "best *batch"]]:
+def m_best(factors: Tables, count: int, *, order: Order = None, max_entries: int = DEFAULT_MAX_ENTRIES) -> Best:
     """Return the `count` assignments of largest f and their values, best first.
 
     The assignments not yet listed are kept in parts, each with its best assignment known and listed. The
@@ -60,7 +58,7 @@ def m_best(
     found = factors(values)
     # Rounding in the passes can swap assignments whose values are almost equal.
     found, places = found.sort(dim=0, descending=True, stable=True)
-    return values.gather(0, places.unsqueeze(-1).expand_as(values)), found
+    return Best(values.gather(0, places.unsqueeze(-1).expand_as(values)), found)
 
 
 class _Parts(NamedTuple):

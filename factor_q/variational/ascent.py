@@ -39,6 +39,7 @@ def natural_gradient(
         before = _target(compiled, terms, logits, scale)
         moving = torch.ones_like(size, dtype=torch.bool)
         for _ in range(_HALVINGS):
+            # At size 1 the old weights must not enter at all: 0 x -inf is nan where they are forbidden.
             mixed = torch.where(size < 1, (1 - size) * log_weights + size * goal, goal)
             rises = _target(compiled, terms, mixed, scale) >= before
             logits = torch.where(moving & rises, mixed, logits)
@@ -46,6 +47,7 @@ def natural_gradient(
             if not bool(moving.any()):
                 break
             size = torch.where(moving, size / 2, size)
+        # Each row remembers its step; grown a little, it is tried again before it is halved again.
         size = (size * _GROWTH).clamp(max=1.0)
         yield logits, bound(compiled, terms, logits)[0]
 
@@ -84,6 +86,8 @@ def coordinate_ascent(
             logits = logits.index_copy(0, edges, torch.where(best.isnan(), logits[edges], best))
             yield logits, None
         yield logits, bound(compiled, terms, logits)[0]
+        # The maximiser of a region depends on those above and below: back and forth, each sweep begins where the
+        # last one ended and carries its news through the whole circuit.
         regions.reverse()
 
 
@@ -101,6 +105,7 @@ def adam(compiled: CompiledCircuit, terms: Terms, logits: Tensor, scales: Iterat
     for scale in scales:
         with torch.enable_grad():
             exact, target = bound(compiled, terms, free, scale)
+            # Adam divides by each weight's own scale, so the sum over rows and starts does not couple them.
             (free.grad,) = torch.autograd.grad(-target.sum(), free)
         yield free.detach().clone(), exact
         optimizer.step()

@@ -97,6 +97,8 @@ def maximize_elbo(
     search = _Search(circuit, target, starts, generator)
     with torch.no_grad():
         steps, converged = search.run(METHODS[method], rounds)
+        # A shortened natural-gradient step mixes log weights, and no mixture revives a weight of zero. Coordinate
+        # ascent sets weights anew, so it can still add to the support of the best start.
         if search.terms.forbidden is not None and not rounds.is_over():
             search.drop_all_but_the_best()
             more, converged = search.run(

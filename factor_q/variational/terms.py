@@ -84,6 +84,8 @@ def row_values(compiled: CompiledCircuit, terms: Terms, weights: Tensor) -> Tens
         (values,) = torch.autograd.grad(terms.energy(tables).sum(), used, retain_graph=forbidden)
         if forbidden:
             (touched,) = torch.autograd.grad(terms.violation(tables).sum(), used)
+            # Any probability on a forbidden entry, however small, is worth -inf; the slope of the probability is
+            # positive exactly there, and needs no threshold.
             values = values.masked_fill(touched > 0, NEGATIVE_INFINITY)
     values = values.clone()
     for layer in compiled.layers:
@@ -110,6 +112,7 @@ def edge_values(compiled: CompiledCircuit, terms: Terms, logits: Tensor, scale: 
         free = weights.detach().requires_grad_()
         used = flows(compiled, free)
         tables = tables_from(compiled, terms.scopes, used, free)
+        # Held fixed, entropies act through flows only; their own slope, log w + 1, is what the softmax then answers.
         held = entropy_term(log_weights, weights).detach()
         target = scale * terms.energy(tables) + (compiled.edge_sum.take(used) * held).sum(0)
         forbidden = terms.forbidden is not None

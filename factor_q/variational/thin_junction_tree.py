@@ -91,6 +91,8 @@ def _forest(target: Factors, parts: Sequence[tuple[Scope, Tensor]]) -> Factors:
     tables: dict[Scope, Tensor] = {}
     for scope, marginal in parts:
         first, *others = scope
+        # p(u) of a forest is the product of its pairs over that of the variables they share, each as often as it is
+        # shared: a variable in d pairs has power 1 - d, and one in none has power 1.
         power = 1.0 if others else 1.0 - degree[first]
         possible = marginal > 0
         log = marginal.masked_fill(~possible, 1.0).log() * power

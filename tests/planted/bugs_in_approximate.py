@@ -69,8 +69,8 @@ BUGS = (
     Bug(
         "circuit Q: the policy forgets the temperature",
         "factor_q/circuit_q/circuit_q.py",
-        'return self._policy(self._tempered(temperature, "boltzmann"), "boltzmann")',
-        'return self._policy(self._tempered(1.0, "boltzmann"), "boltzmann")',
+        'return self._policy(divided(self.scores, temperature, "boltzmann"), "boltzmann")',
+        'return self._policy(divided(self.scores, 1.0, "boltzmann"), "boltzmann")',
         ("tests/factor_q/circuit_q/test_circuit_q.py",),
     ),
     Bug(

@@ -1,6 +1,6 @@
 """Mini-buckets: upper bounds of the maximum and of log Z by elimination with a limit on the tables."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Unpack
 
 import torch
@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.numerics import logsumexp, posterior
-from factor_q.approximate.bounds.mini_bucket_plan import Bucket, MiniBucketPlan, mini_bucket_plan
+from factor_q.approximate.bounds.mini_bucket_plan import MiniBucketPlan, mini_bucket_plan
 from factor_q.approximate.bundles import tempered_entries
+from factor_q.elimination.passes import aligned, batch_last
 from factor_q.factors import Factors
 from factor_q.limits import Limits, Rounds
 
@@ -134,6 +135,7 @@ class _Shifts:
         if bucket not in self._split:
             return logsumexp(joint, 0)
         logits, shift = self._split[bucket]
+        # Hoelder asks for positive weights of sum 1: a softmax keeps both, whatever Adam does to the logits.
         weight = posterior(logits, logsumexp(logits, 0).unsqueeze(0))[mini]
         # The shifts of one variable sum to zero over its mini-buckets, so their product is unchanged.
         moved = shift[mini] - shift.mean(0)
@@ -142,6 +144,7 @@ class _Shifts:
         blocked = joint == -torch.inf
         powered = (joint.masked_fill(blocked, 0.0) / weight).masked_fill(blocked, -torch.inf)
         total = logsumexp(powered, 0)
+        # weight x -inf has no finite slope in the weight either; an impossible part stays impossible, with slope 0.
         empty = total == -torch.inf
         return (total.masked_fill(empty, 0.0) * weight).masked_fill(empty, -torch.inf)
 
@@ -161,6 +164,7 @@ def _tighten(
             _keep(best, parameters, lowest, value.detach())
             lowest = torch.minimum(lowest, value.detach())
             optimizer.zero_grad()
+            # A row proven impossible has nothing left to lower, and its -inf would drown the other rows.
             torch.where(value > -torch.inf, value, 0.0).sum().backward()
             optimizer.step()
             steps = step
@@ -181,24 +185,10 @@ def _keep(best: list[Tensor], parameters: list[Tensor], lowest: Tensor, value: T
 
 def _run(plan: MiniBucketPlan, factors: Factors, flat: Tensor, eliminate: Eliminate) -> Float[Tensor, "*batch"]:
     """Eliminate all variables; rows are the last axis, so that tiny tables still run along contiguous memory."""
-    graph, rows = factors.graph, flat.shape[:-1].numel()
-    pieces = flat.reshape(rows, flat.shape[-1]).t().split(list(graph.table_sizes)) if graph.num_factors else ()
-    shaped = zip(pieces, graph.table_shapes, strict=True)
-    tables = [piece.reshape(*shape, rows) for piece, shape in shaped]
+    rows = flat.shape[:-1].numel()
+    tables = batch_last(flat, factors.graph.table_shapes)
     for i, bucket in enumerate(plan.buckets):
-        tables.extend(_messages(i, bucket, tables, rows, eliminate, flat))
-    result = flat.new_zeros(rows)
-    for constant in plan.constants:
-        result = result + tables[constant]
-    return result.reshape(flat.shape[:-1])
-
-
-def _messages(
-    i: int, bucket: Bucket, tables: list[Tensor], rows: int, eliminate: Eliminate, flat: Tensor
-) -> Iterator[Tensor]:
-    """Return the message of each mini-bucket."""
-    for j, mini in enumerate(bucket.minis):
-        joint = flat.new_zeros(*mini.shape, rows)
-        for term in mini.terms:
-            joint = joint + tables[term.table].permute(*term.axes, -1).reshape(*term.shape, rows)
-        yield eliminate(i, j, joint)
+        for j, mini in enumerate(bucket.minis):
+            views = aligned(mini.terms, tables, rows, keep=True)
+            tables[len(tables)] = eliminate(i, j, sum(views, start=flat.new_zeros(*mini.shape, rows)))
+    return sum((tables[i] for i in plan.constants), start=flat.new_zeros(rows)).reshape(flat.shape[:-1])

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from circuits.errors import StructureError
 from factor_q.elimination.ordering import elimination_order, table_size
-from factor_q.elimination.plan import Term
+from factor_q.elimination.plan import Term, term
 from factor_q.graph import FactorGraph, Scope
 
 
@@ -75,7 +75,7 @@ def _plan(graph: FactorGraph, order: tuple[int, ...], max_entries: int) -> MiniB
             joined = {v for table in members for v in scopes[table]} - {variable}
             message = tuple(sorted(joined, key=position.__getitem__))
             whole = (variable, *message)
-            terms = tuple(_term(graph, table, scopes[table], whole) for table in members)
+            terms = tuple(term(graph, table, scopes[table], whole) for table in members)
             minis.append(MiniBucket(terms, tuple(graph.cardinalities[v] for v in whole)))
             scopes.append(message)
             file(len(scopes) - 1)
@@ -90,6 +90,7 @@ def _partition(graph: FactorGraph, scopes: list[Scope], tables: list[int], max_e
         best: tuple[float, int] | None = None
         for i, (joined, _) in enumerate(minis):
             size = table_size(graph, tuple(joined.union(scopes[table])))
+            # Not the smallest result but the smallest growth: a table that lies inside another joins it for nothing.
             growth = size / table_size(graph, tuple(joined))
             if size <= max_entries and (best is None or growth < best[0]):
                 best = (growth, i)
@@ -99,9 +100,3 @@ def _partition(graph: FactorGraph, scopes: list[Scope], tables: list[int], max_e
             minis[best[1]][0].update(scopes[table])
             minis[best[1]][1].append(table)
     return [members for _, members in minis]
-
-
-def _term(graph: FactorGraph, table: int, scope: Scope, joined: Scope) -> Term:
-    """Line the axes of a table up with those of the joined table, size 1 where the scope lacks a variable."""
-    axes = tuple(scope.index(v) for v in joined if v in scope)
-    return Term(table, axes, tuple(graph.cardinalities[v] if v in scope else 1 for v in joined))

@@ -121,6 +121,8 @@ def _lower(model: _Pairwise, forests: Forests, learning_rate: float, rounds: Rou
     optimizer: torch.optim.Optimizer | None = None
     steps = 0
     for steps in rounds:
+        # Messages come close in a few iterations but need not lower the bound; Adam does, slowly. So messages first,
+        # and Adam starts from the best split that they passed through.
         if steps <= passing:
             split = _Split(weights * messages, logits)
             best.offer(split, _bound(model, forests, split))
@@ -174,10 +176,13 @@ def _bound(model: _Pairwise, forests: Forests, split: _Split) -> Float[Tensor, "
     """Return sum_F rho_F log Z(theta_F), for any shifts and any weights."""
     num_edges, num_variables = model.edges.shape[-3], model.nodes.shape[-2]
     first, second = split.shifts[..., :num_edges, :], split.shifts[..., num_edges:, :]
+    # What a shift takes from an edge it gives to the edge's variable: the sum of all parts stays the model, exactly.
     nodes = model.nodes + split.shifts.new_zeros(
         *split.shifts.shape[:-2], num_variables, split.shifts.shape[-1]
     ).index_add(-2, model.ends, split.shifts)
     rho = posterior(split.logits, logsumexp(split.logits, -1).unsqueeze(-1))
+    # An edge is in some forests only. Divided by the weight of those that have it, the weighted sum over forests
+    # holds it once; variables are in every forest and need no division.
     appearance = (rho @ forests.covers.to(rho.dtype))[..., None, None]
     blocked = model.edges == -torch.inf
     # A forbidden entry divided by the weight has no finite slope; it stays forbidden whatever the weight.
@@ -197,6 +202,7 @@ def _pass(model: _Pairwise, messages: Tensor, weights: Tensor) -> Tensor:
     """
     num_edges = model.edges.shape[-3]
     beliefs = model.nodes + torch.zeros_like(model.nodes).index_add(-2, model.ends, weights * messages)
+    # Messages are kept above -100, so this difference is never inf - inf, even where values are forbidden.
     rest = beliefs.index_select(-2, model.ends) - messages
     edges = model.edges / weights[:num_edges].unsqueeze(-1)
     to_first = logsumexp(edges + rest[..., num_edges:, :].unsqueeze(-2), -1)
@@ -204,6 +210,7 @@ def _pass(model: _Pairwise, messages: Tensor, weights: Tensor) -> Tensor:
     new = torch.cat([to_first, to_second], -2)
     top = new.amax(-1, keepdim=True)
     new = (new - top.masked_fill(top == -torch.inf, 0.0)).clamp(min=_LOWEST_MESSAGE)
+    # Undamped, messages on graphs with loops may swing between two points for ever.
     return (messages + new) / 2
 
 
@@ -216,6 +223,8 @@ def _pairwise(graph: FactorGraph, flat: Tensor) -> tuple[_Pairwise, tuple[tuple[
             "weighted_mini_bucket gives an upper bound for factors of any size."
         )
     most = max(graph.cardinalities, default=1)
+    # Two entries more, 0 and -inf, fill the tables up to one shape: a value that a variable lacks has weight -inf as
+    # a node and 0 on its edges: forbidden once is enough, and the messages to it stay finite.
     zero, minus = graph.num_entries, graph.num_entries + 1
     nodes = [[zero] * cardinality + [minus] * (most - cardinality) for cardinality in graph.cardinalities]
     edges: list[tuple[int, ...]] = []

@@ -83,6 +83,8 @@ def product_family(graph: FactorGraph, blocks: Blocks, device: torch.device) -> 
         )
     layout = _Layout(graph, blocks)
     colors = tuple(layout.classes)
+    # A factor is seen once from each block it touches: that block's side receives, the other sides are averaged over.
+    # Blocks of one colour share no factor, so none of them reads what another of them is about to change.
     views = [layout.views(factor) for factor in range(graph.num_factors) if graph.scopes[factor]]
     updates = tuple(
         make_bundles(graph, (view for own in views for view, at in own if at == color), device)
@@ -94,6 +96,8 @@ def product_family(graph: FactorGraph, blocks: Blocks, device: torch.device) -> 
         values = torch.arange(max(graph.cardinalities, default=0))
         is_value = values < torch.tensor(graph.cardinalities, dtype=torch.long).unsqueeze(-1)
         starts = torch.tensor([layout.single(v) for v in range(graph.num_variables)], dtype=torch.long)
+        # Rows of unequal length cannot be one tensor: beyond a variable's values they point to entry 0, and whoever
+        # reads them multiplies by `is_value`.
         singles = (starts.unsqueeze(-1) + values) * is_value
         return Family(layout.size, colors, updates, energy, constants, singles.to(device), is_value.to(device))
 
@@ -124,6 +128,7 @@ class _Layout:
         groups: dict[tuple[tuple[int, ...], tuple[Scope, ...]], list[int]] = {}
         for b in members:
             cards = tuple(self._graph.cardinalities[v] for v in blocks[b])
+            # Blocks with the same graph lie side by side, so that one elimination serves them all as batch rows.
             groups.setdefault((cards, tuple(sorted(parts[b]))), []).append(b)
         classes: list[BlockClass] = []
         for (cards, scopes), group in groups.items():
@@ -148,6 +153,7 @@ class _Layout:
         found: list[tuple[tuple[int, ...], int, int]] = []
         for b, axes in sides.items():
             places = {axis: self._home[self._graph.scopes[factor][axis]][1] for axis in axes}
+            # The part's table has its axes in the order of the block, the factor's table in that of its scope.
             ordered = tuple(sorted(axes, key=places.__getitem__))
             found.append((ordered, self._starts[b, tuple(places[axis] for axis in ordered)], self._color[b]))
         views: list[tuple[View, int]] = []
@@ -173,6 +179,8 @@ def expected_energy(energy: Energy, means: Float[Tensor, "*batch numbers"]) -> F
         own = take(means, tables.bundle.sides[0])
         result = result + (own * _averaged(tables.finite, tables.bundle, means)).sum((-1, -2))
         if tables.forbidden is not None:
+            # The mean of an entry of -inf is nan where its probability is 0. So the finite part is averaged, and
+            # whether any forbidden entry is reached is asked of the supports, which small numbers cannot round away.
             support = (means > 0).to(means.dtype)
             hit = take(support, tables.bundle.sides[0]) * _averaged(tables.forbidden, tables.bundle, support)
             result = result.masked_fill((hit > 0).flatten(-2).any(-1), -torch.inf)
@@ -209,6 +217,7 @@ def infer_color(family: Family, color: int, natural: Float[Tensor, "*batch numbe
         theta = natural[..., kind.start : kind.stop].unflatten(-1, (len(kind.blocks), -1))
         held = state.means[..., kind.start : kind.stop].unflatten(-1, (len(kind.blocks), -1))
         log_z, found = _infer_block(kind.graph, theta)
+        # A block whose every value meets something forbidden has no best distribution: it stays as it is.
         possible = log_z > -torch.inf
         spent = weighted(found, theta).sum(-1)
         kept = state.entropies[..., first : first + len(kind.blocks)]
@@ -249,6 +258,7 @@ def _infer_block(graph: FactorGraph, theta: Float[Tensor, "*batch numbers"]) -> 
     if graph.num_factors == 1:
         log_z = logsumexp(theta, -1)
         return log_z, posterior(theta, log_z.unsqueeze(-1))
+    # The gradient of log Z is the marginal of every part at once, whatever its size: no pass down to write.
     with torch.enable_grad():
         leaf = theta.detach().requires_grad_()
         log_z = log_partition(Factors.from_flat(graph, leaf))

@@ -162,7 +162,7 @@ def test_best_assignments_equal_a_sorted_table(family, seed):
     n = q.circuit.num_variables
     flat = np.sort(table.reshape(*q.batch_shape, -1), -1)[..., ::-1]
     count = min(5, int((flat > -np.inf).sum(-1).min()))
-    values, assignments = q.m_best(count)
+    assignments, values = q.m_best(count)
     close(values, np.moveaxis(flat[..., :count], -1, 0))
     close(q(assignments), values.detach().numpy())
     rows = assignments.reshape(count, -1, n).movedim(0, 1)
@@ -296,7 +296,7 @@ def test_everything_forbidden():
     q = CircuitQ(circuit, scores)
     assert q.max()[0].tolist() == [0.0, -math.inf]
     assert q.log_partition().tolist()[1] == -math.inf
-    with pytest.raises(ImpossibleEvidenceError, match=r"boltzmann: batch rows \[1\]"):
+    with pytest.raises(ImpossibleEvidenceError, match="boltzmann: .* in batch rows 1,"):
         q.boltzmann()
     with pytest.raises(ImpossibleEvidenceError, match="proximal_step"):
         q.proximal_step(CircuitDistribution(circuit, torch.zeros(circuit.num_parameters)), 1.0)
