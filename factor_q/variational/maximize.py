@@ -67,8 +67,7 @@ def maximize_elbo(
         temperature: positive and finite; one number, or a tensor that broadcasts to one per batch row.
         method: "natural_gradient" moves all weights at once towards their maximisers, by a step that is halved until
             the bound rises; "coordinate_ascent" maximises over one region after the other, exactly; "adam" follows
-            the plain gradient. Where entries are forbidden, coordinate ascent follows any of them: it can add to the
-            support.
+            the plain gradient. Where entries are forbidden, coordinate ascent follows: it can add to the support.
         starts: names from `factor_q.variational.STARTS`, repeated as you like (the random ones are annealed),
             or logits of your own, shape (*batch, parameters).
         generator: source of the random starts; torch's global generator when None.
@@ -97,8 +96,7 @@ def maximize_elbo(
     search = _Search(circuit, target, starts, generator)
     with torch.no_grad():
         steps, converged = search.run(METHODS[method], rounds)
-        # A shortened natural-gradient step mixes log weights, and no mixture revives a weight of zero. Coordinate
-        # ascent sets weights anew, so it can still add to the support of the best start.
+        # No mixture of log weights revives a weight of zero; coordinate ascent sets weights anew, so it can.
         if search.terms.forbidden is not None and not rounds.is_over():
             search.drop_all_but_the_best()
             more, converged = search.run(
