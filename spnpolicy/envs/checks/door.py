@@ -112,6 +112,11 @@ def _spec_problems(env: Any) -> Iterator[str]:
     for member in ("observation_size", "state_size"):
         if not _is_count(getattr(spec, member)):
             yield f"spec.{member} is {getattr(spec, member)!r}; it must be a whole number, 1 or more."
+    if spec.entities is not None and spec.entities.observation_size != spec.observation_size:
+        yield (
+            f"spec.entities ends at column {spec.entities.observation_size}; it must divide all "
+            f"{spec.observation_size} numbers of an observation."
+        )
     most = max(counts)
     if len(env.action_names) != most:
         yield f"action_names has {len(env.action_names)} names; it needs one for each of the {most} actions."

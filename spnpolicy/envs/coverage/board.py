@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from spnpolicy.base.errors import CheckpointError
+from spnpolicy.data.entities import Entities, EntitySet
+from spnpolicy.data.env import EnvSpec
 
 ACTION_NAMES = ("stay", "up", "down", "left", "right", "claim")
 STAY = ACTION_NAMES.index("stay")
@@ -52,7 +54,7 @@ class Grid:
     def __init__(self, size: int, agents: int, goals: int) -> None:
         self.size = size
         self.num_cells = size * size
-        self.features = ENTITY * (agents + goals)
+        self.spec = _spec(size, agents, goals)
         self._moves = _move_table(size)
         row, column = np.divmod(np.arange(self.num_cells), size)
         self._positions = np.zeros((self.num_cells, ENTITY), np.float32)
@@ -88,6 +90,16 @@ class Grid:
         entities = self._positions.take(cells, axis=0)
         entities[:, :, 2] = flags
         return entities
+
+
+def _spec(size: int, agents: int, goals: int) -> EnvSpec:
+    place = {"size": ENTITY, "positions": (0, 1)}
+    own = EntitySet("itself", 0, 1, **place)
+    seen = EntitySet("goals", own.stop, goals, **place)
+    others = EntitySet("others", seen.stop, agents - 1, **place)
+    entities = Entities(own, (seen, others), cells=size - 1, is_relative=True, state_is_observations=True)
+    cardinalities = (len(ACTION_NAMES),) * agents
+    return EnvSpec(cardinalities, others.stop, agents * others.stop, has_action_masks=False, entities=entities)
 
 
 def _others(entities: Float[np.ndarray, "envs agents 3"]) -> Float[np.ndarray, "envs agents others"]:

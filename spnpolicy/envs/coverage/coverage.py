@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from spnpolicy.base.errors import ConfigError, EnvError
-from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.env import Step
 from spnpolicy.envs.coverage.assignment import bottleneck_assignment
 from spnpolicy.envs.coverage.board import ACTION_NAMES, CLAIM, STAY, Board, Grid, check_saved_board, start_distances
 from spnpolicy.envs.coverage.goals import FreeGoals
@@ -92,10 +92,8 @@ class Coverage:
         self.num_envs = whole_number(self.name, "num_envs", num_envs, 1)
         self._check_sizes()
         self._grid = Grid(self.size, self.agents, self.goals)
-        features = self._grid.features
-        cardinalities = (len(ACTION_NAMES),) * self.agents
-        self.spec = EnvSpec(cardinalities, features, self.agents * features, has_action_masks=False)
-        self._cardinalities = np.array(cardinalities)
+        self.spec = self._grid.spec
+        self._cardinalities = np.array(self.spec.cardinalities)
         self._available = np.broadcast_to(True, (self.num_envs, self.agents, len(ACTION_NAMES)))
         self._free_goals = FreeGoals(self.num_envs, self._grid.num_cells, self.goals)
         # The C allocator hands freed blocks of this size back to the system and pays page faults to get them again,

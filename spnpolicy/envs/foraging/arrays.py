@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from spnpolicy.base.errors import CheckpointError, ConfigError
+from spnpolicy.data.entities import Entities, EntitySet
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.envs.options import (
     begun,
@@ -53,7 +54,9 @@ class ForagingArrays:
         self.num_envs = whole_number(self.name, "num_envs", num_envs, 1)
         self.size, self.agents, self.foods, self.is_coop = _parsed(task)
         entities = self.foods + self.agents
-        self.spec = EnvSpec((len(self.action_names),) * self.agents, 3 * entities, 3 * entities * self.agents, True)
+        counts = (len(self.action_names),) * self.agents
+        shown = self._entities(rescale)
+        self.spec = EnvSpec(counts, 3 * entities, 3 * entities * self.agents, True, entities=shown)
         most_food = MOST_LEVEL * min(self.agents, 3)
         high = [(self.size - 1, self.size - 1, most_food)] * self.foods
         high += [(self.size - 1, self.size - 1, MOST_LEVEL)] * self.agents
@@ -67,6 +70,15 @@ class ForagingArrays:
         self._food = np.zeros((num_envs, self.foods, 3), np.int64)
         self._spawned = np.zeros(num_envs)
         self._age = np.zeros(num_envs, np.int64)
+
+    def _entities(self, rescale: bool) -> Entities:
+        place = {"size": 3, "positions": (0, 1)}
+        # Rescaled, -1 .. size - 1 is shown as -1 .. 1, and no food as level -1.
+        food = EntitySet("food", 0, self.foods, **place, presence=2, absent=-1.0 if rescale else 0.0)
+        own = EntitySet("itself", food.stop, 1, **place)
+        others = EntitySet("others", own.stop, self.agents - 1, **place)
+        cells = self.size / 2 if rescale else 1.0
+        return Entities(own, (food, others), cells=cells, state_is_observations=True)
 
     def reset(self, *, seed: int | None = None) -> Step:
         """Start a new episode in every game; None goes on with the current stream of starts."""

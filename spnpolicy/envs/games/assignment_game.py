@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from spnpolicy.base.errors import ConfigError
+from spnpolicy.data.entities import Entities, EntitySet
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.envs.games.payoffs import discounted_sum
 from spnpolicy.envs.options import (
@@ -76,7 +77,10 @@ class AssignmentGame:
             )
         actions = self.tasks + idle
         self.action_names = (*(f"task {j}" for j in range(self.tasks)), *["idle"] * idle)
-        self.spec = EnvSpec((actions,) * self.agents, self.tasks, self.agents * self.tasks, has_action_masks=False)
+        # An agent sees nothing of itself, only what each task is worth to it.
+        tasks_seen = (EntitySet("tasks", 0, self.tasks, 1),)
+        entities = Entities(EntitySet("itself", 0, 1, 0), tasks_seen, state_is_observations=True)
+        self.spec = EnvSpec((actions,) * self.agents, self.tasks, self.agents * self.tasks, False, entities=entities)
         self._available = np.broadcast_to(True, (self.num_envs, self.agents, actions))
         self._fixed_table: Float[np.ndarray, "agents tasks"] | None = None
         if fixed:

@@ -2,15 +2,17 @@
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
 from pettingzoo import ParallelEnv
 
+from spnpolicy.base.decoding import decode
 from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
-from spnpolicy.data.env import Step
+from spnpolicy.data.entities import Entities
+from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.envs.faults import FAILURES, Fault
 from spnpolicy.envs.options import begun, checked_actions, reading_saved_state, true_or_false, whole_number
 from spnpolicy.envs.pettingzoo.game import layout_of
@@ -53,6 +55,8 @@ class ParallelBatch:
             apply masks are then spared that.
         own_state: take the state from the environment's `state()` if it has one; false takes all observations side
             by side, which saves time where the two are the same.
+        entities: what an agent's observation consists of, for networks of kind "entities"; a record
+            (`spnpolicy.data.entities`) or its fields as JSON gives them.
         timeout: seconds without an answer after which a worker counts as hung.
         render_mode: handed to the environment; with "rgb_array" and no workers, `render` returns its pictures.
         options: what the environment itself takes.
@@ -71,6 +75,7 @@ class ParallelBatch:
         episode_limit: int | None = None,
         agents_stay: bool = False,
         own_state: bool = True,
+        entities: Entities | Mapping[str, Any] | None = None,
         timeout: float = 60.0,
         render_mode: str | None = None,
         **options: Any,
@@ -91,7 +96,7 @@ class ParallelBatch:
         if render_mode is not None:
             check_render_mode(self.name, first, render_mode)
         layout = layout_of(self.name, first, **layout_options)
-        self.spec, self.episode_limit = layout.spec, layout.episode_limit
+        self.spec, self.episode_limit = _declaring(self.name, layout.spec, entities), layout.episode_limit
         self.action_names = max((each.names for each in layout.actions), key=len)
         own_names = getattr(getattr(first, "unwrapped", first), "action_names", None)
         if own_names is not None and len(own_names) == len(self.action_names):
@@ -341,6 +346,23 @@ class ParallelBatch:
 def _joined(parts: list[Rows], field: str) -> np.ndarray:
     columns = [getattr(part, field) for part in parts]
     return columns[0] if len(columns) == 1 else np.concatenate(columns)
+
+
+def _declaring(owner: str, spec: EnvSpec, entities: Entities | Mapping[str, Any] | None) -> EnvSpec:
+    if entities is None:
+        return spec
+    declared = decode(Entities, entities, path=f"{owner}: entities")
+    if declared.observation_size != spec.observation_size:
+        raise ConfigError(
+            f"{owner}: entities ends at column {declared.observation_size}, but an observation has "
+            f"{spec.observation_size} numbers."
+        )
+    if declared.state_is_observations and spec.state_size != spec.num_agents * spec.observation_size:
+        raise ConfigError(
+            f"{owner}: entities.state_is_observations is True, but the state has {spec.state_size} numbers; set "
+            "own_state=False."
+        )
+    return spec._replace(entities=declared)
 
 
 def _name_of(source: object) -> str:

@@ -21,7 +21,8 @@ def test_random_play_is_the_same_in_workers(name):
     alone = guarded(make_env(name, num_envs=3, workers=0))
     many = guarded(make_env(name, num_envs=3, workers=2))
     cardinalities, features, state, limit = GAMES[name]
-    assert alone.spec == many.spec == (cardinalities, features, state, True)
+    assert alone.spec == many.spec
+    assert alone.spec[:4] == (cardinalities, features, state, True)
     assert alone.episode_limit == limit
     generator = np.random.default_rng(0)
     ends = 0
