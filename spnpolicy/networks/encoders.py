@@ -30,7 +30,7 @@ class Network:
     """Widths of the hidden layers; the first one is also the number of units per entity."""
     features: FourierFeatures = field(default_factory=FourierFeatures)
     """What the networks see of a number; offsets between entities have features of their own."""
-    rounds: int = 2
+    rounds: int = 1
     """Kind "entities": how often every entity hears what all of them are."""
     agent_id: bool = False
     """Kind "entities": tell agents apart by their number, as the other kinds always do. Networks then belong to one

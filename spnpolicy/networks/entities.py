@@ -141,7 +141,7 @@ class _Around(nn.Module):
 
     def __init__(self, offsets: int, plain: int, width: int):
         super().__init__()
-        self.offset, self.out = _linear(offsets, width), _linear(2 * width, width)
+        self.offset, self.out = _linear(offsets, width), _linear(width, width)
         self.plain = _linear(plain, width) if plain else None
 
     def forward(self, part: _Seen, other: _Seen) -> Float[Tensor, "rows count width"]:
@@ -150,9 +150,9 @@ class _Around(nn.Module):
         heard = self.offset(between)
         if self.plain is not None:
             heard = heard + self.plain(other.plain).unsqueeze(-3)
-        heard = heard.relu()
         is_there = None if other.is_there is None else other.is_there.unsqueeze(-2).expand(heard.shape[:-1])
-        return self.out(_pool(_only_there(heard, other._replace(is_there=is_there)), is_there))
+        heard = _only_there(heard.relu(), other._replace(is_there=is_there))
+        return self.out(_largest(heard))
 
 
 class _Round(nn.Module):
@@ -201,7 +201,15 @@ def _pool(units: Float[Tensor, "*rows count width"], is_there: Tensor | None) ->
     Units are 0 or more, and 0 where an entity is absent: so the maximum needs no -inf, which would become nan where
     none is there.
     """
+    count = units.shape[-2] if is_there is None else is_there.sum(-1, keepdim=True)
+    total = units.sum(-2)
+    mean = total / (max(count, 1) if isinstance(count, int) else count.clamp_min(1))
+    return torch.cat([mean, _largest(units)], -1)
+
+
+def _largest(units: Float[Tensor, "*rows count width"]) -> Float[Tensor, "*rows width"]:
+    """Return the maximum over entities, 0 where there are none."""
     if not units.shape[-2]:
-        return units.new_zeros(*units.shape[:-2], 2 * units.shape[-1])
-    count = units.shape[-2] if is_there is None else is_there.sum(-1, keepdim=True).clamp_min(1)
-    return torch.cat([units.sum(-2) / count, units.amax(-2)], -1)
+        return units.new_zeros(*units.shape[:-2], units.shape[-1])
+    # Not amax: its gradient compares all entries with the largest, which takes longer than all the rest.
+    return units.max(-2).values
