@@ -17,6 +17,20 @@ def joint(env, a, b):
     return np.tile(np.array([[a, b]]), (env.num_envs, 1))
 
 
+def test_what_observations_consist_of_can_be_declared():
+    """The option takes JSON as it comes from the command line, and is checked against the observations."""
+    own = {"name": "itself", "start": 0, "count": 1, "size": 1}
+    rest = {"name": "rest", "start": 1, "count": 2, "size": 1}
+    spec = make_env(NAME, entities={"own": own, "sets": [rest], "state_is_observations": True}).spec
+    assert [part.name for part in spec.entities.parts] == ["itself", "rest"]
+    for declared, message in (
+        ({"own": own, "sets": []}, "entities ends at column 1, but an observation has 3 numbers"),
+        ({"own": own, "sets": [rest | {"sise": 1}]}, "unknown setting 'sise'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            make_env(NAME, entities=declared)
+
+
 def test_agents_stand_in_fixed_rows_padded_with_zeros():
     env = make_env(NAME, num_envs=2)
     assert env.spec[:4] == ((2, 3), 3, 6, True)
