@@ -58,6 +58,7 @@ class EntityEncoder(nn.Module):
         self.rounds = nn.ModuleList(
             nn.ModuleList(_Round(width, 2 * width * len(sets)) for _ in sets) for _ in range(rounds)
         )
+        self.norm = nn.LayerNorm(2 * width * len(sets))
         self.out_features = own + 2 * width * len(sets)
 
     def read(self, entities: Entities) -> None:
@@ -77,7 +78,7 @@ class EntityEncoder(nn.Module):
     def forward(self, observation: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch code"]:
         """Return the codes of observations."""
         own, seen = self._see(observation)
-        code = torch.cat([own, self._pooled(seen, self._units(own, seen))], -1)
+        code = torch.cat([own, self.norm(self._pooled(seen, self._units(own, seen)))], -1)
         return code.reshape(*observation.shape[:-1], -1)
 
     def units(self, observation: Float[Tensor, "*batch features"]) -> list[Float[Tensor, "*batch count width"]]:

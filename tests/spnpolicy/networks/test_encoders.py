@@ -1,5 +1,7 @@
 """What every kind of network promises, and what is asked of the one over entities: order and number do not matter."""
 
+import json
+
 import pytest
 import torch
 
@@ -15,6 +17,8 @@ from spnpolicy.networks.agents import AgentNetwork
 from spnpolicy.networks.encoders import Network, encoder_for, retarget, state_encoder_for
 from spnpolicy.networks.features import FourierFeatures
 from spnpolicy.networks.mixers import QMixer
+from spnpolicy.training.config import RunConfig, TrainConfig
+from spnpolicy.training.loop import train
 
 KINDS = ("mlp", "recurrent", "entities")
 """One row per kind of network."""
@@ -261,3 +265,18 @@ def test_every_algorithm_takes_the_kinds_that_it_declares_and_refuses_others_by_
         else:
             with pytest.raises(ConfigError, match=f"network.kind is '{kind}', but {name} takes"):
                 make_algorithm(name, env.spec, Streams(0), **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "least"), [("spn_ac", 0.7), ("qmix", 0.7)])
+def test_networks_over_entities_learn_small_coverage(name, least, tmp_path):
+    """4x4, 2 agents, 585 updates, share of the optimum: 0.86 and 0.88 when written; kind mlp 0.90 and 0.62."""
+    settings = TrainConfig(
+        steps=38_400, num_envs=64, batch_size=256, updates=1, evaluate_every=38_400, evaluation_episodes=128,
+        log_every=38_400, checkpoint_every=10**7,
+    )  # fmt: skip
+    options = {"network": {"kind": "entities", "hidden": [32, 32]}, "learning_rate": 1e-3}
+    task = {"agents": 2, "size": 4, "episode_limit": 30}
+    train(RunConfig(name, "coverage", options, task, settings), tmp_path / "run")
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["fraction_of_optimum"] for record in records if record["kind"] == "evaluation"][-1] >= least
