@@ -3,14 +3,15 @@
     python benchmarks/baselines.py --out benchmarks/results/baselines            # everything below, in its order
     python benchmarks/baselines.py --suites games assignment --seeds 10 --scale 4
 
-All algorithms get the same networks (widths, features, step sizes), the same environments and the same number of env
-steps; the replay-based ones do one gradient step per iteration, the on-policy ones one update per rollout. Everything
-else is each algorithm's default. Only what an algorithm must be told to work at all is set apart, in `OWN`. Nobody was
-tuned, so a low number says that an algorithm did not get there in these few steps with its defaults, not that it
-cannot. Speeds include evaluations and suffer from whatever else the machine did. Runs are kept in runs/baselines; the
-same command goes on where it stopped. A score is the interquartile mean over runs with its 95 % bootstrap interval of
-the final evaluation: greedy play, return as a share of the best possible one where that is known, the team's return
-otherwise. The row "random play" is what uniform actions earn in 2,000 episodes.
+All algorithms get the same networks (widths, features), the same step size of what they play by (the policies of policy
+gradients, the action values of all others; what is learned beside has its default), the same environments and the same
+number of env steps; the replay-based ones do one gradient step per iteration, the on-policy ones one update per
+rollout. Everything else is each algorithm's default. Only what an algorithm must be told to work at all is set apart,
+in `OWN`. Nobody was tuned, so a low number says that an algorithm did not get there in these few steps with its
+defaults, not that it cannot. Speeds include evaluations and suffer from whatever else the machine did. Runs are kept in
+runs/baselines; the same command goes on where it stopped. A score is the interquartile mean over runs with its 95 %
+bootstrap interval of the final evaluation: greedy play, return as a share of the best possible one where that is known,
+the team's return otherwise. The row "random play" is what uniform actions earn in 2,000 episodes.
 """
 
 import argparse
@@ -41,7 +42,6 @@ from spnpolicy.experiments.sweeps import (
     trial_folder,
 )
 
-LEARNING_RATE = 1e-3
 HIDDEN = {"rbm": [64]}
 """Hidden layers where they are not 64 and 64: one is all that a Boltzmann machine has."""
 OWN: dict[str, dict[str, Any]] = {
@@ -152,14 +152,20 @@ SUITES: dict[str, Suite] = {
 }
 
 
+def step_size(algorithm: str) -> dict[str, Any]:
+    """Return the setting of what an algorithm plays by: policies of policy gradients, action values of all others."""
+    plays_by = "actor" if ALGORITHMS[algorithm].family.startswith("policy gradient") else "critic"
+    return {plays_by: {"learning_rate": 1e-3}}
+
+
 def plan_of(name: str, suite: Suite, algorithms: list[str]) -> Plan:
     """Spell a suite out for these algorithms."""
     chosen = [algorithm for algorithm in algorithms if algorithm not in suite.without]
     options = {
         name: {
-            "learning_rate": LEARNING_RATE,
             "network": {"hidden": HIDDEN.get(name, [64, 64]), "features": {"frequencies": suite.frequencies}},
         }
+        | step_size(name)
         | OWN.get(name, {})
         | suite.own.get(name, {})
         for name in chosen

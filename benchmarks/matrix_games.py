@@ -28,7 +28,10 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
 
 GAMES = ("linear", "monotonic", "climbing", "penalty", "bad_basin", "qtran")
-OPTIONS: dict[str, Any] = {"network": {"hidden": [64], "features": {"frequencies": 0}}, "learning_rate": 3e-3}
+OPTIONS: dict[str, Any] = {
+    "network": {"hidden": [64], "features": {"frequencies": 0}},
+    "critic": {"learning_rate": 3e-3},
+}
 LECTURE: dict[tuple[str, str], list[list[float]]] = {
     ("linear", "vdn"): [[1.00, 5.00], [5.00, 9.00]],
     ("linear", "qmix"): [[1.00, 5.00], [5.00, 9.00]],
@@ -42,7 +45,7 @@ LEAST_MONOTONIC_ERROR = {"linear": 0.0, "monotonic": 0.0, "climbing": 110.82, "b
 
 
 def _critic(algorithm: Any, batch: Batch) -> Tensor:
-    critic = algorithm.networks.critic
+    critic = algorithm.critic.joint
     return critic(critic.codes(batch), batch.actions, batch.state)
 
 
@@ -55,7 +58,7 @@ def _elboed(algorithm: Any, batch: Batch) -> Tensor:
 
 
 def _payoffs(algorithm: Any, batch: Batch) -> Tensor:
-    return algorithm.network(algorithm.network.encoder.now(batch))(batch.actions)
+    return algorithm.critic(algorithm.critic.encoder.now(batch))(batch.actions)
 
 
 TABLES: dict[str, Callable[[Any, Batch], Tensor]] = {

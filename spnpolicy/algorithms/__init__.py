@@ -1,7 +1,8 @@
 """Algorithms by name. To add one: its own file, a line in `ALGORITHMS`, a row in the contract tests.
 
-The module of an algorithm holds the class named here and a frozen dataclass `Config` with at least the field
-`discount`. Nothing is imported before it is asked for: listing algorithms must not load torch.
+The module of an algorithm holds the class named here and a frozen dataclass `Config` (or, of an algorithm NAME in a
+file with others, `NAMEConfig`) with at least the field `discount`. Nothing is imported before it is asked for: listing
+algorithms must not load torch.
 """
 
 from importlib import import_module
@@ -78,19 +79,19 @@ ALGORITHMS: dict[str, Entry] = {
         "policy gradient, independent", _ALONE, "Williams 1992", "individual",
     ),
     "ia2c": Entry(
-        "spnpolicy.algorithms.ia2c:IA2C", "actor-critic per agent, with a critic of its own observations",
+        "spnpolicy.algorithms.a2c:IA2C", "actor-critic per agent, with a critic of its own observations",
         "policy gradient, independent", _ALONE, "Mnih et al. 2016; Papoudakis et al. 2021", "individual",
     ),
     "maa2c": Entry(
-        "spnpolicy.algorithms.maa2c:MAA2C", "actor-critic per agent, with critics that see the state",
+        "spnpolicy.algorithms.a2c:MAA2C", "actor-critic per agent, with critics that see the state",
         "policy gradient, centralised critic", _ALONE, "Papoudakis et al. 2021", "individual",
     ),
     "ippo": Entry(
-        "spnpolicy.algorithms.ippo:IPPO", "clipped policy steps per agent, with a critic of its own observations",
+        "spnpolicy.algorithms.ppo:IPPO", "clipped policy steps per agent, with a critic of its own observations",
         "policy gradient, independent", _ALONE, "Schulman et al. 2017; de Witt et al. 2020", "individual",
     ),
     "mappo": Entry(
-        "spnpolicy.algorithms.mappo:MAPPO", "clipped policy steps per agent, with critics that see the state",
+        "spnpolicy.algorithms.ppo:MAPPO", "clipped policy steps per agent, with critics that see the state",
         "policy gradient, centralised critic", _ALONE, "Yu et al. 2022", "individual",
     ),
     "coma": Entry(
@@ -149,7 +150,10 @@ def config_class(name: str) -> type[Any]:
     Raises:
         ConfigError: there is no such algorithm; the message names the nearest one.
     """
-    return import_module(_entry(name).target.partition(":")[0]).Config
+    module, _, attribute = _entry(name).target.partition(":")
+    home = import_module(module)
+    # Two algorithms of one file share a Config, or each has one named after it where their defaults differ.
+    return getattr(home, f"{attribute}Config", None) or home.Config
 
 
 def make_algorithm(name: str, spec: "EnvSpec", streams: "Streams", **overrides: Any) -> "Algorithm":
@@ -165,7 +169,7 @@ def make_algorithm(name: str, spec: "EnvSpec", streams: "Streams", **overrides: 
         ConfigError: unknown name or field (the message names the nearest one), wrong type or range.
 
     Example:
-        make_algorithm("vdn", env.spec, Streams(0), network={"hidden": (64,)}, exploration={"end": 0.1})
+        make_algorithm("vdn", env.spec, Streams(0), hidden=(64,), exploration={"end": 0.1})
     """
     config = decode(config_class(name), overrides, path=name)
     return algorithm_class(name)(config, spec, streams)

@@ -1,6 +1,5 @@
 """Central Q-learning: the team as one agent, whose actions are the joint actions."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch, Needs
+from spnpolicy.data.protocol import Batch
 from spnpolicy.maths import losses
 from spnpolicy.maths.masks import require_some_action
 from spnpolicy.maths.returns import greedy_value
@@ -18,20 +17,21 @@ from spnpolicy.networks.encoders import state_network
 from spnpolicy.networks.layers import frozen_copy
 from spnpolicy.parts import joint_actions
 from spnpolicy.parts.exploration import epsilon_greedy
-from spnpolicy.parts.optimization import descend, make_optimizer
+from spnpolicy.parts.optimization import improve, make_optimizer
 from spnpolicy.parts.saving import saves
-from spnpolicy.parts.settings import ReplaySettings
+from spnpolicy.parts.settings import DoubleSettings, data_needs
+from spnpolicy.parts.targets import value_target
 
 OUTPUT_GAIN = 0.01
 """Scale of the last layer's first weights: larger values would be bootstrapped long before a reward is seen."""
 
 
 @dataclass(frozen=True)
-class Config(ReplaySettings):
+class Config(DoubleSettings):
     """Settings of central Q-learning; a random action is a random joint action."""
 
 
-@saves("network", "target", "optimizer", "num_updates")
+@saves("critic", "target_critic", "critic_optimizer", "num_updates")
 class CentralQ:
     """DQN over joint actions: one network maps the state to a value of every joint action.
 
@@ -48,51 +48,44 @@ class CentralQ:
         self._cardinalities = spec.cardinalities
         outputs = joint_actions.count_joint_actions("central_q", spec.cardinalities)
         with streams.initialization("central_q"):
-            self.network = state_network(config.network, spec, outputs, output_gain=OUTPUT_GAIN)
-        self.target = frozen_copy(self.network)
-        self.optimizer = make_optimizer(self.network.parameters(), config.learning_rate)
+            self.critic = state_network(config.network, spec, outputs, output_gain=OUTPUT_GAIN)
+        self.target_critic = frozen_copy(self.critic)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
-        self.needs = Needs(sequence=config.sequence_length if config.trace > 0.0 else None)
-        self._exploration = streams.numpy("exploration")
+        self.needs = data_needs(config)
+        self._generator = streams.numpy("exploration")
 
     def joint_values(self, state: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch joint"]:
         """Return the values of all joint actions, in the order of `joint_actions.joint_index`."""
-        return self.network(state)
+        return self.critic(state)
 
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
         """Choose the best joint action, or with the probability of the schedule any available one."""
         require_some_action(step.available_actions)
         mask = joint_actions.joint_mask(torch.tensor(step.available_actions), self._cardinalities)
         with torch.no_grad():
-            device = next(self.network.parameters()).device
-            values = self.network(joint_actions.seen_state(step, device)).cpu()
+            device = next(self.critic.parameters()).device
+            values = self.critic(joint_actions.seen_state(step, device)).cpu()
         # The team is one agent here.
         chosen = epsilon_greedy(
             values.unsqueeze(1).numpy(),
             mask.unsqueeze(1).numpy(),
             epsilon=self.config.exploration.at(progress) if explore else 0.0,
-            generator=self._exploration,
+            generator=self._generator,
         )
         return joint_actions.split_index(torch.from_numpy(chosen[:, 0]), self._cardinalities).numpy()
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one gradient step on the mean of (y - Q)^2."""
         index = joint_actions.joint_index(batch.actions, self._cardinalities)
-        chosen_t = losses.chosen_value(self.joint_values(batch.state), index)
-        loss = losses.squared_td_loss(chosen_t, self._targets(batch), batch.valid)
-        norm = descend((loss, self.optimizer), max_gradient_norm=self.config.max_gradient_norm)[0]
-        if math.isfinite(norm):
-            self.num_updates += 1
-            self.config.target.apply(self.target, self.network, self.num_updates)
-        return {
-            "loss": loss.item(),
-            "joint_value": losses.mean_of_valid(chosen_t.detach(), batch.valid).item(),
-            "gradient_norm": norm,
-        }
+        value_t = losses.chosen_value(self.joint_values(batch.state), index)
+        numbers = improve(self, critic=losses.squared_td_loss(value_t, self._targets(batch), batch.valid))
+        return numbers | {"value": losses.mean_of_valid(value_t.detach(), batch.valid).item()}
 
     @torch.no_grad()
     def _targets(self, batch: Batch) -> Float[Tensor, "*batch"]:
-        selector_tp1 = self.network(batch.next_state) if self.config.double_q else None
+        selector_tp1 = self.critic(batch.next_state) if self.config.double_q else None
         mask_tp1 = joint_actions.joint_mask(batch.next_available_actions, self._cardinalities)
-        value_tp1 = greedy_value(self.target(batch.next_state), mask_tp1, selector_tp1=selector_tp1)
-        return joint_actions.team_target(batch, value_tp1, discount=self.config.discount, trace=self.config.trace)
+        value_tp1 = greedy_value(self.target_critic(batch.next_state), mask_tp1, selector_tp1=selector_tp1)
+        config = self.config
+        return value_target(batch, batch.reward.mean(-1), value_tp1, discount=config.discount, trace=config.trace)

@@ -1,6 +1,5 @@
 """COMA: counterfactual multi-agent policy gradients, a critic that tells each agent what its own action changed."""
 
-import math
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -11,25 +10,29 @@ from torch import Tensor, nn
 
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch, Memory, Needs
+from spnpolicy.data.protocol import Batch, Memory
 from spnpolicy.maths import categorical, losses, masks
 from spnpolicy.maths.masks import require_some_action
 from spnpolicy.networks.agents import AgentNetwork, agent_network
 from spnpolicy.networks.encoders import Network, encoder_for, state_encoder_for
 from spnpolicy.networks.features import FourierFeatures
 from spnpolicy.networks.layers import frozen_copy
-from spnpolicy.parts import counterfactual, optimization, settings
+from spnpolicy.parts import counterfactual
+from spnpolicy.parts.actor_critic import rollout_needs
 from spnpolicy.parts.exploration import EpsilonSchedule
+from spnpolicy.parts.optimization import improve, make_optimizer
 from spnpolicy.parts.saving import saves
+from spnpolicy.parts.settings import AgentCriticSettings, LinearSchedule
+from spnpolicy.parts.targets import following_value, value_target, window_of
 
 
 @dataclass(frozen=True)
-class Config(settings.CriticSettings):
+class Config(AgentCriticSettings):
     """Settings of COMA."""
 
     trace: float = 0.8
     """lambda of the critic's returns: 0 for one-step targets, 1 for the return to the end of the rollout."""
-    entropy: settings.LinearSchedule = field(default_factory=lambda: settings.LinearSchedule(0.001, 0.001))
+    entropy: LinearSchedule = field(default_factory=lambda: LinearSchedule(0.001, 0.001))
     """Weight of the policies' entropy, in units of reward per nat."""
     exploration: EpsilonSchedule = field(default_factory=lambda: EpsilonSchedule(0.5, 0.01))
     """Share of the uniform distribution in the policies, which is also learned with."""
@@ -60,7 +63,7 @@ class CounterfactualCritic(nn.Module):
         return self.agents(torch.cat([seen, whole, counterfactual.others_actions(actions, self._most)], -1))
 
 
-@saves("actors", "critic", "target_critic", "actor_optimizer", "critic_optimizer", "num_updates")
+@saves("actor", "critic", "target_critic", "actor_optimizer", "critic_optimizer", "num_updates")
 class COMA:
     """Every action is compared with what the agent would have done on average, the others' actions kept as they were.
 
@@ -81,31 +84,31 @@ class COMA:
         self.config = config
         self._spec = spec
         with streams.initialization("coma"):
-            self.actors = agent_network(spec, config)
+            self.actor = agent_network(spec, config)
             self.critic = CounterfactualCritic(spec, config)
         self.target_critic = frozen_copy(self.critic)
-        self.actor_optimizer = optimization.make_optimizer(self.actors.parameters(), config.learning_rate)
-        self.critic_optimizer = optimization.make_optimizer(self.critic.parameters(), config.critic_learning_rate)
-        self.needs = Needs(rollout=config.rollout, memory_size=self.actors.memory_size)
-        self._exploration, self._bootstrap = streams.torch("exploration"), streams.torch("bootstrap")
+        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
+        self.needs = rollout_needs(config, self.actor)
+        self._generator, self._bootstrap_generator = streams.torch("exploration"), streams.torch("bootstrap")
 
     def act(
         self, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
     ) -> Int[np.ndarray, "envs agents"]:
         """Draw each agent's action from its policy with its uniform share, or take the most probable one."""
-        logits = self.actors.look(step, memory)
+        logits = self.actor.look(step, memory)
         require_some_action(step.available_actions)
         log_prob = categorical.masked_log_probs(logits, torch.tensor(step.available_actions))
         if not explore:
             return log_prob.argmax(-1).numpy()
         floored = counterfactual.with_floor(log_prob, self.config.exploration.at(progress))
-        return categorical.sample(floored, self._exploration).numpy()
+        return categorical.sample(floored, self._generator).numpy()
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one step of the critic and one of the actors on a rollout."""
         config, epsilon = self.config, self.config.exploration.at(progress)
-        logits_t, logits_tp1 = self.actors.both(batch)
+        logits_t, logits_tp1 = self.actor.both(batch)
         log_prob_t = self._log_probs(logits_t, batch.available_actions, epsilon)
         value_t = self.critic(batch.observation, batch.state, batch.actions)
         target_t = self._target(batch, self._log_probs(logits_tp1, batch.next_available_actions, epsilon))
@@ -113,21 +116,9 @@ class COMA:
         advantage_t = counterfactual.counterfactual_advantage(value_t.detach(), log_prob_t.detach(), batch.actions)
         taken_t = losses.chosen_value(log_prob_t, batch.actions)
         entropy = losses.mean_of_valid(categorical.entropy(log_prob_t), batch.valid)
-        bonus = config.entropy.at(progress) * entropy
-        norms = optimization.descend(
-            (critic_loss, self.critic_optimizer),
-            (losses.policy_gradient_loss(taken_t, advantage_t, batch.valid) - bonus, self.actor_optimizer),
-            max_gradient_norm=config.max_gradient_norm,
-        )
-        if all(map(math.isfinite, norms)):
-            self.num_updates += 1
-            config.target.apply(self.target_critic, self.critic, self.num_updates)
-        return {
-            "critic_loss": float(critic_loss.detach()),
-            "entropy": float(entropy.detach()),
-            "critic_gradient_norm": norms[0],
-            "actor_gradient_norm": norms[1],
-        }
+        gain_loss = losses.policy_gradient_loss(taken_t, advantage_t, batch.valid)
+        numbers = improve(self, actor=gain_loss - config.entropy.at(progress) * entropy, critic=critic_loss)
+        return numbers | {"entropy": float(entropy.detach())}
 
     def _log_probs(self, logits: Tensor, available: Tensor, epsilon: float) -> Tensor:
         allowed = masks.usable(available, self._spec.cardinalities)
@@ -135,10 +126,10 @@ class COMA:
 
     @torch.no_grad()
     def _target(self, batch: Batch, log_prob_tp1: Tensor) -> Float[Tensor, "time batch agents"]:
-        drawn = categorical.sample(log_prob_tp1, self._bootstrap).to(batch.actions.device)
-        known = counterfactual.goes_on(batch).unsqueeze(-1)
-        action_tp1 = batch.actions.roll(-1, 0).where(known, drawn)
+        config, cut = self.config, window_of(batch).cut.unsqueeze(-1)
+        drawn = categorical.sample(log_prob_tp1, self._bootstrap_generator).to(batch.actions.device)
+        action_tp1 = drawn.where(cut, batch.actions.roll(-1, 0))
         value_tp1 = self.target_critic(batch.next_observation, batch.next_state, action_tp1)
-        bootstrap = counterfactual.following_value(value_tp1, log_prob_tp1, batch)
+        bootstrap = following_value(value_tp1, log_prob_tp1, batch)
         reward = batch.reward.mean(-1, keepdim=True).expand_as(bootstrap)
-        return counterfactual.agents_target(batch, reward, self.config.discount, bootstrap, self.config.trace)
+        return value_target(batch, reward, bootstrap, discount=config.discount, trace=config.trace)

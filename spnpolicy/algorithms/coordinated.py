@@ -16,19 +16,19 @@ from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import squared_td_loss
-from spnpolicy.maths.masks import existing_actions, require_some_action
-from spnpolicy.maths.returns import q_target
+from spnpolicy.maths.masks import existing_actions, require_some_action, zero_where_stuck
 from spnpolicy.networks.encoders import encoder_for
-from spnpolicy.networks.layers import TargetUpdate, frozen_copy
+from spnpolicy.networks.layers import frozen_copy
 from spnpolicy.parts import coordination
 from spnpolicy.parts.exploration import EpsilonSchedule
-from spnpolicy.parts.optimization import descend, make_optimizer
+from spnpolicy.parts.optimization import improve, make_optimizer
 from spnpolicy.parts.saving import saves
-from spnpolicy.parts.settings import LearnerSettings
+from spnpolicy.parts.settings import DoubleSettings, data_needs
+from spnpolicy.parts.targets import value_target
 
 
 @dataclass(frozen=True)
-class Config(LearnerSettings, coordination.GraphSettings):
+class Config(DoubleSettings, coordination.GraphSettings):
     """Settings of coordinated reinforcement learning."""
 
     factors: Literal["neural", "linear"] = "neural"
@@ -39,8 +39,6 @@ class Config(LearnerSettings, coordination.GraphSettings):
     """Choose next joint actions with the online tables, value them with the target's."""
     max_entries: int = 2**20
     """Most table entries that elimination may hold for one state; wider graphs are refused at the start."""
-    target: TargetUpdate = field(default_factory=TargetUpdate)
-    """How the target tables follow; rate 1 bootstraps from the online ones, as published."""
     exploration: EpsilonSchedule = field(default_factory=lambda: EpsilonSchedule(start=0.2, end=0.02))
     """Probability of a random joint action; all agents of an environment explore at once."""
 
@@ -49,13 +47,14 @@ class Config(LearnerSettings, coordination.GraphSettings):
         require(self.max_entries >= 1, "max_entries", self.max_entries, "at least 1")
 
 
-@saves("critic", "target_critic", "optimizer", "num_updates")
+@saves("critic", "target_critic", "critic_optimizer", "num_updates")
 class Coordinated:
     """Q(o, u) = sum_j Q_j(o_E, u_E) over small groups E of agents, learned from one global error.
 
     The target is y = r + discount * max_u Q(o', u), exact over all joint actions by variable elimination, in
     time exponential only in the width of the graph. All Q_j share the error y - Q: with linear tables the step is
-    w_j += rate * (y - Q) * phi_j. The common reward is the mean over agents.
+    w_j += rate * (y - Q) * phi_j. As published, the target comes from the online tables (`target.rate` 1). The common
+    reward is the mean over agents.
 
     Source: Guestrin, Lagoudakis and Parr 2002.
     """
@@ -74,13 +73,14 @@ class Coordinated:
                     agent_id=config.network.tells_agents_apart, share_factors=config.share_factors,
                 )  # fmt: skip
         self.target_critic = frozen_copy(self.critic)
-        self.optimizer = make_optimizer(self.critic.parameters(), config.learning_rate)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
+        self.needs = data_needs(config)
         self._has_masks = spec.has_action_masks
         self._existing = existing_actions(spec.cardinalities).numpy()
-        self._exploration = streams.numpy("exploration")
+        self._generator = streams.numpy("exploration")
 
-    def joint_factors(self, observation: Float[Tensor, "batch agents features"]) -> Factors:
+    def joint_factors(self, observation: Float[Tensor, "*batch agents features"]) -> Factors:
         """Return the tables whose sum is Q, for every query of `factor_q`."""
         return self.critic(observation)
 
@@ -93,30 +93,25 @@ class Coordinated:
         factors = self.joint_factors(torch.tensor(step.observation, dtype=torch.float32, device=device))
         greedy = self._best(factors, torch.tensor(available, device=device)).cpu().numpy()
         epsilon = self.config.exploration.at(progress) if explore else 0.0
-        return coordination.explore_around(
-            greedy, available, epsilon=epsilon, generator=self._exploration, together=True
-        )
+        return coordination.explore_around(greedy, available, epsilon=epsilon, generator=self._generator, together=True)
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one gradient step of all tables on the squared global error."""
         config = self.config
-        q_t = self.joint_factors(batch.observation)(batch.actions)
-        target_t = q_target(batch.reward.mean(-1), config.discount, batch.terminated, self._next_value(batch))
-        loss = squared_td_loss(q_t, target_t)
-        norm = descend((loss, self.optimizer), max_gradient_norm=config.max_gradient_norm)[0]
-        if math.isfinite(norm):
-            self.num_updates += 1
-            config.target.apply(self.target_critic, self.critic, self.num_updates)
-        return {"loss": loss.item(), "joint_value": q_t.mean().item(), "gradient_norm": norm}
+        value_t = self.joint_factors(batch.observation)(batch.actions)
+        reward, value_tp1 = batch.reward.mean(-1), self._next_value(batch)
+        target_t = value_target(batch, reward, value_tp1, discount=config.discount, trace=config.trace)
+        numbers = improve(self, critic=squared_td_loss(value_t, target_t, batch.valid))
+        return numbers | {"value": value_t.mean().item()}
 
     @torch.no_grad()
-    def _next_value(self, batch: Batch) -> Float[Tensor, " batch"]:
+    def _next_value(self, batch: Batch) -> Float[Tensor, "*batch"]:
         available = batch.next_available_actions
         factors = self.target_critic(batch.next_observation)
         chooser = self.joint_factors(batch.next_observation) if self.config.double_q else factors
-        return coordination.zero_where_stuck(factors(self._best(chooser, available)), available)
+        return zero_where_stuck(factors(self._best(chooser, available)), available)
 
-    def _best(self, factors: Factors, available: Bool[Tensor, "batch agents actions"]) -> Int[Tensor, "batch agents"]:
+    def _best(self, factors: Factors, available: Bool[Tensor, "*batch agents actions"]) -> Int[Tensor, "*batch agents"]:
         return coordination.eliminate(coordination.allow(factors, available) if self._has_masks else factors)
 
 

@@ -16,29 +16,29 @@ from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch, Memory
-from spnpolicy.maths import masks
 from spnpolicy.maths.losses import squared_td_loss
-from spnpolicy.maths.masks import require_some_action
-from spnpolicy.networks import layers as networks
+from spnpolicy.maths.masks import existing_actions, require_some_action, zero_where_stuck
 from spnpolicy.networks.agents import AgentLinear, agent_network
 from spnpolicy.networks.encoders import state_network
-from spnpolicy.parts import optimization, settings
+from spnpolicy.networks.layers import frozen_copy
 from spnpolicy.parts.coordination import (
     GraphSettings,
     allow,
     coordination_graph,
     explore_around,
     max_plus,
-    zero_where_stuck,
 )
+from spnpolicy.parts.optimization import improve, make_optimizer
 from spnpolicy.parts.saving import saves
+from spnpolicy.parts.settings import ValueSettings, data_needs
+from spnpolicy.parts.targets import value_target
 
 OUTPUT_GAIN = 0.01
 """Scale of the first weights that make utilities and payoffs, so that Q starts near 0."""
 
 
 @dataclass(frozen=True)
-class Config(settings.ValueSettings, GraphSettings):
+class Config(ValueSettings, GraphSettings):
     """Settings of deep coordination graphs."""
 
     graph: Literal["complete", "ring", "chain", "grid", "random", "scopes"] = "complete"
@@ -91,7 +91,7 @@ class PayoffNetwork(nn.Module):
         self.state_value = (
             state_network(config.network, spec, 1, output_gain=OUTPUT_GAIN) if config.state_value else None
         )
-        self.register_buffer("missing", ~masks.existing_actions(spec.cardinalities), persistent=False)
+        self.register_buffer("missing", ~existing_actions(spec.cardinalities), persistent=False)
 
     ends: Tensor
     missing: Tensor
@@ -120,7 +120,7 @@ class PayoffNetwork(nn.Module):
         return self.state_value(state).squeeze(-1)
 
 
-@saves("network", "target_network", "optimizer", "num_updates")
+@saves("critic", "target_critic", "critic_optimizer", "num_updates")
 class DCG:
     """Q(o, u) = mean_i f_i(u_i) + mean_ij f_ij(u_i, u_j), with f from networks of what the agents remember.
 
@@ -137,11 +137,11 @@ class DCG:
         if any(len(scope) > 2 or not scope for scope in graph.scopes):
             raise ConfigError(f"scopes is {config.scopes!r}, but dcg has payoffs of pairs only; see coordinated.")
         with streams.initialization("dcg"):
-            self.network = PayoffNetwork(spec, config, graph)
-        self.target_network = networks.frozen_copy(self.network)
-        self.optimizer = optimization.make_optimizer(self.network.parameters(), config.learning_rate)
-        self.needs = settings.value_needs(config, self.network.encoder)
+            self.critic = PayoffNetwork(spec, config, graph)
+        self.target_critic = frozen_copy(self.critic)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
+        self.needs = data_needs(config, self.critic.encoder.memory_size)
         self._generator = streams.numpy("exploration")
         self._has_masks = spec.has_action_masks
 
@@ -150,33 +150,29 @@ class DCG:
         self, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
     ) -> Int[np.ndarray, "envs agents"]:
         """Take the best joint action that max-plus finds; if `explore`, each agent now and then a random one."""
-        missing = self.network.missing
+        missing = self.critic.missing
         available = step.available_actions & ~missing.cpu().numpy()
         require_some_action(available)
-        factors = self.network(self.network.encoder.look(step, memory).to(missing.device))
+        factors = self.critic(self.critic.encoder.look(step, memory).to(missing.device))
         greedy = self._best(factors, torch.tensor(available, device=missing.device)).cpu().numpy()
-        rate = self.config.exploration.at(progress) if explore else 0.0
-        return explore_around(greedy, available, epsilon=rate, generator=self._generator, together=False)
+        epsilon = self.config.exploration.at(progress) if explore else 0.0
+        return explore_around(greedy, available, epsilon=epsilon, generator=self._generator, together=False)
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one gradient step on (y - Q)^2."""
-        embedding_t, embedding_tp1 = self.network.encoder.both(batch)
-        value_t = self.network(embedding_t)(batch.actions) + self.network.offset(batch.state)
-        following = self._next_value(batch, embedding_tp1)
-        target_t = settings.value_target(self.config, batch, batch.reward.mean(-1), following)
-        loss = squared_td_loss(value_t, target_t, batch.valid)
-        (gradient_norm,) = optimization.descend((loss, self.optimizer), max_gradient_norm=self.config.max_gradient_norm)
-        if math.isfinite(gradient_norm):
-            self.num_updates += 1
-            self.config.target.apply(self.target_network, self.network, self.num_updates)
-        return {"loss": loss.item(), "value": value_t.mean().item(), "gradient_norm": gradient_norm}
+        embedding_t, embedding_tp1 = self.critic.encoder.both(batch)
+        value_t = self.critic(embedding_t)(batch.actions) + self.critic.offset(batch.state)
+        config, reward, value_tp1 = self.config, batch.reward.mean(-1), self._next_value(batch, embedding_tp1)
+        target_t = value_target(batch, reward, value_tp1, discount=config.discount, trace=config.trace)
+        numbers = improve(self, critic=squared_td_loss(value_t, target_t, batch.valid))
+        return numbers | {"value": value_t.mean().item()}
 
     @torch.no_grad()
     def _next_value(self, batch: Batch, online: Float[Tensor, "*batch agents embedding"]) -> Float[Tensor, "*batch"]:
         available = batch.next_available_actions
-        target = self.target_network
+        target = self.target_critic
         factors = target(target.encoder.following(batch))
-        best = self._best(self.network(online) if self.config.double_q else factors, available)
+        best = self._best(self.critic(online) if self.config.double_q else factors, available)
         return zero_where_stuck(factors(best) + target.offset(batch.next_state), available)
 
     def _best(self, factors: Factors, available: Bool[Tensor, "*batch agents actions"]) -> Int[Tensor, "*batch agents"]:

@@ -1,6 +1,5 @@
 """Independent Q-learning: each agent learns as if the others were part of the environment."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +15,10 @@ from spnpolicy.maths.returns import greedy_value
 from spnpolicy.networks.agents import agent_network
 from spnpolicy.networks.layers import frozen_copy
 from spnpolicy.parts.exploration import act_epsilon_greedy
-from spnpolicy.parts.optimization import descend, make_optimizer
+from spnpolicy.parts.optimization import improve, make_optimizer
 from spnpolicy.parts.saving import saves
-from spnpolicy.parts.settings import ValueSettings, value_needs, value_target
+from spnpolicy.parts.settings import ValueSettings, data_needs
+from spnpolicy.parts.targets import value_target
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Config(ValueSettings):
     """Settings of independent Q-learning."""
 
 
-@saves("network", "target", "optimizer", "updates")
+@saves("critic", "target_critic", "critic_optimizer", "num_updates")
 class IQL:
     """Every agent learns its own action values from its own reward; with networks this is IDQN.
 
@@ -39,33 +39,30 @@ class IQL:
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
         self.config = config
         with streams.initialization("iql"):
-            self.network = agent_network(spec, config)
-        self.target = frozen_copy(self.network)
-        self.optimizer = make_optimizer(self.network.parameters(), config.learning_rate)
-        self.updates = 0
-        self.needs = value_needs(config, self.network)
-        self._exploration = streams.numpy("exploration")
+            self.critic = agent_network(spec, config)
+        self.target_critic = frozen_copy(self.critic)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
+        self.num_updates = 0
+        self.needs = data_needs(config, self.critic.memory_size)
+        self._generator = streams.numpy("exploration")
 
     def act(
         self, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
     ) -> Int[np.ndarray, "envs agents"]:
         """Choose for each agent on its own, epsilon-greedily if `explore`."""
         epsilon = self.config.exploration.at(progress) if explore else 0.0
-        return act_epsilon_greedy(self.network, step, epsilon=epsilon, generator=self._exploration, memory=memory)
+        return act_epsilon_greedy(self.critic, step, epsilon=epsilon, generator=self._generator, memory=memory)
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one gradient step on the mean squared error of all agents."""
-        values, selector = self.network.both(batch) if self.config.double_q else (self.network.now(batch), None)
+        values, selector = self.critic.both(batch) if self.config.double_q else (self.critic.now(batch), None)
         value_t = chosen_value(values, batch.actions)
-        loss = squared_td_loss(value_t, self._targets(batch, selector), batch.valid)
-        (norm,) = descend((loss, self.optimizer), max_gradient_norm=self.config.max_gradient_norm)
-        if math.isfinite(norm):
-            self.updates += 1
-            self.config.target.apply(self.target, self.network, self.updates)
-        return {"loss": loss.item(), "value": value_t.mean().item(), "gradient_norm": norm}
+        numbers = improve(self, critic=squared_td_loss(value_t, self._targets(batch, selector), batch.valid))
+        return numbers | {"value": value_t.mean().item()}
 
     @torch.no_grad()
     def _targets(self, batch: Batch, selector_tp1: Tensor | None) -> Float[Tensor, "*batch agents"]:
-        following = self.target.following(batch)
+        following = self.target_critic.following(batch)
         value_tp1 = greedy_value(following, batch.next_available_actions, selector_tp1=selector_tp1)
-        return value_target(self.config, batch, batch.reward, value_tp1)
+        config = self.config
+        return value_target(batch, batch.reward, value_tp1, discount=config.discount, trace=config.trace)

@@ -1,7 +1,7 @@
 """The mean-field relative of the exact-ELBO actor-critic: the same objective, with independent agents."""
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from spnpolicy.base.decoding import require
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
+from spnpolicy.parts.saving import saves
 
 TOLERANCE = 1e-4
 """Gain of a sweep, in nats, below which the ascent is over; values are single precision."""
@@ -41,6 +42,7 @@ class Config(spn_ac.SharedConfig):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
 
 
+@saves("learner")
 class MeanField:
     """pi(u|s) = product of pi_i(u_i|s), set on the exact ELBO of the same factor-graph critic as spn_ac.
 
@@ -57,40 +59,29 @@ class MeanField:
         shared = {part.name: getattr(config, part.name) for part in fields(spn_ac.SharedConfig)}
         options = spn_ac.Config(**shared, structure="mean_field")
         solver = self._solve if config.solver == "coordinate_ascent" else None
-        self._learner = spn_ac.SPNActorCritic(options, spec, streams, solver)
+        self.learner = spn_ac.SPNActorCritic(options, spec, streams, solver)
+        self.needs = self.learner.needs
 
     def policy_at(self, step: Step) -> CircuitDistribution:
         """Return the policy of every environment, with forbidden actions ruled out."""
-        return self._learner.policy_at(step)
+        return self.learner.policy_at(step)
 
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
         """Sample joint actions, or take every agent's most probable one."""
-        return self._learner.act(step, explore=explore, progress=progress)
+        return self.learner.act(step, explore=explore, progress=progress)
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one step of the critic, one of the policy if it has a network, and one of the temperature."""
-        return self._learner.update(batch, progress=progress)
-
-    def to(self, device: torch.device) -> None:
-        """Move all networks to a device."""
-        self._learner.to(device)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what continuing needs."""
-        return self._learner.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
-        self._learner.load_state_dict(state)
+        return self.learner.update(batch, progress=progress)
 
     def _solve(
-        self, q: Factors, available: Bool[Tensor, "batch agents actions"], temperature: float
+        self, q: Factors, available: Bool[Tensor, "*batch agents actions"], temperature: float
     ) -> CircuitDistribution:
         return coordinate_ascent(q, available, temperature, sweeps=self.config.sweeps, starts=self.config.starts)
 
 
 def coordinate_ascent(
-    q: Factors, available: Bool[Tensor, "batch agents actions"], temperature: float, *, sweeps: int, starts: int
+    q: Factors, available: Bool[Tensor, "*batch agents actions"], temperature: float, *, sweeps: int, starts: int
 ) -> CircuitDistribution:
     """Return independent policies of which no agent alone can raise E[Q] + temperature * H; a local optimum.
 

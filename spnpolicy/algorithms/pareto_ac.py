@@ -1,7 +1,7 @@
 """Pareto actor-critic: every agent learns as if the others would answer each of its actions in the best way for it."""
 
 from dataclasses import dataclass, field
-from math import isfinite, prod
+from math import prod
 from typing import Literal, cast
 
 import numpy as np
@@ -14,37 +14,39 @@ from spnpolicy.base.decoding import require
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch, Memory, Needs
+from spnpolicy.data.protocol import Batch, Memory
 from spnpolicy.maths.categorical import entropy, masked_log_probs
 from spnpolicy.maths.losses import chosen_value, mean_of_valid, policy_gradient_loss, squared_td_loss
 from spnpolicy.maths.masks import usable
 from spnpolicy.networks.agents import agent_network
 from spnpolicy.networks.encoders import encoder_for
 from spnpolicy.networks.layers import frozen_copy
-from spnpolicy.parts.counterfactual import agents_target, following_value, optimistic_values
+from spnpolicy.parts.actor_critic import rollout_needs
+from spnpolicy.parts.counterfactual import optimistic_values
 from spnpolicy.parts.exploration import act_by_policy
-from spnpolicy.parts.optimization import descend, make_optimizer
+from spnpolicy.parts.optimization import improve, make_optimizer
 from spnpolicy.parts.saving import saves
-from spnpolicy.parts.settings import CriticSettings, LinearSchedule
+from spnpolicy.parts.settings import AdamSettings, AgentCriticSettings, LinearSchedule, step_size
+from spnpolicy.parts.targets import following_value, value_target
 
 MOST_JOINT_ACTIONS = 100_000
 """Largest joint table that is enumerated."""
 
 
 @dataclass(frozen=True)
-class Config(CriticSettings):
+class Config(AgentCriticSettings):
     """Settings of Pareto actor-critic."""
 
     share_parameters: bool = False
     """One set of weights for all agents, which are told apart by their number; false gives each its own."""
-    learning_rate: float = 3e-4
-    """Step size of Adam on the actors."""
-    critic_learning_rate: float = 3e-4
-    """Step size of Adam on the critics and state values."""
+    actor: AdamSettings = field(default_factory=step_size(3e-4))
+    """How policies descend."""
+    critic: AdamSettings = field(default_factory=step_size(3e-4))
+    """How joint action values and state values descend."""
     entropy: LinearSchedule = field(default_factory=lambda: LinearSchedule(20.0, 0.01))
     """Weight of the policies' entropy, in units of reward per nat; large at first, because values must be right where
     the maximum looks."""
-    critic: Literal["table", "factors"] = "table"
+    joint_values: Literal["table", "factors"] = "table"
     """One value per joint action, up to 100,000; or a sum over agents and pairs of agents, for larger teams."""
     num_pairs: int = 20
     """Most pairs of "factors": all pairs of agents if they are no more than this, else so many at random."""
@@ -59,7 +61,7 @@ class Config(CriticSettings):
         require(self.tie_break >= 0.0, "tie_break", self.tie_break, "0 or more")
 
 
-@saves("actors", "critic", "values", "target_critic", "actor_optimizer", "critic_optimizer", "num_updates")
+@saves("actor", "critic", "values", "target_critic", "actor_optimizer", "critic_optimizer", "num_updates")
 class ParetoAC:
     """Actor-critic for games without conflict, in which what is best for one agent is best for all.
 
@@ -79,14 +81,14 @@ class ParetoAC:
         self.config = config
         self._cardinalities = spec.cardinalities
         with streams.initialization("pareto_ac"):
-            self.actors = agent_network(spec, config)
+            self.actor = agent_network(spec, config)
             self.values = agent_network(spec, config, recurrent=False, sees_state=True, outputs=1)
             self.critic = _critic(config, spec, seed=streams.integer("pairs"))
         self.target_critic = frozen_copy(self.critic)
-        self.actor_optimizer = make_optimizer(self.actors.parameters(), config.learning_rate)
+        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
         judges = [*self.critic.parameters(), *self.values.parameters()]
-        self.critic_optimizer = make_optimizer(judges, config.critic_learning_rate)
-        self.needs = Needs(rollout=config.rollout, memory_size=self.actors.memory_size)
+        self.critic_optimizer = make_optimizer(judges, config.critic.learning_rate)
+        self.needs = rollout_needs(config, self.actor)
         self.num_updates = 0
         self._generator = streams.torch("exploration")
         # All processes of a run draw the same numbers: the reward that breaks ties is part of the task.
@@ -97,11 +99,11 @@ class ParetoAC:
         self, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
     ) -> Int[np.ndarray, "envs agents"]:
         """Draw each agent's action from its own policy, or take the most probable one."""
-        return act_by_policy(self.actors, step, generator=self._generator if explore else None, memory=memory)
+        return act_by_policy(self.actor, step, generator=self._generator if explore else None, memory=memory)
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one step of critics and state values, and one of the actors, on a rollout."""
-        logits, next_logits = self.actors.both(batch)
+        logits, next_logits = self.actor.both(batch)
         log_probs = masked_log_probs(logits, usable(batch.available_actions, self._cardinalities))
         q: Factors = self.critic(batch.observation, batch.state)
         value = self.values(batch.observation, batch.state).squeeze(-1)
@@ -111,23 +113,11 @@ class ParetoAC:
         best = optimistic_values(q.detach(), batch.available_actions)
         advantage = chosen_value(best, batch.actions) - value.detach()
         spread = mean_of_valid(entropy(log_probs), batch.valid)
-        actor_loss = policy_gradient_loss(chosen_value(log_probs, batch.actions), advantage, batch.valid)
-        steps = (
-            (actor_loss - self.config.entropy.at(progress) * spread, self.actor_optimizer),
-            (critic_loss + value_loss, self.critic_optimizer),
-        )
-        actor_norm, critic_norm = descend(*steps, max_gradient_norm=self.config.max_gradient_norm)
-        if isfinite(actor_norm) and isfinite(critic_norm):
-            self.num_updates += 1
-            self.config.target.apply(self.target_critic, self.critic, self.num_updates)
-        return {
-            "critic_loss": critic_loss.item(),
-            "value_loss": value_loss.item(),
-            "value": mean_of_valid(value.detach(), batch.valid).item(),
-            "entropy": spread.item(),
-            "actor_gradient_norm": actor_norm,
-            "critic_gradient_norm": critic_norm,
-        }
+        gain_loss = policy_gradient_loss(chosen_value(log_probs, batch.actions), advantage, batch.valid)
+        actor_loss = gain_loss - self.config.entropy.at(progress) * spread
+        numbers = improve(self, actor=actor_loss, critic=critic_loss + value_loss)
+        mean_value = mean_of_valid(value.detach(), batch.valid).item()
+        return numbers | {"value_loss": value_loss.item(), "value": mean_value, "entropy": spread.item()}
 
     @torch.no_grad()
     def _target(self, batch: Batch, next_logits: Tensor) -> Float[Tensor, "time batch agents"]:
@@ -136,7 +126,7 @@ class ParetoAC:
         allowed = usable(batch.next_available_actions, self._cardinalities)
         value = following_value(best, masked_log_probs(next_logits, allowed), batch)
         reward = batch.reward + self._tie_break(batch.actions).unsqueeze(-1)
-        return agents_target(batch, reward, self.config.discount, value, self.config.trace)
+        return value_target(batch, reward, value, discount=self.config.discount, trace=self.config.trace)
 
     def _tie_break(self, actions: Int[Tensor, "*batch agents"]) -> Float[Tensor, "*batch"]:
         preference = self._preference.to(actions.device).expand(*actions.shape, -1)
@@ -176,12 +166,12 @@ class _JointFactors(nn.Module):
 
 
 def _critic(config: Config, spec: EnvSpec, seed: int) -> nn.Module:
-    if config.critic == "factors":
+    if config.joint_values == "factors":
         return _JointFactors(config, spec, seed)
     count = prod(spec.cardinalities)
     if count > MOST_JOINT_ACTIONS:
         raise ConfigError(
-            f"pareto_ac: critic 'table' holds at most {MOST_JOINT_ACTIONS:,} joint actions, but the task has "
-            f"{count:,}; use critic='factors'."
+            f"pareto_ac: joint_values 'table' holds at most {MOST_JOINT_ACTIONS:,} joint actions, but the task has "
+            f"{count:,}; use joint_values='factors'."
         )
     return _JointTables(config, spec)

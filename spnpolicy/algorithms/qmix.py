@@ -1,6 +1,5 @@
 """QMIX: the team's value rises with every agent's utility, by weights that depend on the state."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,14 +17,15 @@ from spnpolicy.networks.agents import agent_network
 from spnpolicy.networks.encoders import state_encoder_for
 from spnpolicy.networks.layers import frozen_copy
 from spnpolicy.networks.mixers import QMixer, WeightTransform
-from spnpolicy.parts import settings
 from spnpolicy.parts.exploration import act_epsilon_greedy
-from spnpolicy.parts.optimization import descend, make_optimizer
+from spnpolicy.parts.optimization import improve, make_optimizer
 from spnpolicy.parts.saving import saves
+from spnpolicy.parts.settings import ValueSettings, data_needs
+from spnpolicy.parts.targets import value_target
 
 
 @dataclass(frozen=True)
-class Config(settings.ValueSettings):
+class Config(ValueSettings):
     """Settings of QMIX."""
 
     embedding: int = 32
@@ -70,7 +70,7 @@ class MixedValue(nn.Module):
         return self.mixer(best_tp1, batch.next_state)
 
 
-@saves("value", "target", "optimizer", "num_updates")
+@saves("critic", "target_critic", "critic_optimizer", "num_updates")
 class QMIX:
     """Monotonic value decomposition: Q_tot(s, u) = f(Q_1(o_1, u_1), ..., Q_n(o_n, u_n); s), f rising in each Q_i.
 
@@ -84,12 +84,12 @@ class QMIX:
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
         self.config = config
         with streams.initialization("qmix"):
-            self.value = MixedValue(spec, config)
-        self.target = frozen_copy(self.value)
-        self.optimizer = make_optimizer(self.value.parameters(), config.learning_rate)
+            self.critic = MixedValue(spec, config)
+        self.target_critic = frozen_copy(self.critic)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
-        self.needs = settings.value_needs(config, self.value.utilities)
-        self._random = streams.numpy("exploration")
+        self.needs = data_needs(config, self.critic.utilities.memory_size)
+        self._generator = streams.numpy("exploration")
 
     def joint_value(
         self,
@@ -98,24 +98,22 @@ class QMIX:
         actions: Int[Tensor, "*batch agents"],
     ) -> Float[Tensor, "*batch"]:
         """Return Q_tot of joint actions; for networks without memory."""
-        return self.value.mixer(chosen_value(self.value.utilities(observation), actions), state)
+        return self.critic.mixer(chosen_value(self.critic.utilities(observation), actions), state)
 
     def act(
         self, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
     ) -> Int[np.ndarray, "envs agents"]:
         """Choose epsilon-greedily by utility; the state is not looked at."""
-        chance = self.config.exploration.at(progress) if explore else 0.0
-        return act_epsilon_greedy(self.value.utilities, step, epsilon=chance, generator=self._random, memory=memory)
+        network, epsilon = self.critic.utilities, self.config.exploration.at(progress) if explore else 0.0
+        return act_epsilon_greedy(network, step, epsilon=epsilon, generator=self._generator, memory=memory)
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one gradient step on (y - Q_tot)^2 for utilities and mixer together."""
-        utility_t, utility_tp1 = self.value.utilities.both(batch)
-        q_t = self.value.of(utility_t, batch)
-        q_tp1 = self.target.best_following(batch, utility_tp1 if self.config.double_q else None)
-        target_t = settings.value_target(self.config, batch, batch.reward.mean(-1), q_tp1)
-        loss = squared_td_loss(q_t, target_t, batch.valid)
-        norm = descend((loss, self.optimizer), max_gradient_norm=self.config.max_gradient_norm)[0]
-        if math.isfinite(norm):
-            self.num_updates += 1
-            self.config.target.apply(self.target, self.value, self.num_updates)
-        return {"loss": loss.item(), "joint_value": q_t.mean().item(), "gradient_norm": norm}
+        config = self.config
+        utility_t, utility_tp1 = self.critic.utilities.both(batch)
+        value_t = self.critic.of(utility_t, batch)
+        value_tp1 = self.target_critic.best_following(batch, utility_tp1 if config.double_q else None)
+        reward = batch.reward.mean(-1)
+        target_t = value_target(batch, reward, value_tp1, discount=config.discount, trace=config.trace)
+        numbers = improve(self, critic=squared_td_loss(value_t, target_t, batch.valid))
+        return numbers | {"value": value_t.mean().item()}

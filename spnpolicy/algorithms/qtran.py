@@ -13,16 +13,20 @@ from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch, Memory
 from spnpolicy.maths import losses
-from spnpolicy.networks import layers as networks
+from spnpolicy.maths.masks import zero_where_stuck
 from spnpolicy.networks import mixers
 from spnpolicy.networks.agents import agent_network
 from spnpolicy.networks.encoders import state_network
-from spnpolicy.parts import exploration, optimization, settings
+from spnpolicy.networks.layers import frozen_copy
+from spnpolicy.parts.exploration import act_epsilon_greedy
+from spnpolicy.parts.optimization import improve, make_optimizer
 from spnpolicy.parts.saving import saves
+from spnpolicy.parts.settings import ValueSettings, data_needs
+from spnpolicy.parts.targets import value_target
 
 
 @dataclass(frozen=True)
-class Config(settings.ValueSettings):
+class Config(ValueSettings):
     """Settings of QTRAN."""
 
     variant: Literal["base", "alt"] = "base"
@@ -48,7 +52,7 @@ class Factorization(nn.Module):
     def __init__(self, spec: EnvSpec, config: Config):
         super().__init__()
         self.utilities = agent_network(spec, config)
-        self.critic = mixers.JointCritic(spec, config, config.embedding)
+        self.joint = mixers.JointCritic(spec, config, config.embedding)
         hidden = (config.embedding, config.embedding)
         self.offset = state_network(config.network, spec, 1, hidden=hidden, output_gain=0.01)
 
@@ -62,11 +66,11 @@ class Terms(NamedTuple):
     """How far the transformed value is from it at the agents' best actions; moves utilities and offset only."""
     nopt: Float[Tensor, ""]
     """How far it breaks the condition of the variant elsewhere; moves utilities and offset only."""
-    joint_value: Float[Tensor, "*batch"]
+    value: Float[Tensor, "*batch"]
     """Q_jt of what was done."""
 
 
-@saves("networks", "targets", "optimizer", "num_updates")
+@saves("critic", "target_critic", "critic_optimizer", "num_updates")
 class QTRAN:
     """Value factorization by transformation: sum_i q_i(o_i, u_i) + V_jt(s) stands for a joint value Q_jt(s, u).
 
@@ -80,49 +84,44 @@ class QTRAN:
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
         self.config = config
         with streams.initialization("qtran"):
-            self.networks = Factorization(spec, config)
-        self.targets = networks.frozen_copy(self.networks)
-        self.optimizer = optimization.make_optimizer(self.networks.parameters(), config.learning_rate)
+            self.critic = Factorization(spec, config)
+        self.target_critic = frozen_copy(self.critic)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
-        self.needs = settings.value_needs(config, self.networks.utilities)
-        self._draws = streams.numpy("exploration")
+        self.needs = data_needs(config, self.critic.utilities.memory_size)
+        self._generator = streams.numpy("exploration")
 
     def act(
         self, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
     ) -> Int[np.ndarray, "envs agents"]:
         """Choose epsilon-greedily by utility; the joint value is not looked at."""
-        utilities, epsilon = self.networks.utilities, self.config.exploration.at(progress) if explore else 0.0
-        return exploration.act_epsilon_greedy(utilities, step, epsilon=epsilon, generator=self._draws, memory=memory)
+        network, epsilon = self.critic.utilities, self.config.exploration.at(progress) if explore else 0.0
+        return act_epsilon_greedy(network, step, epsilon=epsilon, generator=self._generator, memory=memory)
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one gradient step on the sum of the three terms."""
         terms = self.terms(batch)
         loss = terms.td + self.config.lambda_opt * terms.opt + self.config.lambda_nopt * terms.nopt
-        norms = optimization.descend((loss, self.optimizer), max_gradient_norm=self.config.max_gradient_norm)
-        if np.isfinite(norms).all():
-            self.num_updates += 1
-            self.config.target.apply(self.targets, self.networks, self.num_updates)
-        return {name: float(value.detach().mean()) for name, value in terms._asdict().items()} | {
-            "gradient_norm": norms[0]
-        }
+        numbers = improve(self, critic=loss)
+        return numbers | {name: float(term.detach().mean()) for name, term in terms._asdict().items()}
 
     def terms(self, batch: Batch) -> Terms:
         """Return the parts of the loss on a batch."""
-        utility_t, utility_tp1 = self.networks.utilities.both(batch)
-        codes = self.networks.critic.codes(batch)
-        value_t = self.networks.critic(codes, batch.actions, batch.state)
+        utility_t, utility_tp1 = self.critic.utilities.both(batch)
+        codes = self.critic.joint.codes(batch)
+        value_t = self.critic.joint(codes, batch.actions, batch.state)
         target_t = self._target(batch, utility_tp1)
         best = greedy_actions(utility_t.detach(), batch.available_actions)
-        offset = self.networks.offset(batch.state).squeeze(-1)
+        offset = self.critic.offset(batch.state).squeeze(-1)
         with torch.no_grad():
-            best_value = self.networks.critic(codes, best, batch.state)
+            best_value = self.critic.joint(codes, best, batch.state)
         gap_at_best = losses.chosen_value(utility_t, best).sum(-1) + offset - best_value
         if self.config.variant == "base":
             chosen = losses.chosen_value(utility_t, batch.actions).sum(-1)
             violation = (chosen + offset - value_t.detach()).clamp_max(0.0).square()
         else:
             with torch.no_grad():
-                others = self.networks.critic.deviations(codes, batch.actions, batch.state)
+                others = self.critic.joint.deviations(codes, batch.actions, batch.state)
             gaps = mixers.deviation_sums(utility_t, batch.actions) + offset[..., None, None] - others
             violation = smallest_gap(gaps, batch.actions, batch.available_actions).square().sum(-1)
         return Terms(
@@ -134,13 +133,12 @@ class QTRAN:
 
     @torch.no_grad()
     def _target(self, batch: Batch, online: Float[Tensor, "*batch agents actions"]) -> Float[Tensor, "*batch"]:
-        chooser = online if self.config.double_q else self.targets.utilities.following(batch)
+        chooser = online if self.config.double_q else self.target_critic.utilities.following(batch)
         best = greedy_actions(chooser, batch.next_available_actions)
-        value_tp1 = self.targets.critic(self.targets.critic.following_codes(batch), best, batch.next_state)
-        # Where an agent has no action there is no joint action either.
-        impossible = ~batch.next_available_actions.any(-1).all(-1)
-        value_tp1 = value_tp1.masked_fill(impossible, 0.0)
-        return settings.value_target(self.config, batch, batch.reward.mean(-1), value_tp1)
+        value_tp1 = self.target_critic.joint(self.target_critic.joint.following_codes(batch), best, batch.next_state)
+        value_tp1 = zero_where_stuck(value_tp1, batch.next_available_actions)
+        config = self.config
+        return value_target(batch, batch.reward.mean(-1), value_tp1, discount=config.discount, trace=config.trace)
 
 
 def greedy_actions(

@@ -14,14 +14,15 @@ from torch.nn.functional import softplus
 from spnpolicy.base.decoding import require
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch, Needs
+from spnpolicy.data.protocol import Batch, Window
 from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
 from spnpolicy.maths.masks import existing_actions, require_some_action
 from spnpolicy.networks.encoders import Kind, Network
-from spnpolicy.parts.joint_actions import joint_mask, seen_state, split_index, team_target
-from spnpolicy.parts.optimization import descend, make_optimizer
+from spnpolicy.parts.joint_actions import joint_mask, seen_state, split_index
+from spnpolicy.parts.optimization import improve, make_optimizer
 from spnpolicy.parts.saving import saves
-from spnpolicy.parts.settings import LearnerSettings, LinearSchedule
+from spnpolicy.parts.settings import AdamSettings, DataSettings, LinearSchedule, data_needs, step_size
+from spnpolicy.parts.targets import value_target
 
 FIRST_WEIGHT = 0.01
 """Standard deviation of the first weights: hidden units begin almost alike, and only almost."""
@@ -34,15 +35,17 @@ COLDEST = 1e-3
 
 
 @dataclass(frozen=True)
-class Config(LearnerSettings):
+class Config(DataSettings):
     """Settings of learning with free energies."""
 
-    learning_rate: float = 2e-3
-    """Step size of Adam. Q is almost linear in the weights: all of them together may move it by many times this."""
+    critic: AdamSettings = field(default_factory=step_size(2e-3))
+    """How action values descend. Q is almost linear in the weights: all of them together may move it by many times the
+    step size."""
     network: Network = field(default_factory=lambda: Network(hidden=(32,)))
     """Features of the state, and the hidden units in the one layer that a Boltzmann machine has."""
-    rollout: int = 5
-    """Steps of every environment in one update; each is used in one update only."""
+    rollout: int | None = 5
+    """Learn from the newest so many steps of every environment, each used in one update only; none: from replay, with
+    next actions drawn from the policy of today."""
     sweeps: int = 100
     """Times that every agent's action is drawn anew before a joint action is used."""
     sampler: Literal["gibbs", "tempered_block"] = "gibbs"
@@ -56,7 +59,6 @@ class Config(LearnerSettings):
         super().__post_init__()
         hidden = self.network.hidden
         require(len(hidden) == 1, "network.hidden", hidden, "one number of hidden units")
-        require(self.rollout >= 1, "rollout", self.rollout, "at least 1")
         require(self.sweeps >= 1, "sweeps", self.sweeps, "at least 1")
         coldest = min(self.temperature.start, self.temperature.end)
         require(coldest > 0.0, "temperature", coldest, "above 0 at both ends")
@@ -102,7 +104,7 @@ class FreeEnergy(nn.Module):
         return self.action_weight[agents, actions].sum(-2)
 
 
-@saves("network", "optimizer", "num_updates")
+@saves("critic", "critic_optimizer", "num_updates")
 class RBM:
     """SARSA with free energies as joint action values, and a Boltzmann policy exp(Q / T) drawn by Gibbs sampling.
 
@@ -117,13 +119,13 @@ class RBM:
 
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
         self.config = config
-        self.needs = Needs(rollout=config.rollout)
+        self.needs = data_needs(config)
         self._cardinalities = spec.cardinalities
         with streams.initialization("rbm"):
             inputs = config.network.features.size(spec.state_size)
-            self.network = FreeEnergy(spec.cardinalities, inputs, config.network.hidden[0])
+            self.critic = FreeEnergy(spec.cardinalities, inputs, config.network.hidden[0])
         self._features = config.network.features
-        self.optimizer = make_optimizer(self.network.parameters(), config.learning_rate)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
         self._generator = streams.torch("exploration")
 
@@ -131,47 +133,44 @@ class RBM:
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
         """Draw joint actions from the Boltzmann policy, or look for the best ones."""
         require_some_action(step.available_actions)
-        state = self._features(seen_state(step, self.network.hidden_bias.device))
+        state = self._features(seen_state(step, self.critic.hidden_bias.device))
         available = torch.tensor(step.available_actions, device=state.device)
         if explore:
             return self._draw(state, available, progress).cpu().numpy()
         if math.prod(self._cardinalities) <= MOST_LISTED:
-            return best_of_all(self.network, state, available, self._cardinalities).cpu().numpy()
+            return best_of_all(self.critic, state, available, self._cardinalities).cpu().numpy()
         warmest, coldest = self.config.temperature.start, COLDEST * self.config.temperature.end
         temperatures = np.geomspace(warmest, coldest, self.config.sweeps).tolist()
-        return best_met(self.network, state, self._allowed(available), temperatures).cpu().numpy()
+        return best_met(self.critic, state, self._allowed(available), temperatures).cpu().numpy()
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Draw the actions a' that are missing, then do one gradient step on the mean of (y - Q)^2."""
         target_t = self._targets(batch, progress)
-        value_t = self.network(self._features(batch.state), batch.actions)
-        loss = squared_td_loss(value_t, target_t, batch.valid)
-        (norm,) = descend((loss, self.optimizer), max_gradient_norm=self.config.max_gradient_norm)
-        self.num_updates += math.isfinite(norm)
+        value_t = self.critic(self._features(batch.state), batch.actions)
+        numbers = improve(self, critic=squared_td_loss(value_t, target_t, batch.valid))
         mean_value = mean_of_valid(value_t.detach(), batch.valid)
-        temperature = self.config.temperature.at(progress)
-        return {"loss": loss.item(), "value": mean_value.item(), "gradient_norm": norm, "temperature": temperature}
+        return numbers | {"value": mean_value.item(), "temperature": self.config.temperature.at(progress)}
 
     @torch.no_grad()
     def _targets(self, batch: Batch, progress: float) -> Float[Tensor, "*batch"]:
         state_tp1 = self._features(batch.next_state)
         actions_tp1 = batch.actions.roll(-1, 0)
-        is_missing = torch.ones_like(batch.terminated)
-        if batch.ended is not None:
-            is_missing[:-1] = batch.ended[:-1]
-        is_missing &= ~batch.terminated
+        is_missing = ~batch.terminated
+        if isinstance(batch, Window):
+            is_missing &= batch.cut
         if is_missing.any():
             available = batch.next_available_actions[is_missing]
             actions_tp1[is_missing] = self._draw(state_tp1[is_missing], available, progress)
-        return team_target(batch, self.network(state_tp1, actions_tp1), discount=self.config.discount)
+        config, value_tp1 = self.config, self.critic(state_tp1, actions_tp1)
+        return value_target(batch, batch.reward.mean(-1), value_tp1, discount=config.discount, trace=config.trace)
 
     def _draw(self, state: Tensor, available: Tensor, progress: float) -> Int[Tensor, "batch agents"]:
         sweep, allowed = SAMPLERS[self.config.sampler], self._allowed(available)
-        inputs = self.network.state_inputs(state)
+        inputs = self.critic.state_inputs(state)
         actions = uniform_actions(allowed, self._generator)
         for _ in range(self.config.sweeps):
             actions = sweep(
-                self.network, inputs, actions, allowed, self.config.temperature.at(progress), self._generator
+                self.critic, inputs, actions, allowed, self.config.temperature.at(progress), self._generator
             )
         return actions
 

@@ -10,28 +10,28 @@ from torch import Tensor
 
 from spnpolicy.base.distributed import any_of
 from spnpolicy.base.seeding import Streams
-from spnpolicy.data import protocol
 from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch, Memory
 from spnpolicy.maths.returns import lambda_target
 from spnpolicy.networks.agents import agent_network
-from spnpolicy.parts import actor_critic, exploration
-from spnpolicy.parts.optimization import descend, make_optimizer
+from spnpolicy.parts.actor_critic import action_log_probs, actor_loss, rollout_needs
+from spnpolicy.parts.exploration import act_by_policy
+from spnpolicy.parts.optimization import improve, make_optimizer
 from spnpolicy.parts.saving import saves
-from spnpolicy.parts.settings import LinearSchedule, PolicySettings
-
-_RATE = 0.001
+from spnpolicy.parts.settings import AdamSettings, AgentPolicySettings, LinearSchedule, step_size
+from spnpolicy.parts.targets import window_of
 
 
 @dataclass(frozen=True)
-class Config(PolicySettings):
+class Config(AgentPolicySettings):
     """Settings of REINFORCE."""
 
-    learning_rate: float = 3e-4
-    """Step size of Adam."""
+    actor: AdamSettings = field(default_factory=step_size(3e-4))
+    """How policies descend."""
     rollout: int = 50
     """Steps of every environment in one update. Steps of an episode that goes on after them are left out, so this
     should be several times the length of an episode, or a multiple of it where all have the same length."""
-    entropy: LinearSchedule = field(default_factory=lambda: LinearSchedule(start=_RATE, end=_RATE))
+    entropy: LinearSchedule = field(default_factory=lambda: LinearSchedule(0.001, 0.001))
     """Weight of the policies' entropy, in units of reward per nat."""
     truncation: Literal["end", "exclude"] = "end"
     """What a time limit is: "end" counts the rewards up to it, as if nothing came after; "exclude" does not learn from
@@ -41,7 +41,7 @@ class Config(PolicySettings):
     episodes in a rollout."""
 
 
-@saves("policy", "optimizer", "num_updates")
+@saves("actor", "actor_optimizer", "num_updates")
 class Reinforce:
     """Monte Carlo policy gradient of independent agents: the loss is -mean(G log pi_i(u_i | o_i) + weight H(pi_i)).
 
@@ -57,40 +57,36 @@ class Reinforce:
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
         self.config = config
         with streams.initialization("reinforce"):
-            self.policy = agent_network(spec, config)
-        self.optimizer = make_optimizer(self.policy.parameters(), config.learning_rate)
+            self.actor = agent_network(spec, config)
+        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
         self.num_updates = 0
-        self.needs = actor_critic.rollout_needs(config, self.policy)
-        self._draws = streams.torch("exploration")
+        self.needs = rollout_needs(config, self.actor)
+        self._generator = streams.torch("exploration")
 
     def act(
-        self, step: Step, *, explore: bool, progress: float = 1.0, memory: protocol.Memory | None = None
+        self, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
     ) -> Int[np.ndarray, "envs agents"]:
         """Draw from the policies, or take their most probable actions."""
-        return exploration.act_by_policy(self.policy, step, generator=self._draws if explore else None, memory=memory)
+        return act_by_policy(self.actor, step, generator=self._generator if explore else None, memory=memory)
 
-    def update(self, batch: protocol.Batch, *, progress: float) -> dict[str, float]:
+    def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one gradient step on the steps of a rollout whose episodes ended in it."""
         time_limit_ends = self.config.truncation == "end"
         return_t, complete = episode_returns(batch, self.config.discount, time_limit_ends=time_limit_ends)
         share = float(complete.float().mean())
         # Together with the other processes of a run, because the gradients are averaged over all of them.
         if not any_of(share > 0.0):
-            return dict.fromkeys(("loss", "return", "entropy", "gradient_norm"), 0.0) | {"complete": share}
+            return dict.fromkeys(("actor_loss", "actor_gradient_norm", "return", "entropy"), 0.0) | {"complete": share}
         mean_return = return_t.sum((0, 1)) / complete.sum().clamp_min(1)
         compared = return_t - mean_return if self.config.mean_baseline else return_t
-        log_probs = actor_critic.action_log_probs(self.policy, batch)
-        weight = self.config.entropy.at(progress)
-        loss, entropy = actor_critic.actor_loss(log_probs, batch.actions, compared, weight, complete)
-        gradient_norm = descend((loss, self.optimizer), max_gradient_norm=self.config.max_gradient_norm)[0]
-        self.num_updates += int(gradient_norm < float("inf"))
-        numbers = {"loss": loss, "return": mean_return.mean(), "entropy": entropy}
-        named = {name: float(number.detach()) for name, number in numbers.items()}
-        return named | {"gradient_norm": gradient_norm, "complete": share}
+        log_probs = action_log_probs(self.actor, batch)
+        loss, entropy = actor_loss(log_probs, batch.actions, compared, self.config.entropy.at(progress), complete)
+        numbers = improve(self, actor=loss)
+        return numbers | {"return": mean_return.mean().item(), "entropy": entropy.item(), "complete": share}
 
 
 def episode_returns(
-    batch: protocol.Batch, discount: float, *, time_limit_ends: bool
+    batch: Batch, discount: float, *, time_limit_ends: bool
 ) -> tuple[Float[Tensor, "time batch agents"], Bool[Tensor, "time batch"]]:
     """Return every agent's discounted reward from each step to the end of its episode, and where that end was seen.
 
@@ -101,13 +97,14 @@ def episode_returns(
     Raises:
         ValueError: the batch holds single transitions.
     """
-    if batch.ended is None or batch.valid is None:
-        raise ValueError("returns are those of windows of steps, not of single transitions.")
-    is_end = batch.ended & batch.valid & (batch.terminated | time_limit_ends)
+    window = window_of(batch)
+    assert window.ended is not None, "a window has all fields"
+    assert window.valid is not None, "a window has all fields"
+    is_end = window.ended & window.valid & (window.terminated | time_limit_ends)
     complete, seen = torch.empty_like(is_end), torch.zeros_like(is_end[0])
     for t in reversed(range(len(is_end))):
-        seen = torch.where(batch.ended[t], is_end[t], seen)
+        seen = torch.where(window.ended[t], is_end[t], seen)
         complete[t] = seen
-    ended, known = (flag.unsqueeze(-1).expand_as(batch.reward) for flag in (batch.ended, complete))
+    ended, known = (flag.unsqueeze(-1).expand_as(batch.reward) for flag in (window.ended, complete))
     return_t = lambda_target(batch.reward, discount, ended, ended, torch.zeros_like(batch.reward))
     return return_t.where(known, 0.0), complete

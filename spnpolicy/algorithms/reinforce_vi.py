@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits import CircuitDistribution
@@ -37,9 +37,9 @@ class Config(spn_ac.Config):
 class Drawn(NamedTuple):
     """Samples of a policy, the sample axis first."""
 
-    log_prob: Float[Tensor, "samples batch"]
+    log_prob: Float[Tensor, "samples *batch"]
     """With gradient."""
-    soft_return: Float[Tensor, "samples batch"]
+    soft_return: Float[Tensor, "samples *batch"]
     """R = Q(u) - temperature * log pi(u), without gradient; its mean estimates the ELBO."""
 
 
@@ -58,8 +58,8 @@ class ReinforceVI:
         self.config = config
         exact = {part.name: getattr(config, part.name) for part in fields(spn_ac.Config)}
         self.learner = spn_ac.SPNActorCritic(spn_ac.Config(**exact), spec, streams)
-        self._samples = streams.torch("samples")
-        self._has_masks = spec.has_action_masks
+        self.needs = self.learner.needs
+        self._sample_generator = streams.torch("samples")
 
     def policy_at(self, step: Step) -> CircuitDistribution:
         """Return the joint policy of every environment, with forbidden actions ruled out."""
@@ -72,22 +72,17 @@ class ReinforceVI:
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one step of the critic, one of the policy, and one of the temperature."""
         with torch.no_grad():
-            following = self._draw(self.learner.target_critic, batch.next_observation, batch.next_available_actions)
-            target_t = self.learner.target(batch, following[1].soft_return.mean(0))
+            _, drawn = self._draw(self.learner.target_critic, batch.next_observation, batch.next_available_actions)
+            target_t = self.learner.target(batch, drawn.soft_return.mean(0), -drawn.log_prob.mean(0))
         q_t, drawn = self._draw(self.learner.critic, batch.observation, batch.available_actions)
-        loss = score_function_loss(drawn, self.config.baseline)
+        loss = score_function_loss(drawn, self.config.baseline, batch.valid)
         elbo, entropy = drawn.soft_return.mean(0), -drawn.log_prob.detach().mean(0)
         return self.learner.learn(batch, q_t, target_t, loss, elbo, entropy, progress)
 
-    def to(self, device: torch.device) -> None:
-        """Move all networks to a device; actions are still drawn on the CPU."""
-        self.learner.to(device)
-
     def _draw(self, critic: torch.nn.Module, observation: Tensor, available: Tensor) -> tuple[Factors, Drawn]:
         q: Factors = critic(observation)
-        pi: CircuitDistribution = self.learner.policy(observation)
-        pi = pi.condition(available) if self._has_masks else pi
-        return q, draw(pi, q, self.learner.temperature.value, self.config.samples, self._samples)
+        pi = self.learner.policy(observation, available)
+        return q, draw(pi, q, self.learner.temperature.value, self.config.samples, self._sample_generator)
 
 
 def draw(pi: CircuitDistribution, q: Factors, temperature: float, count: int, generator: torch.Generator) -> Drawn:
@@ -107,7 +102,7 @@ def draw(pi: CircuitDistribution, q: Factors, temperature: float, count: int, ge
         return Drawn(log_prob, q.detach()(actions) - temperature * log_prob)
 
 
-def score_function_loss(drawn: Drawn, baseline: str) -> Float[Tensor, ""]:
+def score_function_loss(drawn: Drawn, baseline: str, valid: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, ""]:
     """Return a number whose gradient is minus an unbiased estimate of that of the mean ELBO.
 
     With "leave_one_out" each sample is compared with the mean of the others; a mean that holds the sample itself would
@@ -116,8 +111,10 @@ def score_function_loss(drawn: Drawn, baseline: str) -> Float[Tensor, ""]:
     Args:
         drawn: samples, at least two per row with "leave_one_out".
         baseline: "leave_one_out" or "none".
+        valid: which rows count; None for all.
     """
     value, count = drawn.soft_return, len(drawn.soft_return)
     if baseline == "leave_one_out":
         value = (value - value.mean(0)) * (count / (count - 1))
-    return policy_gradient_loss(drawn.log_prob, value)
+    counts = None if valid is None else valid.expand_as(value)
+    return policy_gradient_loss(drawn.log_prob, value, counts)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,44 +17,37 @@ from spnpolicy.base.distributed import mean
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
-from spnpolicy.maths.losses import squared_td_loss
-from spnpolicy.maths.masks import existing_actions, require_some_action
-from spnpolicy.maths.objective import elbo
-from spnpolicy.maths.returns import q_target
-from spnpolicy.networks.encoders import Kind, Network, encoder_for, require_known_kind
+from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
+from spnpolicy.maths.masks import require_some_action, usable, zero_where_stuck
+from spnpolicy.networks.encoders import encoder_for
 from spnpolicy.networks.layers import TargetUpdate, frozen_copy
 from spnpolicy.networks.policy import SPNPolicy
-from spnpolicy.parts.optimization import descend, make_optimizer
+from spnpolicy.parts.optimization import improve, make_optimizer
+from spnpolicy.parts.saving import saves
+from spnpolicy.parts.settings import AdamSettings, DataSettings, data_needs, step_size
+from spnpolicy.parts.targets import value_target
 from spnpolicy.parts.temperature import Temperature, TemperatureConfig, spread
 
 
 @dataclass(frozen=True)
-class SharedConfig:
+class SharedConfig(DataSettings):
     """Settings of all learners that set a policy over joint actions against a factor-graph critic."""
 
-    discount: float = 0.95
-    """Worth of a reward one step later; a training run sets it."""
+    critic: AdamSettings = field(default_factory=step_size(1e-3))
+    """How action values descend."""
+    actor: AdamSettings = field(default_factory=step_size(1e-3))
+    """How the policy descends."""
     num_pairs: int = 20
     """Most pair factors of the critic: all pairs of agents if they are no more than this, else so many at random."""
-    learning_rate: float = 1e-3
-    """Step size of Adam on the critic."""
-    policy_learning_rate: float = 1e-3
-    """Step size of Adam on the policy."""
-    network: Network = field(default_factory=Network)
-    """What critic and policy are made of."""
     entropy_reference: Literal["uniform", "none"] = "uniform"
     """Measure entropy against the uniform policy, so that staying alive is never paid; "none" is the plain entropy."""
-    max_gradient_norm: float = 10.0
-    """Longer gradients are shortened to this norm."""
     temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
     """Weight of the entropy."""
     target: TargetUpdate = field(default_factory=TargetUpdate)
     """How the target critic follows."""
 
-    network_kinds: ClassVar[tuple[Kind, ...]] = ("mlp", "entities")
-
     def __post_init__(self) -> None:
-        require_known_kind(self)
+        super().__post_init__()
         require(self.num_pairs >= 1, "num_pairs", self.num_pairs, "at least 1")
 
 
@@ -72,10 +65,11 @@ class Config(SharedConfig):
         require(self.labels >= 1, "labels", self.labels, "at least 1")
 
 
-Solver = Callable[[Factors, Bool[Tensor, "batch agents actions"], float], CircuitDistribution]
+Solver = Callable[[Factors, Bool[Tensor, "*batch agents actions"], float], CircuitDistribution]
 """Finds the policy for given action values, available actions and temperature, without a network."""
 
 
+@saves("critic", "actor", "target_critic", "critic_optimizer", "actor_optimizer", "temperature", "num_updates")
 class SPNActorCritic:
     """Maximum-entropy actor-critic whose actor and bootstrap are exact expectations under a joint policy.
 
@@ -84,8 +78,11 @@ class SPNActorCritic:
     samples actions. Exploration is sampling from the policy; greedy play is its exact mode. The common reward is the
     mean over agents.
 
-    Relatives are made of its parts: with a `solver` the policy comes from the critic's tables instead of the policy
-    network, which then is not trained; and `learn` takes another policy loss, `target` another value of what follows.
+    With a trace above 0 the target looks further ahead, along the joint actions that were taken: a soft lambda-return,
+    in which every state on the way adds its entropy's worth. On fresh rollouts this is unbiased.
+
+    Relatives are made of its parts: with a `solver` the policy comes from the critic's tables instead of the actor's
+    network, which then is not trained; and `learn` takes another actor loss, `target` another value of what follows.
 
     Source: Vora, Centralised MARL by leveraging tractable inference; Shih and Ermon 2020 for the exact ELBO.
     """
@@ -101,32 +98,25 @@ class SPNActorCritic:
             options = {"hidden": network.hidden, "per_agent": True, "agent_id": network.tells_agents_apart}
             self.critic = FactorQ(graph, encoder=encoder_for(network, spec), **options)
             pairs = [(scope[0], scope[1]) for scope in graph.scopes if len(scope) == 2]
-            self.policy = SPNPolicy(circuit, encoder=encoder_for(network, spec), pairs=pairs, **options)
+            self.actor = SPNPolicy(circuit, encoder=encoder_for(network, spec), pairs=pairs, **options)
         self.target_critic = frozen_copy(self.critic)
-        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.learning_rate)
-        self.policy_optimizer = make_optimizer(self.policy.parameters(), config.policy_learning_rate)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
+        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
         self.temperature = Temperature(config.temperature)
         self.num_updates = 0
+        self.needs = data_needs(config)
         self._generator = streams.torch("exploration")
-        self._everything = existing_actions(spec.cardinalities)
-        self._device = torch.device("cpu")
-
-    def to(self, device: torch.device) -> None:
-        """Move all networks to a device; actions are still drawn on the CPU."""
-        for network in (self.critic, self.policy, self.target_critic):
-            network.to(device)
-        self._everything = self._everything.to(device)
-        self._device = device
 
     def policy_at(self, step: Step) -> CircuitDistribution:
         """Return the joint policy of every environment, with forbidden actions ruled out; always on the CPU."""
         require_some_action(step.available_actions)
+        device = next(self.critic.parameters()).device
         with torch.no_grad():
-            observation = torch.tensor(step.observation, dtype=torch.float32, device=self._device)
-            available = torch.tensor(step.available_actions, device=self._device)
-            pi = self._policy(observation, available)
+            observation = torch.tensor(step.observation, dtype=torch.float32, device=device)
+            available = torch.tensor(step.available_actions, device=device)
+            pi = self.policy(observation, available)
             # The random streams live on the CPU, so that a seed means the same on every device.
-            return pi if self._device.type == "cpu" else CircuitDistribution(pi.circuit, pi.logits.cpu())
+            return pi if device.type == "cpu" else CircuitDistribution(pi.circuit, pi.logits.cpu())
 
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
         """Sample joint actions, or take the exact mode."""
@@ -134,90 +124,84 @@ class SPNActorCritic:
         return (pi.sample(generator=self._generator) if explore else pi.mode).numpy()
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
-        """Do one step of the critic, one of the policy, and one of the temperature."""
-        target_t = self._target(batch)
+        """Do one step of the critic, one of the actor, and one of the temperature."""
+        target_t = self._targets(batch)
         q_t: Factors = self.critic(batch.observation)
-        pi = self._policy(batch.observation, batch.available_actions)
+        pi = self.policy(batch.observation, batch.available_actions)
         entropy = pi.entropy()
         bound = pi.expectation(q_t.detach()) + self.temperature.value * entropy
-        return self.learn(batch, q_t, target_t, -bound.mean(), bound, entropy, progress)
+        return self.learn(batch, q_t, target_t, -mean_of_valid(bound, batch.valid), bound, entropy, progress)
 
     def learn(
         self,
         batch: Batch,
         q_t: Factors,
-        target_t: Float[Tensor, " batch"],
-        policy_loss: Float[Tensor, ""],
-        bound: Float[Tensor, " batch"],
-        entropy: Float[Tensor, " batch"],
+        target_t: Float[Tensor, "*batch"],
+        actor_loss: Float[Tensor, ""],
+        bound: Float[Tensor, "*batch"],
+        entropy: Float[Tensor, "*batch"],
         progress: float,
     ) -> dict[str, float]:
-        """Descend on the critic's and the policy's loss, then move temperature and target; all or nothing."""
-        config = self.config
-        critic_loss = squared_td_loss(q_t(batch.actions), target_t)
-        steps = [(critic_loss, self.critic_optimizer)]
+        """Descend on the critic's and the actor's loss, then move temperature and target; all or nothing."""
+        losses = {"critic": squared_td_loss(q_t(batch.actions), target_t, batch.valid)}
         if self._solver is None:
-            steps.append((policy_loss, self.policy_optimizer))
-        norms = descend(*steps, max_gradient_norm=config.max_gradient_norm)
-        largest = self._largest_entropy(batch.available_actions).mean()
-        mean_entropy, mean_largest = mean(float(entropy.detach().mean()), float(largest))
-        if all(map(math.isfinite, norms)):
+            losses["actor"] = actor_loss
+        numbers = improve(self, **losses)
+        allowed = usable(batch.available_actions, self._spec.cardinalities)
+        largest = mean_of_valid(self._largest_entropy(allowed), batch.valid)
+        mean_entropy, mean_largest = mean(float(mean_of_valid(entropy.detach(), batch.valid)), float(largest))
+        if all(map(math.isfinite, numbers.values())):
 
             def spread_of_values() -> float:
-                return mean(float(spread(q_t.detach(), batch.available_actions & self._everything).mean()))[0]
+                return mean(float(mean_of_valid(spread(q_t.detach(), allowed), batch.valid)))[0]
 
             self.temperature.update(mean_entropy, mean_largest, progress, spread_of_values)
-            self.num_updates += 1
-            config.target.apply(self.target_critic, self.critic, self.num_updates)
-        return {
-            "critic_loss": float(critic_loss.detach()),
-            "critic_gradient_norm": norms[0],
-            "policy_gradient_norm": norms[1] if self._solver is None else 0.0,
-            "elbo": float(bound.detach().mean()),
-            "entropy": mean_entropy,
-            "temperature": self.temperature.value,
-        }
+        mean_bound = float(mean_of_valid(bound.detach(), batch.valid))
+        return numbers | {"elbo": mean_bound, "entropy": mean_entropy, "temperature": self.temperature.value}
 
-    def _policy(self, observation: Tensor, available: Bool[Tensor, "batch agents actions"]) -> CircuitDistribution:
+    def policy(self, observation: Tensor, available: Bool[Tensor, "*batch agents actions"]) -> CircuitDistribution:
+        """Return the joint policy at these observations, with forbidden actions ruled out."""
+        allowed = usable(available, self._spec.cardinalities)
         if self._solver is not None:
             with torch.no_grad():
-                return self._solver(self.critic(observation), available, self.temperature.value)
-        pi: CircuitDistribution = self.policy(observation)
-        return pi.condition(available) if self._spec.has_action_masks else pi
+                return self._solver(self.critic(observation), allowed, self.temperature.value)
+        pi: CircuitDistribution = self.actor(observation)
+        return pi.condition(allowed) if self._spec.has_action_masks else pi
 
     @torch.no_grad()
-    def _target(self, batch: Batch) -> Float[Tensor, " batch"]:
-        """Return r + discount (1 - d) * soft value of the next state, which is the exact ELBO."""
-        pi = self._policy(batch.next_observation, batch.next_available_actions)
-        value = elbo(pi, self.target_critic(batch.next_observation), self.temperature.value)
-        return self.target(batch, value)
+    def _targets(self, batch: Batch) -> Float[Tensor, "*batch"]:
+        pi = self.policy(batch.next_observation, batch.next_available_actions)
+        entropy = pi.entropy()
+        value = pi.expectation(self.target_critic(batch.next_observation)) + self.temperature.value * entropy
+        return self.target(batch, value, entropy)
 
-    def target(self, batch: Batch, value: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """Return r + discount (1 - d) * value, the value less the entropy of the uniform policy if that is asked."""
-        if self.config.entropy_reference == "uniform":
-            value = value - self.temperature.value * self._largest_entropy(batch.next_available_actions)
-        return q_target(batch.reward.mean(-1), self.config.discount, batch.terminated, value)
+    def target(
+        self, batch: Batch, value_tp1: Float[Tensor, "*batch"], entropy_tp1: Float[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch"]:
+        """Return r + discount (1 - d) * soft value of the next state, or what looks further ahead with a trace.
 
-    def _largest_entropy(self, available: Bool[Tensor, "batch agents actions"]) -> Float[Tensor, " batch"]:
+        Args:
+            batch: what happened.
+            value_tp1: E[Q] + alpha * entropy of the next state.
+            entropy_tp1: its part that is the entropy, which is measured against the uniform policy's if that is asked.
+        """
+        config, available = self.config, batch.next_available_actions
+        bonus_tp1 = self.temperature.value * entropy_tp1
+        if config.entropy_reference == "uniform":
+            largest = self.temperature.value * self._largest_entropy(usable(available, self._spec.cardinalities))
+            value_tp1, bonus_tp1 = value_tp1 - largest, bonus_tp1 - largest
+        value_tp1, options = (
+            zero_where_stuck(value_tp1, available),
+            {"discount": config.discount, "trace": config.trace},
+        )
+        return value_target(batch, batch.reward.mean(-1), value_tp1, bonus_tp1=bonus_tp1, **options)
+
+    def _largest_entropy(self, allowed: Bool[Tensor, "*batch agents actions"]) -> Float[Tensor, "*batch"]:
         """Return the entropy of the uniform policy over the allowed joint actions, in nats."""
         if not self._spec.has_action_masks:
             largest = sum(math.log(k) for k in self._spec.cardinalities)
-            return torch.full((len(available),), largest, device=available.device)
-        return (available & self._everything).sum(-1).float().log().sum(-1)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what continuing needs: networks, target, optimisers, temperature and counter."""
-        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
-        return parts | {"num_updates": self.num_updates}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
-        for name in _PARTS:
-            getattr(self, name).load_state_dict(state[name])
-        self.num_updates = state["num_updates"]
-
-
-_PARTS = ("critic", "policy", "target_critic", "critic_optimizer", "policy_optimizer", "temperature")
+            return torch.full(allowed.shape[:-2], largest, device=allowed.device)
+        return allowed.sum(-1).float().log().sum(-1)
 
 
 def build_circuit(config: Config, graph: FactorGraph) -> Circuit:

@@ -10,20 +10,23 @@ from torch import Tensor
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch, Memory
-from spnpolicy.maths import losses, returns
-from spnpolicy.networks import layers as networks
+from spnpolicy.maths.losses import chosen_value, squared_td_loss
+from spnpolicy.maths.returns import greedy_value
 from spnpolicy.networks.agents import agent_network
-from spnpolicy.parts import optimization, settings
+from spnpolicy.networks.layers import frozen_copy
 from spnpolicy.parts.exploration import act_epsilon_greedy
+from spnpolicy.parts.optimization import improve, make_optimizer
 from spnpolicy.parts.saving import saves
+from spnpolicy.parts.settings import ValueSettings, data_needs
+from spnpolicy.parts.targets import value_target
 
 
 @dataclass(frozen=True)
-class Config(settings.ValueSettings):
+class Config(ValueSettings):
     """Settings of VDN."""
 
 
-@saves("utilities", "target_utilities", "optimizer", "num_updates")
+@saves("critic", "target_critic", "critic_optimizer", "num_updates")
 class VDN:
     """Value decomposition: Q_tot(o, u) = sum_i Q_i(o_i, u_i), learned from the team's reward.
 
@@ -37,46 +40,37 @@ class VDN:
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
         self.config = config
         with streams.initialization("vdn"):
-            self.utilities = agent_network(spec, config)
-        self.target_utilities = networks.frozen_copy(self.utilities)
-        self.optimizer = optimization.make_optimizer(self.utilities.parameters(), config.learning_rate)
-        self.needs = settings.value_needs(config, self.utilities)
-        self._generator = streams.numpy("exploration")
+            self.critic = agent_network(spec, config)
+        self.target_critic = frozen_copy(self.critic)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
+        self.needs = data_needs(config, self.critic.memory_size)
+        self._generator = streams.numpy("exploration")
 
     def joint_value(
         self, observation: Float[Tensor, "*batch agents features"], actions: Int[Tensor, "*batch agents"]
     ) -> Float[Tensor, "*batch"]:
         """Return Q_tot of joint actions; for networks without memory."""
-        return losses.chosen_value(self.utilities(observation), actions).sum(-1)
+        return chosen_value(self.critic(observation), actions).sum(-1)
 
     def act(
         self, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
     ) -> Int[np.ndarray, "envs agents"]:
         """Choose epsilon-greedily by utility; the agents' best actions together maximise Q_tot."""
-        rate = self.config.exploration.at(progress) if explore else 0.0
-        return act_epsilon_greedy(self.utilities, step, epsilon=rate, generator=self._generator, memory=memory)
+        epsilon = self.config.exploration.at(progress) if explore else 0.0
+        return act_epsilon_greedy(self.critic, step, epsilon=epsilon, generator=self._generator, memory=memory)
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one joint gradient step on (y - Q_tot)^2."""
-        utility_t, utility_tp1 = self.utilities.both(batch)
-        joint_value_t = losses.chosen_value(utility_t, batch.actions).sum(-1)
-        next_value = self._next_value(batch, utility_tp1)
-        target_t = settings.value_target(self.config, batch, batch.reward.mean(-1), next_value)
-        loss = losses.squared_td_loss(joint_value_t, target_t, batch.valid)
-        limit = self.config.max_gradient_norm
-        gradient_norm = optimization.descend((loss, self.optimizer), max_gradient_norm=limit)[0]
-        if gradient_norm < float("inf"):
-            self.num_updates += 1
-            self.config.target.apply(self.target_utilities, self.utilities, self.num_updates)
-        return {
-            "loss": float(loss.detach()),
-            "joint_value": float(joint_value_t.detach().mean()),
-            "gradient_norm": gradient_norm,
-        }
+        utility_t, utility_tp1 = self.critic.both(batch)
+        value_t = chosen_value(utility_t, batch.actions).sum(-1)
+        numbers = improve(self, critic=squared_td_loss(value_t, self._targets(batch, utility_tp1), batch.valid))
+        return numbers | {"value": value_t.mean().item()}
 
     @torch.no_grad()
-    def _next_value(self, batch: Batch, online: Float[Tensor, "*batch agents actions"]) -> Float[Tensor, "*batch"]:
-        utility_tp1 = self.target_utilities.following(batch)
-        selector = online if self.config.double_q else None
-        return returns.greedy_value(utility_tp1, batch.next_available_actions, selector_tp1=selector).sum(-1)
+    def _targets(self, batch: Batch, online: Float[Tensor, "*batch agents actions"]) -> Float[Tensor, "*batch"]:
+        utility_tp1 = self.target_critic.following(batch)
+        selector_tp1 = online if self.config.double_q else None
+        value_tp1 = greedy_value(utility_tp1, batch.next_available_actions, selector_tp1=selector_tp1).sum(-1)
+        config = self.config
+        return value_target(batch, batch.reward.mean(-1), value_tp1, discount=config.discount, trace=config.trace)

@@ -13,42 +13,39 @@ from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
-from spnpolicy.maths.masks import require_some_action
-from spnpolicy.maths.returns import q_target
+from spnpolicy.maths.masks import require_some_action, usable, zero_where_stuck
 from spnpolicy.networks.encoders import state_network
 from spnpolicy.networks.layers import TargetUpdate, frozen_copy
-from spnpolicy.networks.nearest import EmbeddingKind, JointCritic, best_of, nearest_joint_actions, playable
+from spnpolicy.networks.nearest import EmbeddingKind, JointCritic, best_of, nearest_joint_actions
 from spnpolicy.networks.proposals import sometimes_uniform
-from spnpolicy.parts.exploration import EpsilonSchedule
-from spnpolicy.parts.optimization import descend, make_optimizer
+from spnpolicy.parts.optimization import improve, make_optimizer
 from spnpolicy.parts.saving import saves
-from spnpolicy.parts.settings import LearnerSettings, LinearSchedule
+from spnpolicy.parts.settings import AdamSettings, GreedySettings, LinearSchedule, data_needs, step_size
+from spnpolicy.parts.targets import value_target
 
 
 @dataclass(frozen=True)
-class Config(LearnerSettings):
+class Config(GreedySettings):
     """Settings of Wolpertinger."""
 
-    learning_rate: float = 1e-3
-    """Step size of Adam on the critic."""
-    policy_learning_rate: float = 1e-4
-    """Step size of Adam on the actor."""
+    critic: AdamSettings = field(default_factory=step_size(1e-3))
+    """How action values descend."""
+    actor: AdamSettings = field(default_factory=step_size(1e-4))
+    """How the proposed point descends."""
     neighbours: int = 32
     """Joint actions that the critic chooses from; all of them if there are no more. The authors take 5 to 10 % of all,
     and find that 1 often fails."""
     embedding: EmbeddingKind = "one_hot"
     """Where joint actions lie: "one_hot" at corners, "code" on a line per agent, for actions that have an order."""
     noise: LinearSchedule = field(default_factory=lambda: LinearSchedule(start=0.5, end=0.1, share=0.5))
-    """Standard deviation of the noise on the proposed point; one-hot coordinates span 1, codes 2."""
-    exploration: EpsilonSchedule = field(default_factory=EpsilonSchedule)
-    """Probability of a random joint action besides: noise changes nothing where all joint actions are neighbours."""
+    """Standard deviation of the noise on the proposed point; one-hot coordinates span 1, codes 2. It changes nothing
+    where all joint actions are neighbours, therefore `exploration` besides."""
     target: TargetUpdate = field(default_factory=lambda: TargetUpdate(rate=1e-3))
     """How the target actor and critic follow."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.neighbours >= 1, "neighbours", self.neighbours, "at least 1")
-        require(self.policy_learning_rate > 0.0, "policy_learning_rate", self.policy_learning_rate, "above 0")
         require(min(self.noise.start, self.noise.end) >= 0.0, "noise", self.noise, "0 or more")
 
 
@@ -85,9 +82,11 @@ class Wolpertinger:
             embedding = self.critic.embedding
             self.actor = Actor(config, spec, embedding.size, embedding.bounds)
         self.target_actor, self.target_critic = frozen_copy(self.actor), frozen_copy(self.critic)
-        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.policy_learning_rate)
-        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.learning_rate)
+        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
+        self.needs = data_needs(config)
+        self._cardinalities = spec.cardinalities
         self._generator = streams.torch("exploration")
 
     @torch.no_grad()
@@ -114,21 +113,10 @@ class Wolpertinger:
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one step of the critic, one of the actor, and one of their targets."""
         value_t = self.critic(batch.state, batch.actions.unsqueeze(-2)).squeeze(-1)
-        critic_loss = squared_td_loss(value_t, self._target(batch), batch.valid)
         actor_loss, proposed_value = self._actor_loss(batch)
-        steps = (critic_loss, self.critic_optimizer), (actor_loss, self.actor_optimizer)
-        critic_norm, actor_norm = descend(*steps, max_gradient_norm=self.config.max_gradient_norm)
-        if math.isfinite(critic_norm) and math.isfinite(actor_norm):
-            self.num_updates += 1
-            for slow, fast in ((self.target_critic, self.critic), (self.target_actor, self.actor)):
-                self.config.target.apply(slow, fast, self.num_updates)
-        return {
-            "critic_loss": critic_loss.item(),
-            "value": value_t.detach().mean().item(),
-            "proposed_value": proposed_value.item(),
-            "critic_gradient_norm": critic_norm,
-            "actor_gradient_norm": actor_norm,
-        }
+        critic_loss = squared_td_loss(value_t, self._targets(batch), batch.valid)
+        numbers = improve(self, critic=critic_loss, actor=actor_loss)
+        return numbers | {"value": value_t.detach().mean().item(), "proposed_value": proposed_value.item()}
 
     def _actor_loss(self, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Return a loss with the gradient -grad_a Q(s, a) grad f(s), and the mean of Q(s, f(s)).
@@ -142,13 +130,12 @@ class Wolpertinger:
         return -mean_of_valid((slope * point).sum(-1), batch.valid), mean_of_valid(value.detach(), batch.valid)
 
     @torch.no_grad()
-    def _target(self, batch: Batch) -> Float[Tensor, "*batch"]:
-        exists = self.critic.embedding.exists
-        available, some = playable(batch.next_available_actions, exists)
+    def _targets(self, batch: Batch) -> Float[Tensor, "*batch"]:
+        config, available = self.config, usable(batch.next_available_actions, self._cardinalities)
         point = self.target_actor(batch.next_state)
         _, value_tp1 = self._best_neighbour(self.target_critic, batch.next_state, point, available)
-        value_tp1 = value_tp1.masked_fill(~some, 0.0)
-        return q_target(batch.reward.mean(-1), self.config.discount, batch.terminated, value_tp1)
+        value_tp1 = zero_where_stuck(value_tp1, batch.next_available_actions)
+        return value_target(batch, batch.reward.mean(-1), value_tp1, discount=config.discount, trace=config.trace)
 
     def _best_neighbour(
         self, critic: JointCritic, state: Tensor, point: Tensor, available: Bool[Tensor, "*batch agents actions"]

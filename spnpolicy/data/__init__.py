@@ -3,9 +3,9 @@
 from importlib import import_module
 from typing import Any
 
-_HOME = {"Batch": "protocol"}
+_HOME = {"Batch": "protocol", "store_for": "stores"}
 
-__all__ = ["Batch"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["Batch", "store_for"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

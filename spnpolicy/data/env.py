@@ -1,6 +1,6 @@
 """The one environment protocol: batched from the start, with the end of an episode kept apart from the next start."""
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -21,11 +21,19 @@ class EnvSpec(NamedTuple):
     """False promises that every action is always allowed, so masks need not be applied."""
     entities: Entities | None = None
     """What an agent's observation consists of; None where it is only a row of numbers."""
+    reward: Literal["common", "individual"] = "common"
+    """"common" promises that all agents always get the same; "individual": each has its own."""
+    actions: Literal["discrete", "continuous"] = "discrete"
+    """What kind of actions the agents have."""
 
     @property
     def num_agents(self) -> int:
         """Number of agents."""
         return len(self.cardinalities)
+
+    def of(self, agent: int) -> "EnvSpec":
+        """Return what the task is for one agent alone; it still may see the state."""
+        return self._replace(cardinalities=self.cardinalities[agent : agent + 1], reward="common")
 
 
 class Step(NamedTuple):

@@ -1,7 +1,7 @@
 """What an algorithm is: a frozen config and a small class with four methods."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -13,8 +13,8 @@ from spnpolicy.data.env import Step
 class Batch(NamedTuple):
     """Transitions. `terminated` is true only for real ends, never for time limits.
 
-    Single transitions from replay have the leading shape (batch,) and none of the last three fields. Windows of
-    consecutive steps (`Needs.rollout`, `Needs.sequence`) have the leading shape (time, batch) and all of them.
+    Single transitions from replay have the leading shape (batch,) and none of the last three fields. Consecutive steps
+    are a `Window`, with the leading shape (time, batch) and all of them.
     """
 
     observation: Float[Tensor, "*batch agents features"]
@@ -26,12 +26,44 @@ class Batch(NamedTuple):
     next_observation: Float[Tensor, "*batch agents features"]
     next_state: Float[Tensor, "*batch state"]
     next_available_actions: Bool[Tensor, "*batch agents actions"]
-    ended: Bool[Tensor, "time batch"] | None = None
+    ended: Bool[Tensor, "*batch"] | None = None
     """Where an episode was over after the step, for whatever reason: the next row belongs to another one."""
-    valid: Bool[Tensor, "time batch"] | None = None
-    """False where an environment failed: nothing of such a row may be used."""
+    valid: Bool[Tensor, "*batch"] | None = None
+    """False where an environment failed: nothing of such a row may be used. None: all rows count."""
     memory: Float[Tensor, "batch agents memory"] | None = None
     """What recurrent networks remembered before the first step; size 0 where there are none."""
+
+    def of(self, agent: int) -> Self:
+        """Return what one agent has of it; the state, which is nobody's own, stays."""
+        agents = slice(agent, agent + 1)
+        parts = {name: column[..., agents, :] for name, column in self._asdict().items() if name in _PER_ACTION}
+        if self.memory is not None:
+            parts["memory"] = self.memory[:, agents]
+        return self._replace(actions=self.actions[..., agents], reward=self.reward[..., agents], **parts)
+
+
+_PER_ACTION = ("observation", "available_actions", "next_observation", "next_available_actions")
+"""Columns whose last axis but one are the agents."""
+
+
+class Window(Batch):
+    """Consecutive steps of each of several environments (`Needs.rollout`, `Needs.sequence`), shape (time, batch)."""
+
+    __slots__ = ()
+
+    @property
+    def cut(self) -> Bool[Tensor, "time batch"]:
+        """Where a return looks no further and bootstraps from what the step led to.
+
+        There the episode is over, or the window, or an environment failed in the next step. The step before a failure
+        is sound, but nothing that came after it is.
+        """
+        assert self.ended is not None, "a window has all fields"
+        assert self.valid is not None, "a window has all fields"
+        cut = self.ended.clone()
+        cut[:-1] |= ~self.valid[1:]
+        cut[-1] = True
+        return cut
 
 
 class Needs(NamedTuple):

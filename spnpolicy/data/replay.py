@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from spnpolicy.base.errors import ConfigError, EnvError
@@ -26,7 +26,7 @@ class ReplayBuffer:
     Args:
         capacity: number of transitions kept; the oldest ones are overwritten.
         spec: sizes of the environment.
-        generator: source of the random draws of `sample`.
+        generator: source of the random draws of `draw`.
         state_is_observation: True or False to decide, None to look at the first transition.
     """
 
@@ -57,13 +57,20 @@ class ReplayBuffer:
         if not self._columns:
             self._allocate(step)
 
-    def add(self, step_before: Step, actions: Int[np.ndarray, "envs agents"], step_after: Step) -> None:
+    def add(
+        self,
+        step_before: Step,
+        actions: Int[np.ndarray, "envs agents"],
+        step_after: Step,
+        memory: Float[Tensor, "envs agents memory"] | None = None,
+    ) -> None:
         """Store one transition of every environment, without those that an environment's failure made worthless.
 
         Args:
             step_before: what the agents saw.
             actions: what they did.
             step_after: what came of it.
+            memory: not kept; single transitions are for policies that remember nothing.
 
         Raises:
             ConfigError: there are more environments than the buffer has rows.
@@ -88,21 +95,21 @@ class ReplayBuffer:
         self._position = (self._position + count) % self.capacity
         self._size = min(self._size + count, self.capacity)
 
-    def sample(self, batch_size: int) -> Batch:
-        """Draw transitions uniformly and with replacement.
+    def draw(self, count: int) -> Batch:
+        """Draw so many transitions uniformly and with replacement.
 
         Raises:
             ConfigError: nothing has been stored yet.
         """
         if self._size == 0:
-            raise ConfigError("replay is empty: add transitions before sampling.")
-        indices = torch.randint(self._size, (batch_size,), generator=self._generator)
+            raise ConfigError("replay is empty: add transitions before drawing.")
+        indices = torch.randint(self._size, (count,), generator=self._generator)
         drawn = {name: column.index_select(0, indices) for name, column in self._columns.items()}
         if self._state_is_observation:
             drawn["state"] = drawn["observation"].flatten(1)
             drawn["next_state"] = drawn["next_observation"].flatten(1)
         if not self._spec.has_action_masks:
-            everything = self._available.expand(batch_size, -1, -1)
+            everything = self._available.expand(count, -1, -1)
             drawn["available_actions"] = drawn["next_available_actions"] = everything
         return Batch(**drawn)
 

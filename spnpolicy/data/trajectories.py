@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.env import Step
-from spnpolicy.data.protocol import Batch
+from spnpolicy.data.protocol import Window
 from spnpolicy.data.replay import transition_rows
 
 _TYPES = {"actions": torch.int64, "terminated": torch.bool, "ended": torch.bool, "valid": torch.bool}
@@ -23,13 +23,15 @@ class Trajectories:
 
     Args:
         capacity: steps of every environment that are kept; the oldest ones are overwritten.
-        generator: source of the random draws of `windows`.
+        generator: source of the random draws.
+        length: steps of the windows that are drawn; None to give all that is kept, the newest `capacity` steps.
     """
 
-    def __init__(self, capacity: int, generator: torch.Generator):
+    def __init__(self, capacity: int, generator: torch.Generator, length: int | None = None):
         if capacity < 1:
             raise ConfigError(f"trajectories of {capacity} steps cannot be kept; it must be at least 1.")
         self.capacity = capacity
+        self._length = length
         self._generator = generator
         self._columns: dict[str, Tensor] = {}
         self._position = 0
@@ -69,31 +71,19 @@ class Trajectories:
         self._position = (self._position + 1) % self.capacity
         self._size = min(self._size + 1, self.capacity)
 
-    def latest(self, length: int) -> Batch:
-        """Return the newest `length` steps of every environment, the oldest first.
+    def draw(self, count: int) -> Window:
+        """Return about so many rows: windows drawn uniformly and with replacement, or with no length all that is kept.
+
+        While little is stored, the windows drawn are shorter.
 
         Raises:
-            ConfigError: fewer have been stored.
+            ConfigError: too little has been stored.
         """
-        if length > self._size:
-            raise ConfigError(f"the newest {length} steps were asked for, but only {self._size} are stored.")
-        times = torch.arange(self._position - length, self._position) % self.capacity
-        drawn = {name: column.index_select(0, times) for name, column in self._columns.items()}
-        return Batch(**(drawn | {"memory": drawn["memory"][0]}))
-
-    def windows(self, count: int, length: int) -> Batch:
-        """Draw windows of consecutive steps uniformly and with replacement; all are shorter while little is stored.
-
-        Args:
-            count: number of windows.
-            length: steps of each.
-
-        Raises:
-            ConfigError: nothing has been stored yet.
-        """
+        if self._length is None:
+            return self._everything()
         if self._size == 0:
             raise ConfigError("nothing has been stored: add steps before drawing windows.")
-        length = min(length, self._size)
+        count, length = max(1, count // self._length), min(self._length, self._size)
         envs = self._columns["valid"].shape[1]
         oldest = self._position - self._size
         start = torch.randint(self._size - length + 1, (count,), generator=self._generator)
@@ -105,7 +95,14 @@ class Trajectories:
             name: column.flatten(0, 1).index_select(0, rows).unflatten(0, times.shape)
             for name, column in self._columns.items()
         }
-        return Batch(**(drawn | {"memory": drawn["memory"][0]}))
+        return Window(**(drawn | {"memory": drawn["memory"][0]}))
+
+    def _everything(self) -> Window:
+        if self._size < self.capacity:
+            raise ConfigError(f"the newest {self.capacity} steps were asked for, but only {self._size} are stored.")
+        times = torch.arange(self._position, self._position + self.capacity) % self.capacity
+        drawn = {name: column.index_select(0, times) for name, column in self._columns.items()}
+        return Window(**(drawn | {"memory": drawn["memory"][0]}))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the filled part of every column and the place of the next write."""

@@ -7,7 +7,7 @@ from spnpolicy.training.config import TrainConfig
 
 
 def _common_options() -> dict[str, Any]:
-    return {"network": {"hidden": [64, 64], "features": {"frequencies": 4}}, "learning_rate": 1e-3}
+    return {"network": {"hidden": [64, 64], "features": {"frequencies": 4}}}
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Preset:
     """Who is compared."""
     algorithm_options: dict[str, Any] = field(default_factory=_common_options)
     """Settings that all algorithms share: the same networks and the same features."""
+    learning_rate: float = 1e-3
+    """Step size of every actor and every critic."""
     own_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Settings of single algorithms, by name; they come on top of the shared ones."""
     evaluation_episodes: int = 1_000
@@ -52,7 +54,7 @@ COVERAGE: dict[str, Preset] = {
             evaluate_every=100_000, checkpoint_every=400_000, log_every=50_000,
         ),
         seeds=5,
-        algorithm_options={"network": {"hidden": [64, 64], "features": {"frequencies": 8}}, "learning_rate": 1e-3},
+        algorithm_options={"network": {"hidden": [64, 64], "features": {"frequencies": 8}}},
     ),
     "paper": Preset(
         "20x20 grid, 6 agents, 6 goals, 200 steps, 4 algorithms with 5 seeds: for a machine with many cores",
@@ -62,7 +64,8 @@ COVERAGE: dict[str, Preset] = {
             evaluate_every=500_000, checkpoint_every=1_000_000, log_every=250_000,
         ),
         seeds=5,
-        algorithm_options={"network": {"hidden": [128, 128], "features": {"frequencies": 12}}, "learning_rate": 5e-4},
+        algorithm_options={"network": {"hidden": [128, 128], "features": {"frequencies": 12}}},
+        learning_rate=5e-4,
     ),
 }  # fmt: skip
 """Presets of `spnpolicy benchmark coverage` by name."""

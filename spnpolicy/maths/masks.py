@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from spnpolicy.base.errors import EnvError
@@ -21,6 +21,13 @@ def usable(
     """Return the available actions, and all that exist for an agent with none, as in a state where the task is over."""
     exists = existing_actions(cardinalities).to(available.device)
     return (available & exists) | (exists & ~available.any(-1, keepdim=True))
+
+
+def zero_where_stuck(
+    value: Float[Tensor, "*batch"], available: Bool[Tensor, "*batch agents actions"]
+) -> Float[Tensor, "*batch"]:
+    """Return values of joint actions, but 0 where an agent has no available action: there is no joint action either."""
+    return value.masked_fill(~available.any(-1).all(-1), 0.0)
 
 
 def require_some_action(available: Bool[np.ndarray, "envs agents actions"]) -> None:

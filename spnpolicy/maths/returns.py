@@ -37,12 +37,14 @@ def lambda_target(
     ended_t: Bool[Tensor, "time *batch"],
     value_tp1: Float[Tensor, "time *batch"],
     trace: float = 1.0,
+    *,
+    bonus_tp1: Float[Tensor, "time *batch"] | float = 0.0,
 ) -> Float[Tensor, "time *batch"]:
     """Return the lambda-return of every step of a window, bootstrapped where the window or an episode is cut.
 
     G_t = r_t + discount * (1 - terminated_t) * B_t, where B_t is v_tp1 if the window or the episode ends here, and
-    (1 - trace) * v_tp1 + trace * G_tp1 otherwise. `trace` 0 gives the one-step target, 1 the return up to the end of
-    the window; minus the value of the state it is generalised advantage estimation.
+    (1 - trace) * v_tp1 + trace * (bonus_tp1 + G_tp1) otherwise. `trace` 0 gives the one-step target, 1 the return up to
+    the end of the window; minus the value of the state it is generalised advantage estimation.
 
     Args:
         reward_t: rewards.
@@ -51,6 +53,8 @@ def lambda_target(
         ended_t: ends of episodes for whatever reason; a time limit bootstraps from the final observation.
         value_tp1: value of what each step led to.
         trace: weight of what really followed, in [0, 1].
+        bonus_tp1: what is earned by what each step led to besides the rewards that follow, such as the entropy's worth
+            in a soft return; `value_tp1` holds it already.
 
     Raises:
         ValueError: the shapes differ.
@@ -59,8 +63,10 @@ def lambda_target(
     require_same_shape(reward_t=reward_t, terminated_t=terminated_t, ended_t=ended_t, value_tp1=value_tp1)
     targets = torch.empty_like(reward_t)
     following = value_tp1[-1]
+    bonus = torch.as_tensor(bonus_tp1, dtype=reward_t.dtype, device=reward_t.device).expand_as(reward_t)
     for t in reversed(range(len(reward_t))):
-        mixed = torch.where(ended_t[t], value_tp1[t], (1.0 - trace) * value_tp1[t] + trace * following)
+        # Chosen and not multiplied: what follows a cut may be nan, and 0 times nan is nan.
+        mixed = torch.where(ended_t[t], value_tp1[t], (1.0 - trace) * value_tp1[t] + trace * (bonus[t] + following))
         following = torch.where(terminated_t[t], reward_t[t], reward_t[t] + discount * mixed)
         targets[t] = following
     return targets

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from factor_q.layers import initialize_orthogonal, mlp
@@ -107,18 +107,6 @@ def _worth_a_look(prefixes: int, actions: int, count: int, device: torch.device)
     a, b = torch.arange(1, prefixes + 1, device=device), torch.arange(1, actions + 1, device=device)
     first, second = (a[:, None] * b <= count).nonzero(as_tuple=True)
     return first, second
-
-
-def playable(
-    available: Bool[Tensor, "*batch agents actions"], exists: Bool[Tensor, "agents actions"]
-) -> tuple[Bool[Tensor, "*batch agents actions"], Bool[Tensor, "*batch"]]:
-    """Return masks that allow something everywhere, and where the given ones did.
-
-    After the end of an episode an environment may allow nothing at all; no joint action can be proposed there, and the
-    value of such a state is 0.
-    """
-    some = (available & exists).any(-1).all(-1)
-    return torch.where(some[..., None, None], available & exists, exists), some
 
 
 class ContextNetwork(nn.Module):

@@ -17,6 +17,7 @@ from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, check_memory
 from factor_q.elimination.plan import peak, sizes
 from factor_q.queries.condition import add_log_weights
 from spnpolicy.base.errors import ConfigError
+from spnpolicy.maths.masks import usable
 from spnpolicy.parts.exploration import epsilon_greedy
 
 
@@ -65,18 +66,10 @@ def coordination_graph(settings: GraphSettings, cardinalities: tuple[int, ...], 
 def allow(factors: Factors, available: Bool[Tensor, "*batch agents actions"]) -> Factors:
     """Forbid every joint action with an action that is not available.
 
-    An agent without any available action is left free, so that a maximum is finite; see `zero_where_stuck`.
+    An agent without any available action is left free, so that a maximum is finite; see `masks.zero_where_stuck`.
     """
-    free = available | ~available.any(-1, keepdim=True)
-    weights = torch.zeros(free.shape, dtype=factors.dtype, device=factors.device)
-    return add_log_weights(factors, weights.masked_fill(~free, -math.inf))
-
-
-def zero_where_stuck(
-    value: Float[Tensor, "*batch"], available: Bool[Tensor, "*batch agents actions"]
-) -> Float[Tensor, "*batch"]:
-    """Return the values of the best joint actions, but 0 where an agent has no available action."""
-    return value.masked_fill(~available.any(-1).all(-1), 0.0)
+    weights = torch.zeros(available.shape, dtype=factors.dtype, device=factors.device)
+    return add_log_weights(factors, weights.masked_fill(~usable(available, factors.cardinalities), -math.inf))
 
 
 def require_tractable(graph: FactorGraph, max_entries: int) -> None:
@@ -95,7 +88,7 @@ def require_tractable(graph: FactorGraph, max_entries: int) -> None:
 
 
 @torch.no_grad()
-def eliminate(factors: Factors) -> Int[Tensor, "batch agents"]:
+def eliminate(factors: Factors) -> Int[Tensor, "*batch agents"]:
     """Return an exactly best joint action of each row, by variable elimination.
 
     Among equal values each agent takes its lowest action, given the agents read back before it. Many rows of wide
@@ -104,9 +97,10 @@ def eliminate(factors: Factors) -> Int[Tensor, "batch agents"]:
     Source: Guestrin, Lagoudakis and Parr 2002.
     """
     held = _held(factors.graph)
-    parts = factors.flat.split(max(1, DEFAULT_MAX_ENTRIES // held))
+    parts = factors.flat.flatten(0, -2).split(max(1, DEFAULT_MAX_ENTRIES // held))
     limit = max(held, DEFAULT_MAX_ENTRIES)
-    return torch.cat([Factors.from_flat(factors.graph, part).max(max_entries=limit)[1] for part in parts])
+    best = torch.cat([Factors.from_flat(factors.graph, part).max(max_entries=limit)[1] for part in parts])
+    return best.reshape(*factors.batch_shape, -1)
 
 
 def _held(graph: FactorGraph) -> int:

@@ -8,11 +8,9 @@ from torch.nn import functional
 from circuits import CircuitDistribution, numerics
 from factor_q import Factors
 from factor_q.queries.condition import add_log_weights
-from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.categorical import expected
 from spnpolicy.maths.losses import chosen_value
 from spnpolicy.maths.masks import existing_actions, usable
-from spnpolicy.maths.returns import lambda_target
 
 
 def counterfactual_advantage(
@@ -164,47 +162,3 @@ def _enumerated(table: Tensor, weights: Float[Tensor, "*batch agents actions"]) 
             joint = joint.amax(-1 - len(behind))
         best[..., i, : cardinalities[i]] = joint
     return best
-
-
-def goes_on(batch: Batch) -> Bool[Tensor, "time batch"]:
-    """Return whether the next row of a window is what the step led to, and can be learned from.
-
-    Raises:
-        ValueError: the batch is not a window of consecutive steps.
-    """
-    if batch.ended is None or batch.valid is None:
-        raise ValueError("an on-policy learner needs windows of consecutive steps, not single transitions.")
-    next_is_valid = torch.cat([batch.valid[1:], torch.zeros_like(batch.valid[:1])])
-    return next_is_valid & ~batch.ended
-
-
-def following_value(
-    value_tp1: Float[Tensor, "time batch agents actions"],
-    log_prob_tp1: Float[Tensor, "time batch agents actions"],
-    batch: Batch,
-) -> Float[Tensor, "time batch agents"]:
-    """Return the value of the action that each agent took next, or its mean under the policy where none is known.
-
-    None is known behind the last step of a window and of an episode. The mean is what a drawn action would give on
-    average, so the targets stay unbiased. It is 0 for an agent with no available action.
-
-    Args:
-        value_tp1: values of all actions at what each step led to.
-        log_prob_tp1: log probabilities there; the policy of an agent with no available action may be any.
-        batch: a window.
-    """
-    mean = expected(log_prob_tp1, value_tp1).masked_fill(~batch.next_available_actions.any(-1), 0.0)
-    taken = chosen_value(value_tp1, batch.actions.roll(-1, 0))
-    return taken.where(goes_on(batch).unsqueeze(-1), mean)
-
-
-def agents_target(
-    batch: Batch, reward: Float[Tensor, "time batch agents"], discount: float, value_tp1: Tensor, trace: float
-) -> Float[Tensor, "time batch agents"]:
-    """Return the lambda-return of every agent in a window; see `spnpolicy.maths.returns.lambda_target`.
-
-    A step that failed is never looked at: the return of the step before bootstraps.
-    """
-    terminated = batch.terminated.unsqueeze(-1).expand_as(reward)
-    cut = ~goes_on(batch).unsqueeze(-1).expand_as(reward)
-    return lambda_target(reward, discount, terminated, cut, value_tp1, trace)

@@ -1,4 +1,4 @@
-"""One learner for the whole team: joint actions as single numbers, their masks, and targets of the common reward."""
+"""One learner for the whole team: joint actions as single numbers, and their masks."""
 
 import math
 from collections.abc import Sequence
@@ -9,8 +9,6 @@ from torch import Tensor
 
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.env import Step
-from spnpolicy.data.protocol import Batch
-from spnpolicy.maths.returns import lambda_target, q_target
 
 MOST_JOINT_ACTIONS = 100_000
 """Beyond this a network with one output per joint action is refused."""
@@ -62,23 +60,3 @@ def seen_state(step: Step, device: torch.device) -> Float[Tensor, "envs state"]:
     """Return the states of a step, on a device."""
     # A copy, because torch refuses to share memory with read-only arrays.
     return torch.tensor(step.state, dtype=torch.float32, device=device)
-
-
-def team_target(
-    batch: Batch, value_tp1: Float[Tensor, "*batch"], *, discount: float, trace: float = 0.0
-) -> Float[Tensor, "*batch"]:
-    """Return lambda-returns of the common reward, which is the mean over agents; 0 in rows that are not valid.
-
-    Args:
-        batch: single transitions, whose targets look one step ahead, or windows of steps.
-        value_tp1: value of what each step led to.
-        discount: worth of a reward one step later.
-        trace: lambda of the returns in windows.
-    """
-    reward = batch.reward.mean(-1)
-    if batch.ended is None or batch.valid is None:
-        return q_target(reward, discount, batch.terminated, value_tp1)
-    # The step before a failure is sound, but what came after it is not: its return ends there, with a bootstrap.
-    before_failure = torch.cat([~batch.valid[1:], torch.zeros_like(batch.valid[:1])])
-    ended = batch.ended | before_failure
-    return lambda_target(reward, discount, batch.terminated, ended, value_tp1, trace).where(batch.valid, 0.0)

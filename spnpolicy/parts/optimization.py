@@ -1,8 +1,9 @@
-"""Gradient steps: the optimiser that all algorithms use, and one guarded step of it."""
+"""Gradient steps: the optimiser that all algorithms use, one guarded step of it, and one update of a learner."""
 
 import math
 from collections.abc import Iterable
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,33 @@ def descend(*steps: tuple[Tensor, torch.optim.Optimizer], max_gradient_norm: flo
             optimizer.step()
         return lengths
     return [length if bool(loss.isfinite()) else math.nan for length, loss in zip(lengths, losses, strict=True)]
+
+
+def improve(learner: Any, **losses: Tensor) -> dict[str, float]:
+    """Descend on the losses of a learner's parts, all or nothing; if it went well, count it and let targets follow.
+
+    Args:
+        learner: with `config.max_gradient_norm`, the optimiser `PART_optimizer` of each part, and what `count_update`
+            needs.
+        losses: by part, "actor" or "critic".
+
+    Returns:
+        "PART_loss" and "PART_gradient_norm" of every part; not all are finite if nothing was changed.
+    """
+    steps = [(loss, getattr(learner, f"{part}_optimizer")) for part, loss in losses.items()]
+    norms = descend(*steps, max_gradient_norm=learner.config.max_gradient_norm)
+    if all(map(math.isfinite, norms)):
+        count_update(learner)
+    numbers = {f"{part}_loss": float(loss.detach()) for part, loss in losses.items()}
+    return numbers | {f"{part}_gradient_norm": norm for part, norm in zip(losses, norms, strict=True)}
+
+
+def count_update(learner: Any) -> None:
+    """Add one to `num_updates`, and let `target_actor` and `target_critic` follow as `config.target` says."""
+    learner.num_updates += 1
+    for part in ("actor", "critic"):
+        if (target := getattr(learner, f"target_{part}", None)) is not None:
+            learner.config.target.apply(target, getattr(learner, part), learner.num_updates)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
 
 Kind = TypeVar("Kind", bound=type[Any])
 
@@ -14,10 +13,10 @@ def saves(*parts: str) -> Callable[[Kind], Kind]:
 
     Args:
         parts: attributes that change in training: networks, optimisers and whatever else has a `state_dict`, and plain
-            numbers. Networks among them move with `to`.
+            numbers. What has a method `to` among them moves with the whole.
 
     Example:
-        @saves("network", "target", "optimizer", "updates")
+        @saves("critic", "target_critic", "critic_optimizer", "num_updates")
         class IQL: ...
     """
 
@@ -35,9 +34,9 @@ def saves(*parts: str) -> Callable[[Kind], Kind]:
                 setattr(self, name, state[name])
 
     def to(self: Any, device: torch.device) -> None:
-        """Move all networks to a device."""
+        """Move all networks to a device; actions are still drawn on the CPU."""
         for name in parts:
-            if isinstance(part := getattr(self, name), nn.Module):
+            if hasattr(part := getattr(self, name), "to"):
                 part.to(device)
 
     def decorate(kind: Kind) -> Kind:

@@ -1,16 +1,17 @@
-"""Settings that many algorithms have in common: frozen records, to be inherited by their `Config`."""
+"""Settings that many algorithms have in common: frozen records, to be inherited by their `Config`.
 
-from dataclasses import dataclass, field
+One rule for step sizes: what estimates values is the critic, what chooses or proposes actions without asking values is
+the actor. `critic.learning_rate` and `actor.learning_rate` mean this in every algorithm; one that has no actor, or no
+critic, has no such setting.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
-
-from jaxtyping import Float
-from torch import Tensor
 
 from spnpolicy.base.decoding import require
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.data.protocol import Batch, Needs
-from spnpolicy.maths.returns import lambda_target, q_target
-from spnpolicy.networks.agents import AgentNetwork
+from spnpolicy.data.protocol import Needs
 from spnpolicy.networks.encoders import Kind, Network, require_known_kind
 from spnpolicy.networks.layers import TargetUpdate
 from spnpolicy.parts.exploration import EpsilonSchedule, linear_schedule
@@ -28,12 +29,27 @@ class LinearSchedule:
     """Share of training over which it changes linearly."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.share <= 1.0:
-            raise ConfigError(f"share is {self.share}, but must be between 0 and 1.")
+        require(0.0 <= self.share <= 1.0, "share", self.share, "between 0 and 1")
 
     def at(self, progress: float) -> float:
         """Return the value at this share of training."""
         return linear_schedule(progress, start=self.start, end=self.end, share=self.share)
+
+
+@dataclass(frozen=True)
+class AdamSettings:
+    """How one network descends."""
+
+    learning_rate: float = 5e-4
+    """Step size of Adam."""
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0.0, "learning_rate", self.learning_rate, "above 0")
+
+
+def step_size(learning_rate: float) -> Callable[[], AdamSettings]:
+    """Return the default of a field: descent with this step size."""
+    return lambda: AdamSettings(learning_rate)
 
 
 @dataclass(frozen=True)
@@ -42,8 +58,6 @@ class LearnerSettings:
 
     discount: float = 0.95
     """Worth of a reward one step later; a training run sets it."""
-    learning_rate: float = 5e-4
-    """Step size of Adam."""
     network: Network = field(default_factory=Network)
     """What the networks are made of."""
     max_gradient_norm: float = 10.0
@@ -54,30 +68,74 @@ class LearnerSettings:
 
     def __post_init__(self) -> None:
         require_known_kind(self)
-        require(self.learning_rate > 0.0, "learning_rate", self.learning_rate, "above 0")
         require(self.max_gradient_norm > 0.0, "max_gradient_norm", self.max_gradient_norm, "above 0")
 
 
 @dataclass(frozen=True)
-class ReplaySettings(LearnerSettings):
-    """What learners of action values from replay have, whatever their networks are."""
+class DataSettings(LearnerSettings):
+    """What learners have that can learn from replay or from fresh steps, because their targets allow both."""
 
-    double_q: bool = True
-    """Choose next actions with the online network, value them with the target network."""
+    critic: AdamSettings = field(default_factory=AdamSettings)
+    """How action values descend."""
+    rollout: int | None = None
+    """Learn from the newest so many steps of every environment, each used in one update only; none: from replay."""
     trace: float = 0.0
-    """lambda of the targets: 0 for one-step targets; more looks further ahead in what was stored (Peng's Q(lambda),
-    not corrected for exploration)."""
+    """lambda of the targets: 0 for one-step targets; more looks further ahead in a rollout or in what was stored (from
+    replay this is Peng's Q(lambda), not corrected for exploration)."""
     sequence_length: int = 16
-    """Consecutive steps that are learned from at a time by a recurrent network, or with a trace."""
-    target: TargetUpdate = field(default_factory=TargetUpdate)
-    """How the target network follows."""
-    exploration: EpsilonSchedule = field(default_factory=EpsilonSchedule)
-    """Probability of a random action."""
+    """Consecutive steps that are drawn from replay at a time for a recurrent network, for a trace or by `windows`."""
+    windows: bool = False
+    """Draw windows of `sequence_length` steps where single transitions would do: less varied, but values of what
+    followed are then those of the next rows, which can save a pass through the network."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.sequence_length >= 1, "sequence_length", self.sequence_length, "at least 1")
+        require(self.rollout is None or self.rollout >= 1, "rollout", self.rollout, "at least 1, or none for replay")
         require(0.0 <= self.trace <= 1.0, "trace", self.trace, "between 0 and 1")
+        require(self.sequence_length >= 1, "sequence_length", self.sequence_length, "at least 1")
+
+
+def data_needs(config: DataSettings, memory_size: int = 0) -> Needs:
+    """Return what a learner needs: fresh steps, windows from replay, or single transitions.
+
+    Args:
+        config: where to learn from.
+        memory_size: of the network that acts, which needs windows if it has one.
+
+    Raises:
+        ConfigError: a setting was changed that has no influence on data of this kind.
+    """
+    needs_windows = memory_size > 0 or config.trace > 0.0 or config.windows
+    if config.rollout is not None:
+        _refuse(config, ("sequence_length", "windows"), f"rollout is {config.rollout}, which is learned from whole")
+        return Needs(rollout=config.rollout, memory_size=memory_size)
+    if not needs_windows:
+        _refuse(config, ("sequence_length",), "single transitions are drawn without a trace, a memory or windows")
+    return Needs(sequence=config.sequence_length if needs_windows else None, memory_size=memory_size)
+
+
+def _refuse(config: DataSettings, names: tuple[str, ...], reason: str) -> None:
+    for known in fields(config):
+        if known.name in names and (value := getattr(config, known.name)) != known.default:
+            raise ConfigError(f"{known.name} is {value}, but {reason}: leave {known.name} out.")
+
+
+@dataclass(frozen=True)
+class GreedySettings(DataSettings):
+    """What learners of action values have that act by the best value and now and then at random."""
+
+    target: TargetUpdate = field(default_factory=TargetUpdate)
+    """How the target networks follow."""
+    exploration: EpsilonSchedule = field(default_factory=EpsilonSchedule)
+    """Probability of a random action."""
+
+
+@dataclass(frozen=True)
+class DoubleSettings(GreedySettings):
+    """The same, where the choice of the next action can be told from its value."""
+
+    double_q: bool = True
+    """Choose next actions with the online network, value them with the target network."""
 
 
 @dataclass(frozen=True)
@@ -96,49 +154,16 @@ class AgentSettings(LearnerSettings):
 
 
 @dataclass(frozen=True)
-class ValueSettings(AgentSettings, ReplaySettings):
-    """What learners of each agent's action values from replay have."""
-
-    windows: bool = False
-    """Draw windows of `sequence_length` steps where single transitions would do: less varied, but values of what
-    followed are then those of the next rows, which saves a pass through the network."""
-
-
-def value_needs(config: ValueSettings, network: AgentNetwork) -> Needs:
-    """Return what a learner of action values needs: single transitions, or windows for a memory, a trace or by wish."""
-    needs_windows = network.is_recurrent or config.trace > 0.0 or config.windows
-    return Needs(sequence=config.sequence_length if needs_windows else None, memory_size=network.memory_size)
-
-
-def value_target(
-    config: ValueSettings,
-    batch: Batch,
-    reward: Float[Tensor, "*batch more"],
-    value_tp1: Float[Tensor, "*batch more"],
-) -> Float[Tensor, "*batch more"]:
-    """Return the targets of a batch: one-step targets, or with a trace those that look ahead in its windows.
-
-    Args:
-        config: its discount and trace are used.
-        batch: says where the task or an episode ended.
-        reward: of the team, or of each agent in an axis behind those of the batch.
-        value_tp1: value of what each step led to, of the same shape.
-    """
-    more = (1,) * (reward.dim() - batch.terminated.dim())
-    terminated = batch.terminated.reshape(batch.terminated.shape + more).expand_as(reward)
-    if config.trace == 0.0 or batch.ended is None:
-        return q_target(reward, config.discount, terminated, value_tp1)
-    cut = batch.ended.clone()
-    if batch.valid is not None:
-        cut[:-1] |= ~batch.valid[1:]  # what followed is worthless: look no further
-    ended = cut.reshape(cut.shape + more).expand_as(reward)
-    return lambda_target(reward, config.discount, terminated, ended, value_tp1, config.trace)
+class ValueSettings(AgentSettings, DoubleSettings):
+    """What learners of each agent's action values have."""
 
 
 @dataclass(frozen=True)
-class PolicySettings(AgentSettings):
-    """What on-policy learners of policies have."""
+class RolloutSettings(LearnerSettings):
+    """What learners of policies have whose gradients are right for the newest steps only."""
 
+    actor: AdamSettings = field(default_factory=AdamSettings)
+    """How policies descend."""
     rollout: int = 10
     """Steps of every environment in one update; each is used in one update only."""
     entropy: LinearSchedule = field(default_factory=LinearSchedule)
@@ -150,11 +175,11 @@ class PolicySettings(AgentSettings):
 
 
 @dataclass(frozen=True)
-class CriticSettings(PolicySettings):
-    """What on-policy learners with a critic have."""
+class CriticSettings(RolloutSettings):
+    """What they have with a critic beside."""
 
-    critic_learning_rate: float = 5e-4
-    """Step size of Adam on the critic."""
+    critic: AdamSettings = field(default_factory=AdamSettings)
+    """How values descend."""
     trace: float = 1.0
     """lambda of the returns: 0 for one-step targets, 1 for the return to the end of the rollout."""
     target: TargetUpdate = field(default_factory=TargetUpdate)
@@ -163,4 +188,13 @@ class CriticSettings(PolicySettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0.0 <= self.trace <= 1.0, "trace", self.trace, "between 0 and 1")
-        require(self.critic_learning_rate > 0.0, "critic_learning_rate", self.critic_learning_rate, "above 0")
+
+
+@dataclass(frozen=True)
+class AgentPolicySettings(AgentSettings, RolloutSettings):
+    """Policies with one network per agent."""
+
+
+@dataclass(frozen=True)
+class AgentCriticSettings(AgentSettings, CriticSettings):
+    """Policies and critics with one network per agent."""

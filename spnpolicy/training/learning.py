@@ -14,9 +14,8 @@ from spnpolicy.base.distributed import mean, own_device, share, world
 from spnpolicy.base.errors import ConfigError, NonFiniteError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.protocol import Batch
-from spnpolicy.data.replay import ReplayBuffer
 from spnpolicy.data.rewards import RewardScale
-from spnpolicy.data.trajectories import Trajectories
+from spnpolicy.data.stores import store_for
 from spnpolicy.envs import Step
 from spnpolicy.envs.checks.guard import Fault, guarded
 from spnpolicy.training.config import RunConfig
@@ -70,7 +69,13 @@ class Learning:
         self._needs = needs_of(self.algorithm)
         self._player = Player(self.algorithm)
         self._reward_scale = RewardScale() if settings.standardise_rewards else None
-        self.replay = self._make_store(capacity)
+        self.replay = store_for(
+            self._needs,
+            self.env.spec,
+            capacity=capacity,
+            num_envs=self.env.num_envs,
+            generator=self.streams.torch("replay"),
+        )
         self.step_count = self.iterations = self.updates = self.skipped_updates = 0
         self.nonfinite_in_a_row = 0
         self._step: Step | None = None
@@ -96,10 +101,7 @@ class Learning:
         assert self._step is not None, "a run has begun or was loaded"
         actions = self._player.act(self._step, explore=True, progress=self.progress)
         following = self.env.step(actions)
-        if isinstance(self.replay, Trajectories):
-            self.replay.add(self._step, actions, following, self._player.memory)
-        else:
-            self.replay.add(self._step, actions, following)
+        self.replay.add(self._step, actions, following, self._player.memory)
         if self._reward_scale is not None:
             self._reward_scale.observe(following)
         self._step = following
@@ -115,7 +117,7 @@ class Learning:
         """
         done: list[dict[str, float]] = []
         for _ in range(self._updates_due()):
-            batch = self._draw()
+            batch = self.replay.draw(self._batch_size)
             if self._reward_scale is not None:
                 batch = batch._replace(reward=self._reward_scale(batch.reward))
             if self._device.type != "cpu":
@@ -137,21 +139,6 @@ class Learning:
         if self.step_count < settings.warmup_steps or self.iterations % settings.train_every or not len(self.replay):
             return 0
         return settings.updates
-
-    def _draw(self) -> Batch:
-        if isinstance(self.replay, ReplayBuffer):
-            return self.replay.sample(self._batch_size)
-        if self._needs.rollout is not None:
-            return self.replay.latest(self._needs.rollout)
-        length = self._needs.sequence or 1
-        return self.replay.windows(max(1, self._batch_size // length), length)
-
-    def _make_store(self, capacity: int) -> ReplayBuffer | Trajectories:
-        if self._needs.rollout is not None:
-            return Trajectories(self._needs.rollout, self.streams.torch("replay"))
-        if self._needs.sequence is not None:
-            return Trajectories(max(1, capacity // self.env.num_envs), self.streams.torch("replay"))
-        return ReplayBuffer(capacity, self.env.spec, self.streams.torch("replay"))
 
     def evaluate(self, should_stop: Callable[[], bool]) -> EvaluationResult:
         """Play the evaluation episodes; they start from the same seed every time."""
@@ -224,7 +211,7 @@ class Learning:
             raise NonFiniteError(
                 f"{self.config.algorithm} on {self.config.env}: {name} is {value} in update {self.updates} "
                 f"(env step {self.step_count}), the third in a row. The parameters are those from before; the batch is "
-                f"in {self._dumps}. Try a smaller learning_rate."
+                f"in {self._dumps}. Try a smaller learning_rate of actor or critic."
             )
 
     def _dump(self, batch: Batch) -> Path | None:

@@ -5,25 +5,26 @@ import pytest
 import torch
 from chain_env import ChainEnv
 
+from spnpolicy import data
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
-from spnpolicy.data.protocol import Batch
-from spnpolicy.data.replay import ReplayBuffer
-from spnpolicy.data.trajectories import Trajectories
+from spnpolicy.data.protocol import Batch, Window
 from spnpolicy.training.player import Player, needs_of
 
 CLIMBING = [[11.0, -30.0, 0.0], [-30.0, 7.0, 0.0], [0.0, 6.0, 5.0]]
 MONOTONIC = [[0.0, 0.0], [0.0, 10.0]]
 
 
-def store_for(algorithm, spec):
+def store_for(algorithm, spec, num_envs=10):
     """An empty store of the kind that an algorithm learns from."""
-    needs = needs_of(algorithm)
     generator = torch.Generator().manual_seed(0)
-    if needs.rollout is None and needs.sequence is None:
-        return ReplayBuffer(10_000, spec, generator)
-    return Trajectories(needs.rollout or 1000, generator)
+    return data.store_for(needs_of(algorithm), spec, capacity=10_000, num_envs=num_envs, generator=generator)
+
+
+def rates(**parts):
+    """Settings with these step sizes of actor and critic."""
+    return {part: {"learning_rate": rate} for part, rate in parts.items()}
 
 
 def play(algorithm, env, store, iterations, progress=0.0, player=None, step=None):
@@ -35,22 +36,9 @@ def play(algorithm, env, store, iterations, progress=0.0, player=None, step=None
         assert actions.shape == (env.num_envs, env.spec.num_agents)
         assert np.take_along_axis(step.available_actions, actions[..., None], axis=-1).all()
         following = env.step(actions)
-        if isinstance(store, Trajectories):
-            store.add(step, actions, following, player.memory)
-        else:
-            store.add(step, actions, following)
+        store.add(step, actions, following, player.memory)
         step = following
     return player, step
-
-
-def draw(algorithm, store, size=64):
-    """A batch of the kind that an algorithm learns from."""
-    needs = needs_of(algorithm)
-    if needs.rollout is not None:
-        return store.latest(needs.rollout)
-    if needs.sequence is not None:
-        return store.windows(max(1, size // needs.sequence), needs.sequence)
-    return store.sample(size)
 
 
 def learn(name, env, *, updates, progress=0.0, batch_size=128, fresh=30, seed=0, **options):
@@ -65,7 +53,7 @@ def learn(name, env, *, updates, progress=0.0, batch_size=128, fresh=30, seed=0,
     player, step = play(algorithm, env, store, rollout or fresh)
     for update in range(updates):
         at = progress(update / updates) if callable(progress) else progress
-        algorithm.update(draw(algorithm, store, batch_size), progress=at)
+        algorithm.update(store.draw(batch_size), progress=at)
         if rollout is not None:
             player, step = play(algorithm, env, store, rollout, at, player, step)
     return algorithm
@@ -91,7 +79,7 @@ def as_window(batch, memory_size=0):
     fields = {name: value[None] for name, value in batch._asdict().items() if value is not None}
     yes = torch.ones(1, rows, dtype=torch.bool)
     memory = torch.zeros(rows, batch.actions.shape[-1], memory_size)
-    return Batch(**fields, ended=yes, valid=yes, memory=memory)
+    return Window(**fields, ended=yes, valid=yes, memory=memory)
 
 
 def game_spec(payoff):

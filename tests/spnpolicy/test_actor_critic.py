@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from spnpolicy.data.protocol import Batch
+from spnpolicy.algorithms.ppo import Fixed, minibatches, remember
+from spnpolicy.data.protocol import Batch, Window
 from spnpolicy.maths.losses import clipped_policy_loss, policy_gradient_loss, robust_value_loss
-from spnpolicy.parts.actor_critic import Fixed, actor_loss, advantages, minibatches, normalized, remember
+from spnpolicy.parts.actor_critic import actor_loss
 from spnpolicy.parts.settings import LinearSchedule
+from spnpolicy.parts.targets import advantages, normalized
 
 
 def random_window(seed, time=9, envs=7, agents=2):
@@ -26,7 +28,7 @@ def random_window(seed, time=9, envs=7, agents=2):
     actions = torch.randint(2, (time, envs, agents), generator=generator)
     reward = torch.randn(time, envs, agents, generator=generator)
     ended = terminated | truncated | ~valid
-    return Batch(
+    return Window(
         seen, state, actions, reward, terminated, mask, seen, state, mask, ended, valid, torch.zeros(envs, agents, 0)
     )
 
@@ -83,8 +85,8 @@ def test_advantages_carry_no_gradient_and_need_windows():
     value = torch.zeros(batch.reward.shape, requires_grad=True)
     for part in advantages(batch, value, value, discount=0.9, trace=0.9):
         assert not part.requires_grad
-    with pytest.raises(ValueError, match="windows of steps"):
-        advantages(batch._replace(ended=None), value, value, discount=0.9, trace=0.9)
+    with pytest.raises(ValueError, match="windows of consecutive steps"):
+        advantages(Batch(*batch[:9]), value, value, discount=0.9, trace=0.9)
 
 
 def test_normalized_advantages_have_mean_0_and_deviation_1_for_each_agent_over_valid_rows():

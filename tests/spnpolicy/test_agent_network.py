@@ -127,18 +127,18 @@ def test_what_was_remembered_while_acting_is_what_learning_starts_from():
     algorithm = make_algorithm(
         "vdn", env.spec, Streams(0), network={"kind": "recurrent", "hidden": (8,)}, exploration={"start": 0.0}
     )
-    store = Trajectories(10, torch.Generator().manual_seed(0))
+    store = Trajectories(5, torch.Generator().manual_seed(0))
     player, step = play(algorithm, env, store, 3)
     seen = []
     for _ in range(5):
         hidden = player._forget(step)
         with torch.no_grad():
-            seen.append(algorithm.utilities.advance(torch.tensor(step.observation), hidden)[0])
+            seen.append(algorithm.critic.advance(torch.tensor(step.observation), hidden)[0])
         player, step = play(algorithm, env, store, 1, 0.0, player, step)
-    batch = store.latest(5)
+    batch = store.draw(5)
     assert (batch.memory != 0.0).any()
     with torch.no_grad():
-        torch.testing.assert_close(algorithm.utilities.now(batch), torch.stack(seen))
+        torch.testing.assert_close(algorithm.critic.now(batch), torch.stack(seen))
 
 
 def test_evaluation_has_a_memory_of_its_own():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from chain_env import ChainEnv
-from learning_cases import CLIMBING, MONOTONIC, draw, full_batch, play, store_for
+from learning_cases import CLIMBING, MONOTONIC, full_batch, play, rates, store_for
 
 from circuits import ImpossibleEvidenceError
 from spnpolicy.algorithms import ALGORITHMS, algorithm_class, config_class, make_algorithm
@@ -54,7 +54,7 @@ def test_only_available_actions_and_finite_numbers(name, options, has_action_mas
     algorithm, store, player, step = learner(name, env, **small(name) | options)
     for progress in (0.0, 0.5, 1.0):
         player, step = play(algorithm, env, store, 10, progress, player, step)
-        numbers = algorithm.update(draw(algorithm, store), progress=progress)
+        numbers = algorithm.update(store.draw(64), progress=progress)
         assert all(np.isfinite(value) and type(value) is float for value in numbers.values())
     step = env.reset(seed=1)
     actions = Player(algorithm).act(step, explore=False)
@@ -69,7 +69,7 @@ def test_no_forbidden_action_in_a_million_steps(name, options):
     algorithm, store, player, step = learner(name, env, **small(name) | options)
     for part in range(25):
         player, step = play(algorithm, env, store, 10, part / 25, player, step)
-        algorithm.update(draw(algorithm, store), progress=part / 25)
+        algorithm.update(store.draw(64), progress=part / 25)
     greedy = Player(algorithm)
     for _ in range(250):
         actions = greedy.act(step, explore=False)
@@ -96,7 +96,7 @@ def test_state_goes_through_a_checkpoint_and_learning_goes_on_bit_for_bit(name, 
     original = make_algorithm(name, env.spec, streams, **small(name) | options)
     store = store_for(original, env.spec)
     player, step = play(original, env, store, max(10, needs_of(original).rollout or 0))
-    batches = [draw(original, store, 32) for _ in range(8)]
+    batches = [store.draw(32) for _ in range(8)]
     for batch in batches[:4]:
         original.update(batch, progress=0.1)
     state = {"algorithm": original.state_dict(), "streams": streams.state_dict(), "player": player.state_dict()}
@@ -119,7 +119,7 @@ def test_an_update_that_is_not_finite_changes_nothing_and_says_so(name, bad):
     env = ChainEnv(16, cardinalities=(2, 3))
     has_target = hasattr(config_class(name)(), "target")
     algorithm, store, _, _ = learner(name, env, **small(name), **({"target": {"rate": 0.5}} if has_target else {}))
-    batch = draw(algorithm, store, 32)
+    batch = store.draw(32)
     # Twice, so that the optimiser has moments and the target differs from the network.
     for _ in range(2):
         algorithm.update(batch, progress=0.1)
@@ -195,7 +195,7 @@ def test_a_recurrent_policy_needs_its_memory_and_forgets_at_the_end_of_an_episod
 def fit(name, batch, updates=1500, **options):
     size = batch.available_actions.shape[-1]
     spec = EnvSpec((size, size), 1, 1, False)
-    algorithm = make_algorithm(name, spec, Streams(0), network={"hidden": (32,)}, learning_rate=5e-3, **options)
+    algorithm = make_algorithm(name, spec, Streams(0), network={"hidden": (32,)}, **rates(critic=5e-3), **options)
     for _ in range(updates):
         algorithm.update(batch, progress=0.0)
     return algorithm
@@ -209,14 +209,14 @@ def test_vdn_learns_the_additive_projection(payoff, mse):
     algorithm = fit("vdn", batch)
     learned = algorithm.joint_value(batch.observation, batch.actions).detach().reshape(table.shape)
     np.testing.assert_allclose(learned, expected, atol=0.05)
-    assert algorithm.update(batch, progress=0.0)["loss"] == pytest.approx(mse, abs=0.05)
+    assert algorithm.update(batch, progress=0.0)["critic_loss"] == pytest.approx(mse, abs=0.05)
 
 
 def test_iql_learns_row_and_column_means_and_a_wrong_greedy_pair():
     table = np.array(CLIMBING)
     batch = full_batch(CLIMBING)
     algorithm = fit("iql", batch)
-    values = algorithm.network(batch.observation[:1])[0].detach()
+    values = algorithm.critic(batch.observation[:1])[0].detach()
     np.testing.assert_allclose(values[0], table.mean(1), atol=0.05)
     np.testing.assert_allclose(values[1], table.mean(0), atol=0.05)
     assert values.argmax(-1).tolist() == [2, 2]
@@ -225,7 +225,7 @@ def test_iql_learns_row_and_column_means_and_a_wrong_greedy_pair():
 def test_iql_agents_learn_from_their_own_reward_and_vdn_from_the_mean():
     batch = full_batch(MONOTONIC)
     batch = batch._replace(reward=torch.tensor([[1.0, 3.0]]).expand(4, 2))
-    values = fit("iql", batch, 600).network(batch.observation[:1])[0].detach()
+    values = fit("iql", batch, 600).critic(batch.observation[:1])[0].detach()
     np.testing.assert_allclose(values, [[1.0, 1.0], [3.0, 3.0]], atol=0.02)
     joint = fit("vdn", batch, 600).joint_value(batch.observation, batch.actions).detach()
     np.testing.assert_allclose(joint, np.full(4, 2.0), atol=0.02)
@@ -237,16 +237,15 @@ def test_iql_agents_learn_from_their_own_reward_and_vdn_from_the_mean():
 def test_time_limits_bootstrap_and_ends_do_not(name, ending, value_b, double_q):
     env = ChainEnv(32, ending, cardinalities=(2, 3), has_action_masks=True)
     algorithm = make_algorithm(
-        name, env.spec, Streams(0), discount=0.8, network={"hidden": (32,)}, learning_rate=5e-3, target={"rate": 0.1},
+        name, env.spec, Streams(0), discount=0.8, network={"hidden": (32,)}, **rates(critic=5e-3), target={"rate": 0.1},
         double_q=double_q,
     )  # fmt: skip
     replay = store_for(algorithm, env.spec)
     play(algorithm, env, replay, 30)
     for _ in range(900):
-        algorithm.update(replay.sample(128), progress=0.0)
+        algorithm.update(replay.draw(128), progress=0.0)
     observation = torch.eye(2)[:, None].expand(2, 2, 2)
-    network = algorithm.network if name == "iql" else algorithm.utilities
-    best = network(observation).amax(-1).detach()
+    best = algorithm.critic(observation).amax(-1).detach()
     values = best if name == "iql" else best.sum(-1, keepdim=True)
     expected = np.broadcast_to([[0.8 * value_b], [value_b]], values.shape)
     np.testing.assert_allclose(values, expected, rtol=0.01)
@@ -255,11 +254,11 @@ def test_time_limits_bootstrap_and_ends_do_not(name, ending, value_b, double_q):
 def test_registry_names_the_nearest():
     with pytest.raises(ConfigError, match=r"unknown algorithm 'vnd'. Did you mean 'vdn'\?"):
         algorithm_class("vnd")
-    with pytest.raises(ConfigError, match=r"vdn: unknown setting 'learning_rte'. Did you mean 'learning_rate'\?"):
-        make_algorithm("vdn", EnvSpec((2,), 1, 1, False), Streams(0), learning_rte=1.0)
-    with pytest.raises(ConfigError, match=r"iql.network.hidden\[0\] is 2.5"):
+    with pytest.raises(ConfigError, match=r"critic: unknown setting 'learning_rte'. Did you mean 'learning_rate'\?"):
+        make_algorithm("vdn", EnvSpec((2,), 1, 1, False), Streams(0), critic={"learning_rte": 1.0})
+    with pytest.raises(ConfigError, match=r"iql.critic.hidden\[0\] is 2.5"):
         make_algorithm("iql", EnvSpec((2,), 1, 1, False), Streams(0), network={"hidden": (2.5,)})
-    assert config_class("iql")().learning_rate == 5e-4
+    assert config_class("iql")().critic.learning_rate == 5e-4
 
 
 def test_listing_algorithms_does_not_load_torch():
@@ -275,8 +274,7 @@ def test_the_registry_says_who_has_a_joint_policy(name):
 @pytest.mark.parametrize("name", ["iql", "vdn"])
 def test_double_q_chooses_with_the_online_network_and_values_with_the_target(name):
     algorithm = make_algorithm(name, EnvSpec((3, 3), 4, 8, True), Streams(0), network={"hidden": (16,)})
-    names = ("network", "target") if name == "iql" else ("utilities", "target_utilities")
-    online, target = (getattr(algorithm, attribute) for attribute in names)
+    online, target = algorithm.critic, algorithm.target_critic
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():  # two networks that disagree
         for parameter in (*online.parameters(), *target.parameters()):
@@ -290,8 +288,6 @@ def test_double_q_chooses_with_the_online_network_and_values_with_the_target(nam
         values = target(seen).gather(-1, choice).squeeze(-1)
         best_of_target = target(seen).masked_fill(~mask, -torch.inf).amax(-1)
         following = online(seen)
-        found = (
-            algorithm._targets(batch, following) / 0.95 if name == "iql" else algorithm._next_value(batch, following)
-        )
+        found = algorithm._targets(batch, following) / 0.95
     assert (values < best_of_target - 0.01).any()
     torch.testing.assert_close(found, values if name == "iql" else values.sum(-1))

@@ -11,7 +11,6 @@ from learning_cases import (
     CHAIN_VALUE_OF_B,
     chain,
     chain_observation,
-    draw,
     full_batch,
     game_spec,
     learn,
@@ -24,6 +23,7 @@ from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
+from spnpolicy.data.trajectories import Trajectories
 from spnpolicy.envs import make_env
 from spnpolicy.parts.joint_actions import joint_index, joint_mask, split_index
 
@@ -31,7 +31,7 @@ GAMES = {name: {"game": name} for name in ("climbing", "penalty", "linear", "mon
     "stag_hunt": {"payoff": [[4.0, 1.5], [1.5, 2.0]]},
     "qtran": {"payoff": [[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]]},
 }
-ANNEALED = {"entropy": {"start": 5.0, "end": 0.01}, "critic_learning_rate": 0.02}
+ANNEALED = {"entropy": {"start": 5.0, "end": 0.01}, "critic": {"learning_rate": 0.02}}
 FAST = {"network": {"hidden": (16,)}, "learning_rate": 1e-2, "discount": 0.8, "target": {"rate": 0.2}}
 
 
@@ -83,13 +83,13 @@ def test_central_q_equals_value_iteration(double_q, generator):
 def test_central_q_with_one_agent_is_double_dqn(generator):
     options = {
         "discount": 0.9,
-        "learning_rate": 1e-3,
+        "critic": {"learning_rate": 1e-3},
         "network": {"hidden": (16,), "features": {"frequencies": 0}},
         "target": {"rate": 0.05},
         "max_gradient_norm": 0.1,
     }
     algorithm = make_algorithm("central_q", EnvSpec((4,), 3, 3, True), Streams(3), **options)
-    online, target = copy.deepcopy(algorithm.network), copy.deepcopy(algorithm.network)
+    online, target = copy.deepcopy(algorithm.critic), copy.deepcopy(algorithm.critic)
     optimizer = torch.optim.Adam(online.parameters(), lr=1e-3)
     for _ in range(20):
         state, next_state = torch.randn(2, 50, 3, generator=generator).unbind()
@@ -113,8 +113,8 @@ def test_central_q_with_one_agent_is_double_dqn(generator):
         seen, mask = torch.zeros(50, 1, 3), torch.ones(50, 1, 4, dtype=torch.bool)
         batch = Batch(seen, state, action[:, None], reward[:, None], over, mask, seen, next_state, available[:, None])
         numbers = algorithm.update(batch, progress=0.0)
-        assert numbers["loss"] == pytest.approx(loss.item(), rel=1e-4)
-    for ours, theirs in ((algorithm.network, online), (algorithm.target, target)):
+        assert numbers["critic_loss"] == pytest.approx(loss.item(), rel=1e-4)
+    for ours, theirs in ((algorithm.critic, online), (algorithm.target_critic, target)):
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-4, atol=1e-5)
 
@@ -149,7 +149,7 @@ def test_central_q_bootstraps_at_time_limits_and_not_at_ends(ending, options):
 )
 def test_central_a2c_bootstraps_at_time_limits_and_not_at_ends(ending, trace):
     env = chain(ending, num_envs=8)
-    options = FAST | {"target": {"rate": 0.5}, "critic_learning_rate": 0.01, "rollout": 4, "trace": trace}
+    options = FAST | {"target": {"rate": 0.5}, "actor": {"learning_rate": 0.01}, "rollout": 4, "trace": trace}
     algorithm = learn("central_a2c", env, updates=300, **options)
     best = CHAIN_VALUE_OF_B[ending]
     np.testing.assert_allclose(
@@ -218,7 +218,7 @@ def test_exploration_is_of_joint_actions():
     env = make_env("matrix_game", payoff=[[1.0, 0.0], [0.0, 0.0]], num_envs=20_000)
     algorithm = make_algorithm("central_q", env.spec, Streams(0), exploration={"start": 0.5})
     with torch.no_grad():
-        algorithm.network[-1].bias[0] = 10.0
+        algorithm.critic[-1].bias[0] = 10.0
     actions = algorithm.act(env.reset(seed=0), explore=True, progress=0.0)
     shares = [(actions == np.array([i, j])).all(-1).mean() for i in (0, 1) for j in (0, 1)]
     np.testing.assert_allclose(shares, [0.625, 0.125, 0.125, 0.125], atol=0.015)
@@ -248,9 +248,9 @@ def test_what_stands_in_rows_that_are_not_valid_has_no_influence(name):
     after = []
     for junk in (3.0, math.nan):
         algorithm = make_algorithm(name, env.spec, Streams(0), **options)
-        store = store_for(algorithm, env.spec)
+        store = Trajectories(6, torch.Generator().manual_seed(0))
         play(algorithm, env, store, 6)
-        batch = store.latest(6)
+        batch = store.draw(6)
         valid, ended = batch.valid.clone(), batch.ended.clone()
         # In the middle of an episode, so that the return of the step before must not look past it.
         valid[3, :2], ended[3, :2] = False, True
@@ -274,7 +274,7 @@ def test_updates_that_are_not_finite_change_nothing(name):
     algorithm = make_algorithm(name, env.spec, Streams(0), **({"sweeps": 2} if name == "rbm" else {}))
     store = store_for(algorithm, env.spec)
     play(algorithm, env, store, 10)
-    batch = draw(algorithm, store)
+    batch = store.draw(64)
     for bad in (math.nan, math.inf):
         algorithm.update(batch, progress=0.0)
         before = copy.deepcopy(algorithm.state_dict())

@@ -6,7 +6,17 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from learning_cases import CHAIN_VALUE_OF_B, CLIMBING, as_window, chain, chain_observation, full_batch, game_spec, learn
+from learning_cases import (
+    CHAIN_VALUE_OF_B,
+    CLIMBING,
+    as_window,
+    chain,
+    chain_observation,
+    full_batch,
+    game_spec,
+    learn,
+    rates,
+)
 from window_cases import backward_targets, disturb, random_window
 
 from circuits import CircuitDistribution, structures
@@ -16,7 +26,6 @@ from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.parts.counterfactual import (
     counterfactual_advantage,
-    goes_on,
     multilinear_baseline,
     multilinear_value,
     others_actions,
@@ -208,10 +217,10 @@ def test_the_target_equals_the_formula_number_by_number(cardinalities, truncates
     learner = make_algorithm(
         "coma", spec, Streams(0), network={"hidden": (16,)}, trace=trace, exploration={"start": 0.2, "end": 0.2}
     )
-    disturb(learner.actors, learner.critic, learner.target_critic)
+    disturb(learner.actor, learner.critic, learner.target_critic)
     batch = random_window(spec, 7, 12, 3, truncates=truncates)
     with torch.no_grad():
-        following = learner.actors(batch.next_observation).masked_fill(~batch.next_available_actions, -torch.inf)
+        following = learner.actor(batch.next_observation).masked_fill(~batch.next_available_actions, -torch.inf)
         prob = 0.8 * following.softmax(-1) + 0.2 * batch.next_available_actions / batch.next_available_actions.sum(
             -1, keepdim=True
         )
@@ -230,7 +239,7 @@ def test_behind_a_time_limit_the_others_are_drawn_and_right_on_average():
     learner = make_algorithm(
         "coma", spec, Streams(0), network={"hidden": (16,)}, exploration={"start": 0.1, "end": 0.1}
     )
-    disturb(learner.actors, learner.critic, learner.target_critic)
+    disturb(learner.actor, learner.critic, learner.target_critic)
     one = random_window(spec, 1, 1, 5, fails=False)
     yes = torch.ones(1, 1, dtype=torch.bool)
     one = one._replace(terminated=~yes, ended=yes)
@@ -239,7 +248,7 @@ def test_behind_a_time_limit_the_others_are_drawn_and_right_on_average():
     }
     batch = one._replace(**copies)
     with torch.no_grad():
-        prob = with_floor(learner.actors(batch.next_observation).log_softmax(-1), 0.1).exp()
+        prob = with_floor(learner.actor(batch.next_observation).log_softmax(-1), 0.1).exp()
         drawn = learner._target(batch, prob.log())[0].double().numpy()
         joint = joint_actions(spec.cardinalities)
         seen = batch.next_observation[0, :1].expand(len(joint), -1, -1)
@@ -257,13 +266,13 @@ def test_the_gradient_of_the_actors_is_the_counterfactual_one(options):
     spec = EnvSpec((2, 3), 3, 4, True)
     epsilon, weight = 0.3, 0.05
     learner = make_algorithm(
-        "coma", spec, Streams(0), max_gradient_norm=1e9, critic_learning_rate=0.1,
+        "coma", spec, Streams(0), max_gradient_norm=1e9, critic={"learning_rate": 0.1},
         exploration={"start": epsilon, "end": epsilon}, entropy={"start": weight, "end": weight},
         **({"network": {"hidden": (8,)}} | options),
     )  # fmt: skip
-    disturb(learner.actors, learner.critic, learner.target_critic)
+    disturb(learner.actor, learner.critic, learner.target_critic)
     batch = random_window(spec, 5, 6, 1, memory=learner.needs.memory_size)
-    actors, critic = copy.deepcopy(learner.actors), copy.deepcopy(learner.critic)
+    actors, critic = copy.deepcopy(learner.actor), copy.deepcopy(learner.critic)
     learner.update(batch, progress=0.0)
     logits = actors.now(batch).masked_fill(~batch.available_actions, -torch.inf)
     floor = batch.available_actions / batch.available_actions.sum(-1, keepdim=True)
@@ -275,7 +284,7 @@ def test_the_gradient_of_the_actors_is_the_counterfactual_one(options):
     entropy = -(prob * prob.clamp_min(1e-30).log()).sum(-1)
     gain = advantage * prob.gather(-1, chosen).squeeze(-1).log() + weight * entropy
     (-gain[batch.valid].mean()).backward()
-    for found, expected in zip(learner.actors.parameters(), actors.parameters(), strict=True):
+    for found, expected in zip(learner.actor.parameters(), actors.parameters(), strict=True):
         torch.testing.assert_close(found.grad, expected.grad, atol=1e-5, rtol=1e-4)
 
 
@@ -283,7 +292,7 @@ def test_what_stands_in_a_failed_row_has_no_influence():
     spec = EnvSpec((2, 3), 3, 4, False)
     batch = random_window(spec, 6, 8, 2)
     assert not batch.valid.all()
-    assert not goes_on(batch)[-1].any()
+    assert batch.cut[-1].all()
     spoilt = batch.reward.where(batch.valid.unsqueeze(-1), 1e6)
     first, second = (make_algorithm("coma", spec, Streams(0), network={"hidden": (8,)}) for _ in range(2))
     ours = first.update(batch, progress=0.1)
@@ -298,8 +307,8 @@ def test_in_a_one_step_game_the_critic_learns_the_payoff():
         game_spec(CLIMBING),
         Streams(0),
         network={"hidden": (32,)},
-        learning_rate=1e-9,
-        critic_learning_rate=1e-2,
+        actor={"learning_rate": 1e-9},
+        critic={"learning_rate": 1e-2},
     )
     with torch.no_grad():
         target = learner._target(batch, torch.full((1, 9, 2, 3), 1 / 3).log())
@@ -312,8 +321,8 @@ def test_in_a_one_step_game_the_critic_learns_the_payoff():
 @pytest.mark.parametrize("ending", CHAIN_VALUE_OF_B)
 def test_time_limits_bootstrap_and_ends_do_not(ending):
     learner = learn(
-        "coma", chain(ending), updates=150, rollout=3, discount=0.8, network={"hidden": (32,)}, learning_rate=5e-3,
-        critic_learning_rate=1e-2, target={"rate": 0.5},
+        "coma", chain(ending), updates=150, rollout=3, discount=0.8, network={"hidden": (32,)}, **rates(actor=5e-3),
+        critic={"learning_rate": 1e-2}, target={"rate": 0.5},
     )  # fmt: skip
     seen, state = chain_observation()
     in_a, in_b = 0.8 * CHAIN_VALUE_OF_B[ending], CHAIN_VALUE_OF_B[ending]
@@ -328,11 +337,11 @@ def test_exploring_play_follows_the_floored_policy_and_greedy_play_the_best():
     learner = make_algorithm(
         "coma", spec, Streams(0), network={"hidden": (8,)}, exploration={"start": 0.6, "end": 0.0, "share": 1.0}
     )
-    disturb(learner.actors, scale=1.0)
+    disturb(learner.actor, scale=1.0)
     step = chain("terminated", num_envs=20_000).reset(seed=0)
     mask = np.broadcast_to(np.array([[True, False, True], [True, True, False]]), (20_000, 2, 3))
     step = step._replace(observation=np.ones((20_000, 2, 1), np.float32), available_actions=mask)
-    softmax = learner.actors(torch.ones(2, 1)).masked_fill(~torch.tensor(mask[0]), -torch.inf).softmax(-1)
+    softmax = learner.actor(torch.ones(2, 1)).masked_fill(~torch.tensor(mask[0]), -torch.inf).softmax(-1)
     for progress in (0.0, 0.5):
         epsilon = 0.6 * (1 - progress)
         expected = (1 - epsilon) * softmax.detach().numpy() + epsilon * mask[0] / 2

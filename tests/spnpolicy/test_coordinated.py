@@ -5,7 +5,17 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, full_batch, learn, play, store_for
+from learning_cases import (
+    CHAIN_VALUE_OF_B,
+    ENDINGS,
+    chain,
+    chain_observation,
+    full_batch,
+    learn,
+    play,
+    rates,
+    store_for,
+)
 
 import factor_q
 from factor_q import FactorGraph, Factors
@@ -163,7 +173,7 @@ def test_linear_factors_move_along_their_features_by_one_global_error():
     algorithm.critic.zero_grad()
     # A huge learning rate cannot hide the direction: what is compared is the gradient before Adam.
     object.__setattr__(algorithm.config, "max_gradient_norm", 1e9)
-    assert algorithm.update(batch, progress=0.0)["loss"] == pytest.approx(delta**2, rel=1e-4)
+    assert algorithm.update(batch, progress=0.0)["critic_loss"] == pytest.approx(delta**2, rel=1e-4)
     place = 0
     for run in algorithm.critic.runs:
         for row in range(len(run.agents)):
@@ -261,7 +271,7 @@ def largest_regret(name, updates, batch_size=None, **options):
 
 @pytest.mark.slow
 def test_the_greedy_policy_on_a_ring_of_machines_is_that_of_value_iteration():
-    linear = {"factors": "linear", "learning_rate": 0.05}
+    linear = {"factors": "linear", "critic": {"learning_rate": 0.05}}
     assert largest_regret("coordinated", 120, **linear) == 0.0
     # Tables of single agents cannot tell that neighbours should not reboot together.
     assert largest_regret("coordinated", 120, graph="scopes", **linear) > 0.2
@@ -270,20 +280,20 @@ def test_the_greedy_policy_on_a_ring_of_machines_is_that_of_value_iteration():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["coordinated", "dcg"])
 def test_networks_learn_the_policy_of_value_iteration_too(name):
-    regret = largest_regret(name, 2000, batch_size=256, graph="ring", network={"hidden": (64,)}, learning_rate=3e-3)
+    regret = largest_regret(name, 2000, batch_size=256, graph="ring", network={"hidden": (64,)}, **rates(critic=3e-3))
     assert regret == 0.0
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"factors": "linear", "network": {"features": {"frequencies": 0}}, "learning_rate": 2e-2},
+        {"factors": "linear", "network": {"features": {"frequencies": 0}}, "critic": {"learning_rate": 2e-2}},
         pytest.param({"double_q": True, "share_factors": False}, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending, options):
-    options = {"discount": 0.8, "network": {"hidden": (32,)}, "learning_rate": 2e-3, "target": {"rate": 0.2}} | options
+    options = {"discount": 0.8, "network": {"hidden": (32,)}, **rates(critic=2e-3), "target": {"rate": 0.2}} | options
     algorithm = learn("coordinated", chain(ending), updates=250, batch_size=64, **options)
     values = algorithm.joint_factors(chain_observation()[0]).max()[0].detach()
     of_b = CHAIN_VALUE_OF_B[ending]
@@ -349,7 +359,7 @@ def test_an_agent_that_may_do_nothing_is_named_and_what_leads_there_is_worth_its
         algorithm.act(step, explore=False)
     store = store_for(algorithm, env.spec)
     play(algorithm, env, store, 5)
-    batch = store.sample(40)
+    batch = store.draw(40)
     stuck = batch.next_available_actions.clone()
     stuck[5, 2] = False
     values = algorithm._next_value(batch._replace(next_available_actions=stuck))
@@ -364,7 +374,7 @@ def test_double_q_chooses_with_the_online_tables_and_values_with_the_target():
         algorithm, env = scrambled(double_q=double_q)
         store = store_for(algorithm, env.spec)
         play(algorithm, env, store, 5)
-        batch = store.sample(60)
+        batch = store.draw(60)
         legal = batch.next_available_actions[:, torch.arange(3), joint].all(-1)
         seen = batch.next_observation
         online, target = (
@@ -383,9 +393,9 @@ def test_a_linear_table_of_all_agents_learns_any_payoff():
     payoff = np.random.default_rng(0).normal(size=(2, 3, 2)).tolist()
     batch = full_batch(payoff)
     algorithm = make_algorithm(
-        "coordinated", EnvSpec((2, 3, 2), 1, 1, False), Streams(0), factors="linear", learning_rate=0.05,
+        "coordinated", EnvSpec((2, 3, 2), 1, 1, False), Streams(0), factors="linear", critic={"learning_rate": 0.05},
         graph="scopes", scopes=((0, 1, 2),),
     )  # fmt: skip
     for _ in range(200):
-        loss = algorithm.update(batch, progress=0.0)["loss"]
+        loss = algorithm.update(batch, progress=0.0)["critic_loss"]
     assert loss < 1e-4

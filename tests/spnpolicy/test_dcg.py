@@ -10,11 +10,11 @@ from learning_cases import (
     CLIMBING,
     chain,
     chain_observation,
-    draw,
     full_batch,
     game_spec,
     learn,
     play,
+    rates,
     store_for,
 )
 
@@ -141,18 +141,18 @@ def test_other_tables_than_singles_and_pairs_are_refused():
 
 def values_of(algorithm, observation, state):
     """The largest Q of each observation, by elimination."""
-    factors = algorithm.network(algorithm.network.encoder(observation))
-    return (factors.max()[0] + algorithm.network.offset(state)).detach()
+    factors = algorithm.critic(algorithm.critic.encoder(observation))
+    return (factors.max()[0] + algorithm.critic.offset(state)).detach()
 
 
 @pytest.mark.parametrize(("options", "most"), [({}, 0.01), ({"rank": 3}, 0.3)])
 @pytest.mark.parametrize(("payoff", "best"), [(CLIMBING, 11.0), (PENALTY, 10.0)])
 def test_pair_payoffs_represent_two_player_games(payoff, best, options, most):
     batch = full_batch(payoff)
-    options = {"network": {"hidden": (32,)}, "learning_rate": 1e-2} | options
+    options = {"network": {"hidden": (32,)}, "critic": {"learning_rate": 1e-2}} | options
     algorithm = make_algorithm("dcg", game_spec(payoff), Streams(0), **options)
     for _ in range(150):
-        loss = algorithm.update(batch, progress=0.0)["loss"]
+        loss = algorithm.update(batch, progress=0.0)["critic_loss"]
     table = np.array(payoff)
     additive = table.mean(1, keepdims=True) + table.mean(0, keepdims=True) - table.mean()
     # Sums of products wobble longer on their way to 0, but no sum of single values comes near.
@@ -173,7 +173,7 @@ def test_pair_payoffs_represent_two_player_games(payoff, best, options, most):
 def test_time_limits_bootstrap_and_ends_do_not(ending, options):
     algorithm = learn(
         "dcg", chain(ending), updates=250, batch_size=64, discount=0.8, network={"hidden": (32,)}, embedding=32,
-        learning_rate=2e-3, target={"rate": 0.2}, **options,
+        critic={"learning_rate": 2e-3}, target={"rate": 0.2}, **options,
     )  # fmt: skip
     of_b = CHAIN_VALUE_OF_B[ending]
     np.testing.assert_allclose(values_of(algorithm, *chain_observation()), [0.8 * of_b, of_b], rtol=0.01)
@@ -183,14 +183,14 @@ def test_time_limits_bootstrap_and_ends_do_not(ending, options):
 def test_agents_with_memories_and_weights_of_their_own_learn_the_chain():
     algorithm = learn(
         "dcg", chain("terminated"), updates=250, batch_size=32, discount=0.8, embedding=16,
-        network={"kind": "recurrent", "hidden": (16,)}, learning_rate=1e-2, target={"rate": 0.1}, sequence_length=2,
+        network={"kind": "recurrent", "hidden": (16,)}, **rates(critic=1e-2), target={"rate": 0.1}, sequence_length=2,
         share_parameters=False,
     )  # fmt: skip
     seen, _ = chain_observation()
     hidden, found = torch.zeros(1, 2, 16), []
     for step in range(2):
-        embedding, hidden = algorithm.network.encoder.advance(seen[step : step + 1], hidden)
-        found.append(algorithm.network(embedding).max()[0].item())
+        embedding, hidden = algorithm.critic.encoder.advance(seen[step : step + 1], hidden)
+        found.append(algorithm.critic(embedding).max()[0].item())
     np.testing.assert_allclose(found, [0.8, 1.0], rtol=0.01)
 
 
@@ -200,7 +200,7 @@ def scrambled(seed=0, **options):
     algorithm = make_algorithm("dcg", env.spec, Streams(seed), network={"hidden": (16,)}, embedding=8, **options)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in (*algorithm.network.parameters(), *algorithm.target_network.parameters()):
+        for parameter in (*algorithm.critic.parameters(), *algorithm.target_critic.parameters()):
             parameter.add_(torch.randn(parameter.shape, generator=generator))
     return algorithm, env
 
@@ -217,7 +217,7 @@ def test_greedy_play_is_available_and_on_a_chain_the_best_there_is(graph):
     algorithm, env = scrambled(graph=graph)
     _, step = play(algorithm, env, store_for(algorithm, env.spec), 40)  # asserts that everything was available
     before = algorithm._generator.bit_generator.state
-    values, joint = joint_values(algorithm.network, torch.tensor(step.observation))
+    values, joint = joint_values(algorithm.critic, torch.tensor(step.observation))
     legal = torch.tensor(step.available_actions)[:, torch.arange(3), joint].all(-1)
     values = values.masked_fill(~legal, -torch.inf)
     taken = (torch.tensor(algorithm.act(step, explore=False))[:, None] == joint).all(-1)
@@ -244,24 +244,24 @@ def test_double_q_chooses_with_the_online_tables_and_values_with_the_target():
         algorithm, env = scrambled(graph="chain", double_q=double_q, state_value=True)
         store = store_for(algorithm, env.spec)
         play(algorithm, env, store, 5)
-        batch = store.sample(60)
+        batch = store.draw(60)
         stuck = batch.next_available_actions.clone()
         stuck[5, 2] = False
         batch = batch._replace(next_available_actions=stuck)
         (online, joint), (target, _) = (
-            joint_values(network, batch.next_observation) for network in (algorithm.network, algorithm.target_network)
+            joint_values(network, batch.next_observation) for network in (algorithm.critic, algorithm.target_critic)
         )
         legal = stuck[:, torch.arange(3), joint].all(-1)
         choice = (online if double_q else target).masked_fill(~legal, -torch.inf).argmax(-1, keepdim=True)
-        expected = target.gather(-1, choice).squeeze(-1) + algorithm.target_network.offset(batch.next_state).detach()
+        expected = target.gather(-1, choice).squeeze(-1) + algorithm.target_critic.offset(batch.next_state).detach()
         expected[5] = 0.0
-        found = algorithm._next_value(batch, algorithm.network.encoder(batch.next_observation))
+        found = algorithm._next_value(batch, algorithm.critic.encoder(batch.next_observation))
         torch.testing.assert_close(found, expected)
 
 
 def test_equal_agents_have_symmetric_payoffs_and_tables_are_means():
     spec = EnvSpec((3,) * 4, 5, 20, False)
-    network = make_algorithm("dcg", spec, Streams(0), network={"hidden": (16,)}).network
+    network = make_algorithm("dcg", spec, Streams(0), network={"hidden": (16,)}).critic
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.normal_(generator=torch.Generator().manual_seed(len(parameter)))
@@ -283,7 +283,7 @@ def test_equal_agents_have_symmetric_payoffs_and_tables_are_means():
 def test_low_rank_payoffs_have_that_rank_and_full_ones_do_not():
     for rank, expected in ((2, 4), (0, 5)):
         spec = EnvSpec((5, 5), 3, 6, False)
-        network = make_algorithm("dcg", spec, Streams(0), network={"hidden": (16,)}, rank=rank).network.double()
+        network = make_algorithm("dcg", spec, Streams(0), network={"hidden": (16,)}, rank=rank).critic.double()
         seen = torch.randn(4, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         table = network(network.encoder(seen)).tables[-1]
         # Both directions are averaged, so two products each way make four.
@@ -296,7 +296,7 @@ def test_one_agent_and_graphs_without_pairs_work():
         algorithm = make_algorithm("dcg", env.spec, Streams(0), network={"hidden": (16,)}, **options)
         store = store_for(algorithm, env.spec)
         play(algorithm, env, store, 5)
-        assert all(map(np.isfinite, algorithm.update(draw(algorithm, store), progress=0.5).values()))
+        assert all(map(np.isfinite, algorithm.update(store.draw(64), progress=0.5).values()))
 
 
 def test_windows_with_failed_steps_count_only_the_rest():
@@ -306,10 +306,10 @@ def test_windows_with_failed_steps_count_only_the_rest():
     )
     store = store_for(algorithm, env.spec)
     play(algorithm, env, store, 6, player=Player(algorithm))
-    batch = store.windows(6, 3)
+    batch = store.draw(18)
     valid = torch.ones(3, 6, dtype=torch.bool)
     valid[1, 2] = False
     reward = batch.reward.clone()
     reward[1, 2] = torch.nan
-    assert np.isfinite(algorithm.update(batch._replace(reward=reward, valid=valid), progress=0.5)["loss"])
-    assert np.isnan(algorithm.update(batch._replace(reward=reward), progress=0.5)["loss"])
+    assert np.isfinite(algorithm.update(batch._replace(reward=reward, valid=valid), progress=0.5)["critic_loss"])
+    assert np.isnan(algorithm.update(batch._replace(reward=reward), progress=0.5)["critic_loss"])

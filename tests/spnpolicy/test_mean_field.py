@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, game_spec, learn
+from learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, game_spec, learn, rates
 
 from circuits import CircuitDistribution, structures
 from factor_q import FactorGraph, Factors
@@ -113,10 +113,10 @@ def test_forbidden_actions_have_probability_zero_and_no_influence():
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending, solver):
     algorithm = learn(
-        "mean_field", chain(ending), updates=220, discount=0.8, network={"hidden": (32,)}, learning_rate=5e-3,
+        "mean_field", chain(ending), updates=220, discount=0.8, network={"hidden": (32,)}, **rates(critic=5e-3),
         target={"rate": 0.3}, batch_size=64, temperature=FIXED, solver=solver, sweeps=2, starts=2,
     )  # fmt: skip
-    critic = algorithm._learner.critic
+    critic = algorithm.learner.critic
     q = critic(chain_observation()[0])
     value = CHAIN_VALUE_OF_B[ending]
     np.testing.assert_allclose(q.max()[0].detach(), [0.8 * value, value], rtol=0.01)
@@ -131,14 +131,14 @@ def test_coordinate_ascent_needs_no_policy_network_and_plays_a_game():
         updates=60,
         discount=0.0,
         network={"hidden": (32,)},
-        learning_rate=2e-2,
+        critic={"learning_rate": 2e-2},
         solver="coordinate_ascent",
     )
     step = env.reset()
     assert algorithm.act(step, explore=False).tolist() == [[1, 1]] * 32
     fresh = make_algorithm("mean_field", env.spec, Streams(0), network={"hidden": (32,)}, solver="coordinate_ascent")
-    for name, value in fresh._learner.policy.state_dict().items():
-        assert torch.equal(value, algorithm._learner.policy.state_dict()[name])
+    for name, value in fresh.learner.actor.state_dict().items():
+        assert torch.equal(value, algorithm.learner.actor.state_dict()[name])
 
 
 def test_masks_hold_in_play_and_greedy_play_moves_no_stream():

@@ -18,6 +18,7 @@ from learning_cases import (
     full_batch,
     game_spec,
     learn,
+    rates,
 )
 from window_cases import backward_targets, disturb, random_window
 
@@ -31,7 +32,7 @@ from spnpolicy.maths.categorical import entropy
 from spnpolicy.parts.counterfactual import optimistic_values
 
 RAISED_PENALTY = [[-100.0, 0.0, 10.1], [0.0, 2.0, 0.0], [10.0, 0.0, -100.0]]
-FAST = {"network": {"hidden": (32,)}, "learning_rate": 1e-2, "critic_learning_rate": 1e-2, "rollout": 1}
+FAST = {"network": {"hidden": (32,)}, "actor": {"learning_rate": 1e-2}, "critic": {"learning_rate": 1e-2}, "rollout": 1}
 """With 64 games at a time: frozen after tuning, 250 updates reach 11 on Climbing."""
 
 
@@ -150,7 +151,7 @@ def train_on(payoff, seed, updates, **options):
 
 @pytest.mark.parametrize("critic", ["table", "factors"])
 def test_it_learns_the_best_of_climbing(critic):
-    assert train_on(CLIMBING, 0, 250, critic=critic) == 11.0
+    assert train_on(CLIMBING, 0, 250, joint_values=critic) == 11.0
 
 
 @pytest.mark.slow
@@ -173,8 +174,8 @@ def test_one_of_two_optima_is_chosen_together_if_it_is_better_or_if_ties_are_bro
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending, critic):
     learner = learn(
-        "pareto_ac", chain(ending), updates=150, rollout=3, discount=0.8, network={"hidden": (32,)}, learning_rate=1e-3,
-        critic_learning_rate=1e-2, target={"rate": 0.5}, critic=critic,
+        "pareto_ac", chain(ending), updates=150, rollout=3, discount=0.8, network={"hidden": (32,)},
+        **rates(actor=1e-3, critic=1e-2), target={"rate": 0.5}, joint_values=critic,
     )  # fmt: skip
     seen, state = chain_observation()
     expected = np.array([0.8 * CHAIN_VALUE_OF_B[ending], CHAIN_VALUE_OF_B[ending]])[:, None]
@@ -200,11 +201,11 @@ def best_for_each(q, available, agents):
 @pytest.mark.parametrize("trace", [0.6, 1.0])
 def test_the_target_equals_the_formula_number_by_number(critic, trace):
     spec = EnvSpec((2, 3, 2), 3, 4, True)
-    learner = make_algorithm("pareto_ac", spec, Streams(0), network={"hidden": (8,)}, trace=trace, critic=critic)
-    disturb(learner.actors, learner.critic, learner.values, learner.target_critic)
+    learner = make_algorithm("pareto_ac", spec, Streams(0), network={"hidden": (8,)}, trace=trace, joint_values=critic)
+    disturb(learner.actor, learner.critic, learner.values, learner.target_critic)
     batch = random_window(spec, 6, 8, 4)
     with torch.no_grad():
-        logits = learner.actors(batch.next_observation)
+        logits = learner.actor(batch.next_observation)
         prob = logits.masked_fill(~batch.next_available_actions, -torch.inf).softmax(-1)
         q = learner.target_critic(batch.next_observation, batch.next_state)
         best = best_for_each(q, batch.next_available_actions, 3)
@@ -215,16 +216,18 @@ def test_the_target_equals_the_formula_number_by_number(critic, trace):
     np.testing.assert_allclose(found[batch.valid], expected[batch.valid], atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"critic": "factors"}, {"network": {"kind": "recurrent", "hidden": (8,)}}])
+@pytest.mark.parametrize(
+    "options", [{}, {"joint_values": "factors"}, {"network": {"kind": "recurrent", "hidden": (8,)}}]
+)
 def test_gradients_are_those_of_the_formulas(options):
     spec, weight = EnvSpec((2, 3), 3, 4, True), 0.3
     learner = make_algorithm(
-        "pareto_ac", spec, Streams(0), max_gradient_norm=1e9, critic_learning_rate=0.1,
+        "pareto_ac", spec, Streams(0), max_gradient_norm=1e9, critic={"learning_rate": 0.1},
         entropy={"start": weight, "end": weight}, **({"network": {"hidden": (8,)}} | options),
     )  # fmt: skip
-    disturb(learner.actors, learner.critic, learner.values, learner.target_critic)
+    disturb(learner.actor, learner.critic, learner.values, learner.target_critic)
     batch = random_window(spec, 4, 6, 1, memory=learner.needs.memory_size)
-    actors, critic, values = (copy.deepcopy(each) for each in (learner.actors, learner.critic, learner.values))
+    actors, critic, values = (copy.deepcopy(each) for each in (learner.actor, learner.critic, learner.values))
     target = learner._target(batch, actors.both(batch)[1])
     learner.update(batch, progress=0.0)
     q = critic(batch.observation, batch.state)
@@ -239,7 +242,7 @@ def test_gradients_are_those_of_the_formulas(options):
     (-gain[batch.valid].mean()).backward()
     joint = torch.stack([q(batch.actions.unsqueeze(-2))[..., i] for i in range(2)], -1)
     ((joint - target).square()[batch.valid].mean() + (value - target).square()[batch.valid].mean()).backward()
-    for name, mine in (("actors", actors), ("critic", critic), ("values", values)):
+    for name, mine in (("actor", actors), ("critic", critic), ("values", values)):
         for found, expected in zip(getattr(learner, name).parameters(), mine.parameters(), strict=True):
             torch.testing.assert_close(found.grad, expected.grad, atol=1e-5, rtol=1e-4)
 
@@ -249,7 +252,7 @@ def test_each_agent_learns_from_its_own_reward_and_one_step_targets_are_rewards(
     reward = torch.stack([stag_hunt.reward[:, 0], torch.tensor([4.0, 3.0, 0.0, 2.0])], -1)
     batch = as_window(stag_hunt._replace(reward=reward))
     spec = game_spec([[4.0, 0.0], [3.0, 2.0]])
-    learner = make_algorithm("pareto_ac", spec, Streams(0), network={"hidden": (32,)}, critic_learning_rate=2e-2)
+    learner = make_algorithm("pareto_ac", spec, Streams(0), network={"hidden": (32,)}, critic={"learning_rate": 2e-2})
     assert torch.equal(learner._target(batch, torch.zeros(1, 4, 2, 2)), batch.reward)
     for _ in range(200):
         learner.update(batch, progress=0.0)
@@ -283,7 +286,7 @@ def test_what_stands_in_a_failed_row_has_no_influence():
 
 def test_factors_serve_teams_too_large_for_a_table():
     env = chain("terminated", num_envs=4, cardinalities=(5,) * 8)
-    with pytest.raises(ConfigError, match=r"pareto_ac: critic 'table' .* 390,625; use critic='factors'"):
+    with pytest.raises(ConfigError, match=r"pareto_ac: joint_values 'table' .* 390,625; use joint_values='factors'"):
         make_algorithm("pareto_ac", env.spec, Streams(0))
     learner = learn(
         "pareto_ac",
@@ -291,10 +294,10 @@ def test_factors_serve_teams_too_large_for_a_table():
         updates=2,
         rollout=2,
         network={"kind": "recurrent", "hidden": (8,)},
-        critic="factors",
+        joint_values="factors",
         num_pairs=6,
     )
     assert learner.num_updates == 2
     make_algorithm("pareto_ac", EnvSpec((10,) * 5, 1, 1, False), Streams(0), network={"hidden": (1,)})
     with pytest.raises(ConfigError, match="num_pairs is 0, but must be at least 1"):
-        make_algorithm("pareto_ac", env.spec, Streams(0), critic="factors", num_pairs=0)
+        make_algorithm("pareto_ac", env.spec, Streams(0), joint_values="factors", num_pairs=0)

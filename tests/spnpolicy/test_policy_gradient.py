@@ -13,7 +13,6 @@ from learning_cases import (
     as_window,
     chain,
     chain_observation,
-    draw,
     full_batch,
     game_spec,
     learn,
@@ -25,7 +24,7 @@ from spnpolicy.algorithms import config_class, make_algorithm
 from spnpolicy.algorithms.reinforce import episode_returns
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch
+from spnpolicy.data.protocol import Window
 from spnpolicy.envs import make_env
 
 
@@ -79,21 +78,21 @@ def sampled_gradients(count, *, mean_baseline=False, bonus=0.0):
     env = TwoSteps()
     env.reward += bonus
     algorithm = make_algorithm(
-        "reinforce", env.spec, Streams(0), discount=1.0, learning_rate=1e-30, max_gradient_norm=1e9,
+        "reinforce", env.spec, Streams(0), discount=1.0, actor={"learning_rate": 1e-30}, max_gradient_norm=1e9,
         entropy={"start": 0.0, "end": 0.0}, rollout=2, share_parameters=False, mean_baseline=mean_baseline,
         network={"hidden": (6,), "features": {"frequencies": 0}},
     )  # fmt: skip
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():  # no policy near the uniform one
-        for parameter in algorithm.policy.parameters():
+        for parameter in algorithm.actor.parameters():
             parameter.add_(0.7 * torch.randn(parameter.shape, generator=generator))
     store, player, step, found = store_for(algorithm, env.spec), None, None, []
     for _ in range(count):
         player, step = play(algorithm, env, store, 2, player=player, step=step)
-        algorithm.update(draw(algorithm, store), progress=0.0)
+        algorithm.update(store.draw(64), progress=0.0)
         # The loss is minus the mean over 2 steps and 2 agents.
-        found.append(-4.0 * torch.cat([parameter.grad.flatten() for parameter in algorithm.policy.parameters()]))
-    exact = torch.cat([gradient.flatten() for gradient in exact_gradients(env, algorithm.policy)])
+        found.append(-4.0 * torch.cat([parameter.grad.flatten() for parameter in algorithm.actor.parameters()]))
+    exact = torch.cat([gradient.flatten() for gradient in exact_gradients(env, algorithm.actor)])
     return torch.stack(found), exact
 
 
@@ -120,7 +119,7 @@ def window_of(reward, terminated, ended, valid):
     pay = torch.tensor(reward)[:, None, None]
     state, memory = torch.zeros(time, 1, 1), torch.zeros(1, 1, 0)
     actions = torch.zeros(time, 1, 1, dtype=torch.long)
-    return Batch(blank, state, actions, pay, flags[0], mask, blank, state, mask, flags[1], flags[2], memory)
+    return Window(blank, state, actions, pay, flags[0], mask, blank, state, mask, flags[1], flags[2], memory)
 
 
 def test_returns_go_to_the_end_of_the_episode_and_are_known_only_if_it_was_seen():
@@ -149,11 +148,11 @@ def test_returns_of_the_chain_stop_at_every_end_or_leave_time_limits_out(ending)
         )
         store = store_for(algorithm, env.spec)
         play(algorithm, env, store, 51)  # the window begins and ends in mid-episode
-        batch = draw(algorithm, store)
+        batch = store.draw(64)
         returns, known = episode_returns(batch, 0.8, time_limit_ends=truncation == "end")
-        before = [parameter.clone() for parameter in algorithm.policy.parameters()]
+        before = [parameter.clone() for parameter in algorithm.actor.parameters()]
         numbers = algorithm.update(batch, progress=0.0)
-        is_same = all(map(torch.equal, before, algorithm.policy.parameters()))
+        is_same = all(map(torch.equal, before, algorithm.actor.parameters()))
         if (ending, truncation) == ("truncated", "exclude"):
             assert not known.any()
             assert is_same
@@ -169,17 +168,16 @@ def test_returns_of_the_chain_stop_at_every_end_or_leave_time_limits_out(ending)
 
 def test_reinforce_learns_the_best_joint_action_of_an_easy_game():
     env = make_env("matrix_game", game="linear", num_envs=32)
-    algorithm = learn("reinforce", env, updates=30, rollout=2, network={"hidden": (16,)}, learning_rate=0.05)
+    algorithm = learn("reinforce", env, updates=30, rollout=2, network={"hidden": (16,)}, actor={"learning_rate": 0.05})
     assert (algorithm.act(env.reset(), explore=False) == 1).all()
 
 
-CRITICS = {"ia2c": "critic", "maa2c": "critics", "ippo": "critic", "mappo": "critics"}
-ACTORS = {"ia2c": "policy", "maa2c": "actors", "ippo": "policy", "mappo": "actors"}
-FAST = {"network": {"hidden": (32,)}, "critic_learning_rate": 0.01, "target": {"rate": 0.5}}
+WITH_CRITIC = ("ia2c", "maa2c", "ippo", "mappo")
+FAST = {"network": {"hidden": (32,)}, "critic": {"learning_rate": 0.01}, "target": {"rate": 0.5}}
 
 
 def values_of(name, algorithm, observation, state):
-    return getattr(algorithm, CRITICS[name])(observation, state).squeeze(-1).detach()
+    return algorithm.critic(observation, state).squeeze(-1).detach()
 
 
 def fit(name, batch, spec, updates=220, **options):
@@ -201,12 +199,12 @@ def test_critics_bootstrap_at_time_limits_and_not_at_ends(name, ending, value_b,
     store = store_for(algorithm, env.spec)
     play(algorithm, env, store, 7)  # the window begins and ends in mid-episode
     options = {"discount": 0.8, "share_parameters": share_parameters, "rollout": 6}
-    algorithm = fit(name, draw(algorithm, store), env.spec, **options)
+    algorithm = fit(name, store.draw(64), env.spec, **options)
     values = values_of(name, algorithm, *chain_observation())
     np.testing.assert_allclose(values, np.array([[0.8, 0.8], [1.0, 1.0]]) * value_b, rtol=0.01)
 
 
-@pytest.mark.parametrize("name", CRITICS)
+@pytest.mark.parametrize("name", WITH_CRITIC)
 def test_a_one_step_game_is_worth_its_mean_payoff_and_not_a_sum_over_imagined_repetitions(name):
     batch = as_window(full_batch(MONOTONIC))
     algorithm = fit(name, batch, game_spec(MONOTONIC), discount=0.95)
@@ -214,7 +212,7 @@ def test_a_one_step_game_is_worth_its_mean_payoff_and_not_a_sum_over_imagined_re
     np.testing.assert_allclose(values, [[2.5, 2.5]], atol=0.01)
 
 
-@pytest.mark.parametrize("name", CRITICS)
+@pytest.mark.parametrize("name", WITH_CRITIC)
 def test_every_agent_is_valued_by_its_own_reward(name):
     batch = as_window(full_batch(MONOTONIC))
     batch = batch._replace(reward=torch.tensor([1.0, 3.0]).expand(1, 4, 2))
@@ -223,7 +221,7 @@ def test_every_agent_is_valued_by_its_own_reward(name):
     np.testing.assert_allclose(values, [[1.0, 3.0]], atol=0.02)
 
 
-@pytest.mark.parametrize("name", CRITICS)
+@pytest.mark.parametrize("name", WITH_CRITIC)
 def test_central_critics_see_the_state_and_policies_never_do(name):
     """A state that no observation tells; the reward is the state."""
     batch = as_window(full_batch(MONOTONIC))
@@ -234,12 +232,12 @@ def test_central_critics_see_the_state_and_policies_never_do(name):
     is_central = name.startswith("ma")
     expected = state.expand(-1, -1, 2) if is_central else torch.full((1, 4, 2), 0.5)
     np.testing.assert_allclose(values, expected, atol=0.02)
-    policy = getattr(algorithm, ACTORS[name])
+    policy = algorithm.actor
     first, other = policy.now(batch), policy.now(batch._replace(state=1.0 - state))
     assert torch.equal(first, other)
 
 
-@pytest.mark.parametrize("name", ["reinforce", *CRITICS])
+@pytest.mark.parametrize("name", ["reinforce", *WITH_CRITIC])
 def test_only_rows_without_a_failure_count(name):
     """The rows that failed hold absurd rewards; the update is the one without them."""
     env = chain("terminated", 6)
@@ -249,7 +247,7 @@ def test_only_rows_without_a_failure_count(name):
         algorithm = make_algorithm(name, env.spec, Streams(0), rollout=8, **options)
         store = store_for(algorithm, env.spec)
         play(algorithm, chain("terminated", 6), store, 8)
-        batch = draw(algorithm, store)
+        batch = store.draw(64)
         failed = torch.zeros_like(batch.valid)
         failed[3, 2] = failed[6, 4] = failed[0, 0] = True
         reward = batch.reward.masked_fill(failed[..., None], absurd)
@@ -265,7 +263,7 @@ def test_only_rows_without_a_failure_count(name):
                 assert torch.equal(state[place], other[part][place]), (part, place)
 
 
-@pytest.mark.parametrize("name", ["reinforce", *CRITICS])
+@pytest.mark.parametrize("name", ["reinforce", *WITH_CRITIC])
 def test_entropy_is_sought_by_its_weight_at_this_point_of_training(name):
     batch = as_window(full_batch(MONOTONIC))
     batch = batch._replace(reward=torch.zeros(1, 4, 2))
@@ -273,11 +271,11 @@ def test_entropy_is_sought_by_its_weight_at_this_point_of_training(name):
     for progress in (0.0, 1.0):
         options = {
             "network": {"hidden": (8,)},
-            "learning_rate": 0.05,
+            "actor": {"learning_rate": 0.05},
             "entropy": {"start": 1.0, "end": -1.0, "share": 1.0},
         }
         algorithm = make_algorithm(name, game_spec(MONOTONIC), Streams(0), **options)
-        policy = getattr(algorithm, ACTORS.get(name, "policy"))
+        policy = algorithm.actor
         with torch.no_grad():
             policy.head[-1].bias.copy_(torch.tensor([1.0, 0.0]))
         for _ in range(6 if name.endswith("ppo") else 30):
@@ -288,7 +286,7 @@ def test_entropy_is_sought_by_its_weight_at_this_point_of_training(name):
 
 
 CLIMBING_OPTIONS = {
-    "network": {"hidden": (16,)}, "learning_rate": 0.02, "critic_learning_rate": 0.02, "rollout": 1,
+    "network": {"hidden": (16,)}, "actor": {"learning_rate": 0.02}, "critic": {"learning_rate": 0.02}, "rollout": 1,
     "target": {"rate": 1.0}, "entropy": {"start": 5.0, "end": 0.01},
 }  # fmt: skip
 
@@ -321,4 +319,4 @@ def test_defaults_differ_where_the_published_ones_do():
     assert config_class("ia2c")().entropy.at(0.5) == 0.001
     assert config_class("maa2c")().entropy.at(0.5) == 0.01
     assert config_class("ippo")().trace == 0.95
-    assert config_class("reinforce")().learning_rate == 3e-4
+    assert config_class("reinforce")().actor.learning_rate == 3e-4

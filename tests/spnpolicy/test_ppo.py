@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from learning_cases import as_window, chain, draw, full_batch, game_spec, learn, play, store_for
+from learning_cases import as_window, chain, full_batch, game_spec, learn, play, rates, store_for
 
-from spnpolicy.algorithms import config_class, make_algorithm
+from spnpolicy.algorithms import config_class, make_algorithm, ppo
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
@@ -16,7 +16,7 @@ from spnpolicy.parts import actor_critic
 from spnpolicy.training.player import Player
 
 BASIN = [[0.0, -5.0], [-5.0, 10.0]]
-PARTS = {"ippo": ("policy", "critic"), "mappo": ("actors", "critics")}
+NAMES = ("ippo", "mappo")
 
 
 def with_data(name, time=8, envs=6, **options):
@@ -25,15 +25,15 @@ def with_data(name, time=8, envs=6, **options):
     algorithm = make_algorithm(
         name, env.spec, Streams(0), **({"network": {"hidden": (16,)}, "rollout": time} | options)
     )
-    policy, critic = (getattr(algorithm, part) for part in PARTS[name])
+    policy, critic = algorithm.actor, algorithm.critic
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in (*policy.parameters(), *critic.parameters()):
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    getattr(algorithm, "target_" + PARTS[name][1]).load_state_dict(critic.state_dict())
+    algorithm.target_critic.load_state_dict(critic.state_dict())
     store = store_for(algorithm, env.spec)
     play(algorithm, env, store, time)
-    return algorithm, policy, critic, draw(algorithm, store)
+    return algorithm, policy, critic, store.draw(64)
 
 
 def slow_advantages(batch, critic, discount, trace):
@@ -52,9 +52,9 @@ def slow_advantages(batch, critic, discount, trace):
     return result, result + now
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_several_epochs_are_those_of_a_slow_loop_with_advantages_from_before_the_first_step(name):
-    options = {"discount": 0.8, "learning_rate": 0.01, "critic_learning_rate": 0.02, "epochs": 4, "rollout": 8}
+    options = {"discount": 0.8, **rates(actor=0.01, critic=0.02), "epochs": 4, "rollout": 8}
     algorithm, policy, critic, batch = with_data(name, **options)
     mine_policy, mine_critic = copy.deepcopy(policy), copy.deepcopy(critic)
     advantage, target = slow_advantages(batch, mine_critic, 0.8, 0.95)
@@ -92,8 +92,8 @@ def test_several_epochs_are_those_of_a_slow_loop_with_advantages_from_before_the
 def test_the_first_gradient_is_that_of_a2c():
     _, policy, critic, batch = with_data("ippo")
     config = config_class("ippo")(normalize_advantage=False)
-    fixed = actor_critic.fix(config, batch, policy, critic, critic)
-    loss, _, numbers = actor_critic.clipped_losses(config, policy, critic, fixed, 0.3)
+    fixed = ppo.fix(config, batch, policy, critic, critic)
+    loss, _, numbers = ppo.clipped_losses(config, policy, critic, fixed, 0.3)
     clipped = torch.autograd.grad(loss, list(policy.parameters()))
     log_probs = actor_critic.action_log_probs(policy, batch)
     loss, entropy = actor_critic.actor_loss(log_probs, batch.actions, fixed.advantage, 0.3, batch.valid)
@@ -117,18 +117,18 @@ def exact_batch(first, second):
 
 def greedy_steps(first, second, learners):
     """Expected payoff before and after one update with large steps of some agents, by exact samples."""
-    options = {"learning_rate": 0.1, "epochs": 40, "clip": 0.99, "entropy": {"start": 0.0, "end": 0.0}}
+    options = {"actor": {"learning_rate": 0.1}, "epochs": 40, "clip": 0.99, "entropy": {"start": 0.0, "end": 0.0}}
     algorithm = make_algorithm(
         "ippo", game_spec(BASIN), Streams(0), share_parameters=False, network={"hidden": (8,)}, **options
     )
-    last = algorithm.policy.head[-1]
+    last = algorithm.actor.head[-1]
     with torch.no_grad():
         last.weight.zero_()
         last.bias.copy_(torch.tensor([[math.log(p / (1 - p)), 0.0] for p in (first, second)]))
     frozen = last.bias.detach().clone()
 
     def policies():
-        return algorithm.policy(torch.ones(1, 2, 1)).detach()[0].softmax(-1)
+        return algorithm.actor(torch.ones(1, 2, 1)).detach()[0].softmax(-1)
 
     def payoff(rows, columns):
         return float(rows @ torch.tensor(BASIN) @ columns)
@@ -151,19 +151,19 @@ def test_large_steps_of_all_at_once_can_make_the_team_worse_though_each_alone_ma
     assert together < before - 0.4
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_update_that_fails_in_a_later_step_is_undone(name, monkeypatch):
     options = {"minibatches": 4, "epochs": 2, "normalize_advantage": False, "target": {"rate": 0.5}}
     algorithm, _, _, batch = with_data(name, **options)
     algorithm.update(batch, progress=0.0)
     before = copy.deepcopy(algorithm.state_dict())
-    steps, descend = [], actor_critic.descend
+    steps, descend = [], ppo.descend
 
     def counted(*arguments, **limits):
         steps.append(descend(*arguments, **limits))
         return steps[-1]
 
-    monkeypatch.setattr(actor_critic, "descend", counted)
+    monkeypatch.setattr(ppo, "descend", counted)
     reward = batch.reward.clone()
     reward[-1, 1] = 1e30  # finite, but its square is not
     ended = batch.ended.clone()
@@ -181,18 +181,18 @@ def test_an_update_that_fails_in_a_later_step_is_undone(name, monkeypatch):
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_update_does_its_epochs_and_minibatches(name, recurrent, monkeypatch):
     network = {"kind": "recurrent" if recurrent else "mlp", "hidden": (16,)}
     options = {"network": network, "minibatches": 3, "epochs": 2, "value_clip": 0.2, "huber": 1.0}
     algorithm, _, _, batch = with_data(name, **options)
-    rows, descend = [], actor_critic.clipped_losses
+    rows, descend = [], ppo.clipped_losses
 
     def watched(config, policy, critic, part, weight):
         rows.append(part.advantage[..., 0].numel())
         return descend(config, policy, critic, part, weight)
 
-    monkeypatch.setattr(actor_critic, "clipped_losses", watched)
+    monkeypatch.setattr(ppo, "clipped_losses", watched)
     numbers = algorithm.update(batch, progress=0.0)
     assert rows == [16] * 6
     assert all(map(math.isfinite, numbers.values()))
@@ -262,8 +262,8 @@ class Recall:
 def test_a_policy_recalls_what_it_saw_only_with_a_memory(recurrent, options):
     kind = "recurrent" if recurrent else "mlp"
     algorithm = learn(
-        "ippo", Recall(), updates=40 if recurrent else 15, rollout=4, epochs=4, learning_rate=0.02, minibatches=2,
-        critic_learning_rate=0.02, network={"kind": kind, "hidden": (16,), "features": {"frequencies": 0}}, **options,
+        "ippo", Recall(), updates=40 if recurrent else 15, rollout=4, epochs=4, **rates(actor=0.02), minibatches=2,
+        **rates(critic=0.02), network={"kind": kind, "hidden": (16,), "features": {"frequencies": 0}}, **options,
     )  # fmt: skip
     env = Recall(256)
     step, player = env.reset(), Player(algorithm)

@@ -15,6 +15,7 @@ from learning_cases import (
     full_batch,
     game_spec,
     learn,
+    rates,
 )
 
 from spnpolicy.algorithms import make_algorithm
@@ -119,17 +120,17 @@ def test_the_bounds_that_follow_are_those_of_all_monotonic_tables(name, payoff):
 
 def fit(payoff, updates, seed=0, batch=None, **options):
     """Train on all joint actions at once; return the learner, every loss, the learned table and the greedy payoff."""
-    options = {"network": {"hidden": (32,)}, "learning_rate": 5e-3} | options
+    options = {"network": {"hidden": (32,)}, "critic": {"learning_rate": 5e-3}} | options
     algorithm = make_algorithm("qmix", game_spec(payoff), Streams(seed), **options)
     batch = batch or full_batch(payoff)
     found = []
     for update in range(updates):
         if update == updates - updates // 4:
-            algorithm.optimizer.param_groups[0]["lr"] /= 10.0
-        found.append(algorithm.update(batch, progress=0.0)["loss"])
+            algorithm.critic_optimizer.param_groups[0]["lr"] /= 10.0
+        found.append(algorithm.update(batch, progress=0.0)["critic_loss"])
     with torch.no_grad():
         values = algorithm.joint_value(batch.observation, batch.state, batch.actions).reshape(np.shape(payoff))
-        greedy = algorithm.value.utilities(batch.observation[:1])[0].argmax(-1).tolist()
+        greedy = algorithm.critic.utilities(batch.observation[:1])[0].argmax(-1).tolist()
     return found, values, payoff[greedy[0]][greedy[1]]
 
 
@@ -188,7 +189,7 @@ def joint_value_at_chain(algorithm, ending):
     return found, np.broadcast_to([[0.8 * value_b], [value_b]], found.shape)
 
 
-CHAIN = {"discount": 0.8, "network": {"hidden": (32,)}, "learning_rate": 1e-3, "target": {"rate": 0.2}}
+CHAIN = {"discount": 0.8, "network": {"hidden": (32,)}, "critic": {"learning_rate": 1e-3}, "target": {"rate": 0.2}}
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def recurrent_values(algorithm):
         observation, state, zero.long(), zero, ended, mask, observation, state, mask, ended, ~ended, memory
     )  # fmt: skip
     with torch.no_grad():
-        return algorithm.value.of(algorithm.value.utilities.now(window), window).flatten()
+        return algorithm.critic.of(algorithm.critic.utilities.now(window), window).flatten()
 
 
 SLOW_GUESS = pytest.param("truncated", 0.2, marks=pytest.mark.slow)
@@ -226,7 +227,7 @@ SLOW_GUESS = pytest.param("truncated", 0.2, marks=pytest.mark.slow)
 # What is remembered where the clock stops (A, B, B) is never learned from: its value is a guess of the network.
 @pytest.mark.parametrize(("ending", "tolerance"), [("terminated", 0.01), SLOW_GUESS])
 def test_a_recurrent_learner_knows_the_chain(ending, tolerance):
-    options = CHAIN | {"network": {"kind": "recurrent", "hidden": (16,)}, "sequence_length": 4, "learning_rate": 2e-3}
+    options = CHAIN | {"network": {"kind": "recurrent", "hidden": (16,)}, "sequence_length": 4, **rates(critic=2e-3)}
     algorithm = learn("qmix", chain(ending), updates=350, batch_size=128, **options)
     value_b = CHAIN_VALUE_OF_B[ending]
     np.testing.assert_allclose(recurrent_values(algorithm), [0.8 * value_b, value_b], rtol=tolerance)
@@ -239,7 +240,7 @@ def disagreeing(**options):
     )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in (*algorithm.value.parameters(), *algorithm.target.parameters()):
+        for parameter in (*algorithm.critic.parameters(), *algorithm.target_critic.parameters()):
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
     seen, following = torch.randn(2, 40, 2, 4, generator=generator)
     state, next_state = torch.randn(2, 40, 2, generator=generator)
@@ -255,13 +256,13 @@ def disagreeing(**options):
 def test_the_target_mixes_the_best_next_utilities_in_the_next_state(double_q):
     algorithm, batch = disagreeing(double_q=double_q)
     with torch.no_grad():
-        own = algorithm.target.utilities(batch.next_observation)
-        chooser = algorithm.value.utilities(batch.next_observation) if double_q else own
+        own = algorithm.target_critic.utilities(batch.next_observation)
+        chooser = algorithm.critic.utilities(batch.next_observation) if double_q else own
         choice = chooser.masked_fill(~batch.next_available_actions, -torch.inf).argmax(-1, keepdim=True)
-        mixed = algorithm.target.mixer(own.gather(-1, choice).squeeze(-1), batch.next_state)
+        mixed = algorithm.target_critic.mixer(own.gather(-1, choice).squeeze(-1), batch.next_state)
         y = batch.reward.mean(-1) + 0.5 * mixed * (~batch.terminated)
         expected = (y - algorithm.joint_value(batch.observation, batch.state, batch.actions)).square().mean()
-    assert algorithm.update(batch, progress=0.0)["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert algorithm.update(batch, progress=0.0)["critic_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_rows_that_are_not_valid_count_nothing():
@@ -278,7 +279,7 @@ def test_rows_that_are_not_valid_count_nothing():
         else:
             kept = torch.arange(40) != 7
             batch = Batch(*(None if part is None else part[kept] for part in batch))
-        found.append(algorithm.update(batch, progress=0.0)["loss"])
+        found.append(algorithm.update(batch, progress=0.0)["critic_loss"])
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 

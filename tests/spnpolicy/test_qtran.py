@@ -5,7 +5,17 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from learning_cases import CHAIN_VALUE_OF_B, CLIMBING, as_window, chain, chain_observation, full_batch, game_spec, learn
+from learning_cases import (
+    CHAIN_VALUE_OF_B,
+    CLIMBING,
+    as_window,
+    chain,
+    chain_observation,
+    full_batch,
+    game_spec,
+    learn,
+    rates,
+)
 
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.base.errors import ConfigError
@@ -20,7 +30,7 @@ VARIANTS = ["base", "alt"]
 
 def tables(algorithm, batch):
     """Utilities [row, agent, action], joint values {joint action: [row]} and offsets [row], from the networks."""
-    networks, agents = algorithm.networks, batch.actions.shape[-1]
+    networks, agents = algorithm.critic, batch.actions.shape[-1]
     joint = itertools.product(range(batch.available_actions.shape[-1]), repeat=agents)
     with torch.no_grad():
         codes = networks.critic.codes(batch)
@@ -33,12 +43,12 @@ def tables(algorithm, batch):
 
 def train(payoff, updates, seed, variant, **options):
     """Train on all joint actions at once; return greedy payoff, transformed minus joint value, and their agreement."""
-    options = {"network": {"hidden": (32,)}, "embedding": 32, "learning_rate": 2e-3, "lambda_nopt": 1.0} | options
+    options = {"network": {"hidden": (32,)}, "embedding": 32, **rates(critic=2e-3), "lambda_nopt": 1.0} | options
     algorithm = make_algorithm("qtran", game_spec(payoff), Streams(seed), variant=variant, **options)
     batch = full_batch(payoff)
     for update in range(updates):
         if update in (updates * 6 // 10, updates * 8 // 10):
-            algorithm.optimizer.param_groups[0]["lr"] /= 10.0
+            algorithm.critic_optimizer.param_groups[0]["lr"] /= 10.0
         algorithm.update(batch, progress=0.0)
     utilities, values, offset = tables(algorithm, batch)
     first, second = utilities[0]
@@ -83,7 +93,7 @@ def disagreeing(**options):
     )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in (*algorithm.networks.parameters(), *algorithm.targets.parameters()):
+        for parameter in (*algorithm.critic.parameters(), *algorithm.target_critic.parameters()):
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
     seen, following = torch.randn(2, 40, 2, 4, generator=generator)
     state, next_state = torch.randn(2, 40, 2, generator=generator)
@@ -124,20 +134,20 @@ def test_the_terms_of_agreement_equal_their_definition(variant):
 def test_the_joint_value_learns_from_the_target_network_at_the_best_next_actions(double_q):
     algorithm, batch = disagreeing(double_q=double_q)
     with torch.no_grad():
-        chooser = algorithm.networks if double_q else algorithm.targets
+        chooser = algorithm.critic if double_q else algorithm.target_critic
         utilities = chooser.utilities(batch.next_observation)
         best = utilities.masked_fill(~batch.next_available_actions, -torch.inf).argmax(-1)
         as_now = batch._replace(observation=batch.next_observation)
-        following = algorithm.targets.critic(algorithm.targets.critic.codes(as_now), best, batch.next_state)
+        following = algorithm.target_critic.joint(algorithm.target_critic.joint.codes(as_now), best, batch.next_state)
         y = batch.reward.mean(-1) + 0.5 * following * (~batch.terminated)
-        now = algorithm.networks.critic(algorithm.networks.critic.codes(batch), batch.actions, batch.state)
+        now = algorithm.critic.joint(algorithm.critic.joint.codes(batch), batch.actions, batch.state)
     assert algorithm.terms(batch).td.item() == pytest.approx((now - y).square().mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_no_gradient_goes_where_it_must_not(variant):
     algorithm, batch = disagreeing(variant=variant)
-    networks = algorithm.networks
+    networks = algorithm.critic
     critic = list(networks.critic.parameters())
     others = [*networks.utilities.parameters(), *networks.offset.parameters()]
     for term, learns, rests in (("td", critic, others), ("opt", others, critic), ("nopt", others, critic)):
@@ -151,7 +161,7 @@ def test_no_target_network_is_used_in_the_terms_of_agreement():
     algorithm, batch = disagreeing()
     before = algorithm.terms(batch)
     with torch.no_grad():
-        for parameter in algorithm.targets.parameters():
+        for parameter in algorithm.target_critic.parameters():
             parameter.mul_(2.0)
     after = algorithm.terms(batch)
     assert (before.opt.item(), before.nopt.item()) == (after.opt.item(), after.nopt.item())
@@ -171,7 +181,7 @@ def test_rows_that_are_not_valid_count_nothing(variant):
         assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
 
 
-CHAIN = {"discount": 0.8, "network": {"hidden": (32,)}, "embedding": 32, "learning_rate": 3e-3, "target": {"rate": 0.2}}
+CHAIN = {"discount": 0.8, "network": {"hidden": (32,)}, "embedding": 32, **rates(critic=3e-3), "target": {"rate": 0.2}}
 
 
 @pytest.mark.parametrize(
@@ -180,7 +190,7 @@ CHAIN = {"discount": 0.8, "network": {"hidden": (32,)}, "embedding": 32, "learni
 )
 def test_time_limits_bootstrap_and_ends_do_not(ending, options):
     algorithm = learn("qtran", chain(ending), updates=300, **(CHAIN | options))
-    critic = algorithm.networks.critic
+    critic = algorithm.critic.joint
     joint = torch.cartesian_prod(torch.arange(2), torch.arange(3)).repeat(2, 1)
     observation, state = (part.repeat_interleave(6, 0) for part in chain_observation())
     with torch.no_grad():
@@ -199,7 +209,7 @@ def recurrent_values(algorithm):
     memory = torch.full((1, 2, algorithm.needs.memory_size), 1e3)
     window = Batch(observation, state, zero.long(), zero, ended, mask, observation, state, mask, ended, ~ended, memory)
     with torch.no_grad():
-        critic = algorithm.networks.critic
+        critic = algorithm.critic.joint
         return critic(critic.codes(window), window.actions, window.state).flatten()
 
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from learning_cases import CHAIN_VALUE_OF_B, as_window, chain, chain_observation, full_batch, game_spec, learn
+from learning_cases import CHAIN_VALUE_OF_B, as_window, chain, chain_observation, full_batch, game_spec, learn, rates
 
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.algorithms.rbm import FreeEnergy, best_met, best_of_all, gibbs_sweep, tempered_block_sweep
@@ -118,15 +118,15 @@ def test_a_learning_step_goes_along_the_td_error_times_the_derivative():
     batch = full_batch([[3.0, -1.0], [0.5, 2.0]])
     algorithm = make_algorithm("rbm", game_spec([[0, 0], [0, 0]]), Streams(0), max_gradient_norm=1e9)
     with torch.no_grad():
-        state = algorithm.config.network.features(batch.state)
-        error = batch.reward[:, 0] - algorithm.network(state, batch.actions)
-        mean = torch.sigmoid(algorithm.network.state_inputs(state) + algorithm.network.action_inputs(batch.actions))
-        expected = torch.zeros_like(algorithm.network.action_weight)
+        state = algorithm.config.critic.features(batch.state)
+        error = batch.reward[:, 0] - algorithm.critic(state, batch.actions)
+        mean = torch.sigmoid(algorithm.critic.state_inputs(state) + algorithm.critic.action_inputs(batch.actions))
+        expected = torch.zeros_like(algorithm.critic.action_weight)
         for row, joint in enumerate(batch.actions.tolist()):
             for agent, action in enumerate(joint):
                 expected[agent, action] += error[row] * mean[row] / 4
     algorithm.update(as_window(batch), progress=0.0)
-    torch.testing.assert_close(algorithm.network.action_weight.grad, -2 * expected)
+    torch.testing.assert_close(algorithm.critic.action_weight.grad, -2 * expected)
 
 
 @pytest.mark.parametrize("sweep", [gibbs_sweep, tempered_block_sweep])
@@ -198,7 +198,7 @@ def test_targets_use_the_action_that_followed_and_draw_the_missing_ones(generato
     """With one action available where a' is drawn, the target is known for every row of a window."""
     spec = EnvSpec((3, 2), 2, 2, True)
     algorithm = make_algorithm("rbm", spec, Streams(0), rollout=3, sweeps=3, discount=0.5)
-    for parameter in algorithm.network.parameters():
+    for parameter in algorithm.critic.parameters():
         parameter.data += torch.randn(parameter.shape, generator=generator)
     window = chain_window(generator)
     forced = torch.zeros(3, 4, 2, 3, dtype=torch.bool)
@@ -209,8 +209,8 @@ def test_targets_use_the_action_that_followed_and_draw_the_missing_ones(generato
         expected[t, env] = window.reward[t, env].mean()
         if not window.terminated[t, env]:
             action = drawn if t == 2 or window.ended[t, env] else following[t, env]
-            state = algorithm.config.network.features(window.next_state[t, env])
-            expected[t, env] += 0.5 * algorithm.network(state, action).item()
+            state = algorithm.config.critic.features(window.next_state[t, env])
+            expected[t, env] += 0.5 * algorithm.critic(state, action).item()
     torch.testing.assert_close(algorithm._targets(window._replace(next_available_actions=forced), 0.3), expected)
 
 
@@ -242,12 +242,12 @@ def test_time_limits_bootstrap_and_ends_do_not(ending):
         "network": {"hidden": (4,)},
         "rollout": 2,
         "sweeps": 1,
-        "learning_rate": LEARNING_RATES[ending],
+        "critic": {"learning_rate": LEARNING_RATES[ending]},
     }
     algorithm = learn("rbm", env, updates=400, **options)
     every = torch.cartesian_prod(torch.arange(2), torch.arange(3))
     with torch.no_grad():
-        values = algorithm.network(algorithm.config.network.features(chain_observation()[1]).unsqueeze(1), every)
+        values = algorithm.critic(algorithm.config.critic.features(chain_observation()[1]).unsqueeze(1), every)
     best = CHAIN_VALUE_OF_B[ending]
     np.testing.assert_allclose(values, np.outer([0.8 * best, best], np.ones(6)), rtol=0.01)
 
@@ -255,7 +255,7 @@ def test_time_limits_bootstrap_and_ends_do_not(ending):
 def test_a_bandit_of_32_joint_actions_ends_in_its_best():
     payoff = np.random.default_rng(0).normal(size=BINARY)
     env = make_env("matrix_game", payoff=payoff.tolist(), num_envs=64)
-    algorithm = learn("rbm", env, updates=300, progress=lambda share: share, rollout=1, sweeps=3, learning_rate=0.05)
+    algorithm = learn("rbm", env, updates=300, progress=lambda share: share, rollout=1, sweeps=3, **rates(critic=0.05))
     step = env.reset(seed=0)
     np.testing.assert_allclose(env.step(algorithm.act(step, explore=False)).reward, payoff.max())
     # By now it plays what it believes to be best, without being told to be greedy.

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, game_spec, learn
+from learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, game_spec, learn, rates
 
 from circuits import CircuitDistribution, structures
 from factor_q import FactorGraph, Factors
@@ -100,8 +100,8 @@ def test_the_mean_return_is_the_elbo():
 def test_it_learns_a_bandit(baseline):
     env = make_env("matrix_game", payoff=[[0.0, 1.0], [0.2, 0.0]], num_envs=32)
     algorithm = learn(
-        "reinforce_vi", env, updates=120, discount=0.0, network={"hidden": (32,)}, learning_rate=1e-2,
-        policy_learning_rate=1e-2, temperature={"automatic": False, "initial": 0.1}, baseline=baseline,
+        "reinforce_vi", env, updates=120, discount=0.0, network={"hidden": (32,)}, critic={"learning_rate": 1e-2},
+        actor={"learning_rate": 1e-2}, temperature={"automatic": False, "initial": 0.1}, baseline=baseline,
     )  # fmt: skip
     step = env.reset()
     assert algorithm.act(step, explore=False).tolist() == [[0, 1]] * 32
@@ -111,7 +111,7 @@ def test_it_learns_a_bandit(baseline):
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending):
     algorithm = learn(
-        "reinforce_vi", chain(ending), updates=220, discount=0.8, network={"hidden": (32,)}, learning_rate=5e-3,
+        "reinforce_vi", chain(ending), updates=220, discount=0.8, network={"hidden": (32,)}, **rates(critic=5e-3),
         target={"rate": 0.3}, batch_size=64, temperature={"automatic": False, "initial": 1e-5},
     )  # fmt: skip
     q = algorithm.learner.critic(chain_observation()[0])

@@ -48,7 +48,7 @@ def test_wraps_around_and_keeps_the_newest_rows():
 
 
 def test_sampled_fields_belong_to_one_transition():
-    batch = filled(capacity=100, steps=5).sample(64)
+    batch = filled(capacity=100, steps=5).draw(64)
     number = (batch.observation[:, 0, 0] // 100).long()
     assert torch.equal(batch.actions, (number % 2)[:, None].expand(-1, 2))
     assert torch.equal(batch.reward[:, 0], number + 1.0)
@@ -67,7 +67,7 @@ def test_time_limits_are_not_ends_and_final_observations_are_kept(ending):
         following = env.step(np.zeros((4, 2), dtype=np.int64))
         replay.add(step, np.zeros((4, 2), dtype=np.int64), following)
         step = following
-    batch = replay.sample(200)
+    batch = replay.draw(200)
     in_b = batch.observation[:, 0, 1] == 1
     assert in_b.any()
     assert not in_b.all()
@@ -82,7 +82,7 @@ def test_time_limits_are_not_ends_and_final_observations_are_kept(ending):
 def test_a_state_that_is_the_observation_is_not_stored_twice():
     replay = filled(capacity=20, steps=4, shared_state=True)
     assert "state" not in replay.state_dict()["columns"]
-    batch = replay.sample(8)
+    batch = replay.draw(8)
     assert torch.equal(batch.state, batch.observation.reshape(8, -1))
     assert torch.equal(batch.next_state, batch.next_observation.reshape(8, -1))
     step = numbered_step(0, shared_state=True)
@@ -109,7 +109,7 @@ def test_state_round_trip_goes_on_identically():
     for replay in (first, second):
         replay.add(numbered_step(9), np.zeros((3, 2), dtype=np.int64), numbered_step(10))
     assert len(first) == len(second)
-    ours, theirs = first.sample(32), second.sample(32)
+    ours, theirs = first.draw(32), second.draw(32)
     assert all(torch.equal(a, b) for a, b in zip(ours[:9], theirs[:9], strict=True))
     assert ours[9:] == theirs[9:] == (None, None, None)
 
@@ -117,7 +117,7 @@ def test_state_round_trip_goes_on_identically():
 def test_errors_say_what_to_do():
     spec = EnvSpec((2, 2), 2, 1, False)
     with pytest.raises(ConfigError, match="empty"):
-        ReplayBuffer(4, spec, torch.Generator()).sample(1)
+        ReplayBuffer(4, spec, torch.Generator()).draw(1)
     with pytest.raises(ConfigError, match="at least 3"):
         ReplayBuffer(2, spec, torch.Generator()).add(numbered_step(0), np.zeros((3, 2), dtype=int), numbered_step(1))
     with pytest.raises(ConfigError, match="at least 1"):

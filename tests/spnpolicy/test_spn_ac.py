@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, learn
+from learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, learn, rates
 
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.base.errors import ConfigError, EnvError
@@ -27,7 +27,7 @@ GAME_STEPS = 4096
 CHAIN_OPTIONS = {
     "discount": 0.8,
     "network": {"hidden": (32,)},
-    "learning_rate": 5e-3,
+    "critic": {"learning_rate": 5e-3},
     "target": {"rate": 0.3},
     "temperature": FIXED | {"initial": 1e-5},
 }
@@ -65,11 +65,11 @@ def test_the_bootstrap_equals_enumeration(reference, has_action_masks):
     }
     learner = make_algorithm("spn_ac", spec, Streams(0), **options)
     with torch.no_grad():  # away from the nearly uniform start
-        for parameter in (*learner.policy.parameters(), *learner.target_critic.parameters()):
+        for parameter in (*learner.actor.parameters(), *learner.target_critic.parameters()):
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     batch = random_batch(spec, 12, 2)
-    target = learner._target(batch)
-    pi, q = learner.policy(batch.next_observation), learner.target_critic(batch.next_observation)
+    target = learner._targets(batch)
+    pi, q = learner.actor(batch.next_observation), learner.target_critic(batch.next_observation)
     for row in range(12):
         allowed = batch.next_available_actions[row]
         joint = [
@@ -97,14 +97,14 @@ def learn_game(name, game, steps, seed=0, **options):
         following = env.step(actions)
         replay.add(step, actions, following)
         step = following
-        learner.update(replay.sample(64), progress=iteration / steps)
+        learner.update(replay.draw(64), progress=iteration / steps)
     return learner, step
 
 
 @pytest.mark.slow
 def test_two_equal_optima_a_joint_policy_keeps_both_and_mean_field_keeps_one():
     """10 on the diagonal of a 2x2 table: the smallest reason to want a joint policy."""
-    options = {"temperature": FIXED | {"initial": 1.0}, "learning_rate": 1e-2, "policy_learning_rate": 1e-2}
+    options = {"temperature": FIXED | {"initial": 1.0}, **rates(actor=1e-2, critic=1e-2)}
     joint, step = learn_game("spn_ac", {"game": "diagonal"}, 400, **options)
     pi = joint.policy_at(step)
     table = pi.marginal([0, 1])[0]
@@ -218,7 +218,7 @@ def test_masked_actions_are_never_drawn():
     spec = EnvSpec((4, 3, 2), 5, 15, has_action_masks=True)
     learner = make_algorithm("spn_ac", spec, Streams(0), network={"hidden": (16,)})
     batch = random_batch(spec, 2_000, 5)
-    pi = learner._policy(batch.observation, batch.available_actions)
+    pi = learner.policy(batch.observation, batch.available_actions)
     drawn = pi.sample((50,), generator=torch.Generator().manual_seed(0))
     allowed = batch.available_actions.expand(50, -1, -1, -1).gather(-1, drawn.unsqueeze(-1))
     assert allowed.all()
@@ -229,7 +229,7 @@ def test_a_terminal_batch_has_the_reward_as_its_target():
     spec = EnvSpec((3, 3), 4, 8, has_action_masks=False)
     learner = make_algorithm("spn_ac", spec, Streams(0), network={"hidden": (8,)})
     batch = random_batch(spec, 20, 6)._replace(terminated=torch.ones(20, dtype=torch.bool))
-    np.testing.assert_array_equal(learner._target(batch).numpy(), batch.reward.mean(-1).numpy())
+    np.testing.assert_array_equal(learner._targets(batch).numpy(), batch.reward.mean(-1).numpy())
 
 
 def test_many_agents_get_a_bounded_number_of_pairs_that_touch_everyone():

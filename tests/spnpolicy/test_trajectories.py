@@ -6,6 +6,7 @@ import torch
 from chain_env import ChainEnv
 
 from spnpolicy.base.errors import ConfigError
+from spnpolicy.data.protocol import Window
 from spnpolicy.data.rewards import RewardScale
 from spnpolicy.data.trajectories import Trajectories
 
@@ -27,12 +28,13 @@ def fill(store, steps, start=0, failed=()):
     return store
 
 
-def new(capacity, seed=0):
-    return Trajectories(capacity, torch.Generator().manual_seed(seed))
+def new(capacity, length=None, seed=0):
+    return Trajectories(capacity, torch.Generator().manual_seed(seed), length)
 
 
 def test_the_latest_steps_come_in_order_also_around_the_end():
-    batch = fill(new(5), 13).latest(4)
+    batch = fill(new(4), 13).draw(1)
+    assert isinstance(batch, Window)
     assert batch.reward[:, :, 0].tolist() == [[100.0 * t + row for row in range(ENVS)] for t in (9, 10, 11, 12)]
     assert batch.memory.shape == (ENVS, 2, 4)
     assert (batch.memory == 9.0).all()
@@ -42,40 +44,43 @@ def test_the_latest_steps_come_in_order_also_around_the_end():
     # After a cut the next observation is the last one of the episode, B, and not the first one of the next.
     assert (batch.next_observation[..., 1] == 1.0).all()
     with pytest.raises(ConfigError, match="newest 6 steps were asked for, but only 5"):
-        fill(new(5), 13).latest(6)
+        fill(new(6), 5).draw(1)
 
 
 def test_windows_are_consecutive_steps_of_one_environment():
-    store = fill(new(7), 20)
-    batch = store.windows(400, 3)
+    batch = fill(new(7, length=3), 20).draw(1200)
     time, row = batch.reward[0, :, 0] // 100, batch.reward[0, :, 0] % 100
     assert torch.equal(batch.reward[..., 0], (time + torch.arange(3)[:, None]) * 100 + row)
     assert torch.equal(batch.memory[:, 0, 0], time)
     # Every start and every environment is drawn: 400 draws from 15, the chance to miss one is below 2e-11.
     assert set(time.int().tolist()) == {13, 14, 15, 16, 17}
     assert set(row.int().tolist()) == {0, 1, 2}
-    assert fill(new(7), 2).windows(5, 3).reward.shape == (2, 5, 2)
+    assert fill(new(7, length=3), 2).draw(15).reward.shape == (2, 5, 2)
     with pytest.raises(ConfigError, match="nothing has been stored"):
-        new(7).windows(1, 1)
+        new(7, length=1).draw(1)
     with pytest.raises(ConfigError, match="at least 1"):
         new(0)
 
 
 def test_what_failed_is_marked_and_ends_the_episode():
-    batch = fill(new(6), 6, failed={(2, 1)}).latest(6)
+    batch = fill(new(6), 6, failed={(2, 1)}).draw(1)
     assert batch.valid.sum() == 6 * ENVS - 1
     assert not batch.valid[2, 1]
     assert batch.ended[2, 1]
+    # A return stops at every end, at the end of the window, and before what failed.
+    cut = batch.ended.clone()
+    cut[1, 1] = cut[-1] = True
+    assert torch.equal(batch.cut, cut)
 
 
 def test_goes_on_identically_from_a_state():
-    first = fill(new(5), 8)
-    second = new(5, seed=9)
+    first = fill(new(5, length=4), 8)
+    second = new(5, length=4, seed=9)
     second.load_state_dict(first.state_dict())
     second._generator.set_state(first._generator.get_state())
     for store in (first, second):
         fill(store, 2, start=8)
-    for a, b in zip(first.windows(9, 4), second.windows(9, 4), strict=True):
+    for a, b in zip(first.draw(36), second.draw(36), strict=True):
         assert torch.equal(a, b)
 
 

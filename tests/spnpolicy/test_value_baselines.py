@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from chain_env import ChainEnv
-from learning_cases import CLIMBING, full_batch, game_spec, play, store_for
+from learning_cases import CLIMBING, full_batch, game_spec, play, rates, store_for
 
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.base.seeding import Streams
@@ -48,21 +48,21 @@ def test_iql_of_one_agent_is_dqn_bit_for_bit(ending):
     env = ChainEnv(16, ending, cardinalities=(3,), has_action_masks=True)
     algorithm = make_algorithm(
         "iql", env.spec, Streams(0), network={"hidden": (16,), "features": {"frequencies": 0}}, discount=0.9,
-        learning_rate=3e-3, target={"rate": 0.05}, max_gradient_norm=0.1,
+        critic={"learning_rate": 3e-3}, target={"rate": 0.05}, max_gradient_norm=0.1,
     )  # fmt: skip
-    network = algorithm.network
+    network = algorithm.critic
     mine = [network.observation_weight, network.agent_offset, network.head[0].weight, network.head[0].bias]
     dqn = DQN(mine, 0.9, 3e-3, 0.05, 0.1)
     store = store_for(algorithm, env.spec)
     play(algorithm, env, store, 10)
     for _ in range(50):
-        batch = store.sample(32)
+        batch = store.draw(32)
         algorithm.update(batch, progress=0.0)
         dqn.update(
             batch.observation[:, 0], batch.actions[:, 0], batch.reward[:, 0], batch.terminated,
             batch.next_observation[:, 0], batch.next_available_actions[:, 0],
         )  # fmt: skip
-    target = algorithm.target
+    target = algorithm.target_critic
     slow = [target.observation_weight, target.agent_offset, target.head[0].weight, target.head[0].bias]
     for ours, theirs in zip([*mine, *slow], [*dqn.online, *dqn.slow], strict=True):
         assert torch.equal(ours, theirs)
@@ -72,21 +72,23 @@ def test_iql_of_one_agent_is_dqn_bit_for_bit(ending):
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("name", ["iql", "vdn"])
 def test_the_climbing_game_is_not_solved(name, seed):
-    algorithm = make_algorithm(name, game_spec(CLIMBING), Streams(seed), network={"hidden": (32,)}, learning_rate=1e-2)
+    algorithm = make_algorithm(
+        name, game_spec(CLIMBING), Streams(seed), network={"hidden": (32,)}, **rates(critic=1e-2)
+    )
     batch = full_batch(CLIMBING)
     for _ in range(250):
         algorithm.update(batch, progress=0.0)
-    network = algorithm.network if name == "iql" else algorithm.utilities
+    network = algorithm.critic if name == "iql" else algorithm.critic
     row, column = network(batch.observation[:1])[0].argmax(-1).tolist()
     assert CLIMBING[row][column] == 5.0
 
 
 def test_vdn_is_exact_on_a_sum():
     game = [[1.0, 5.0], [5.0, 9.0]]
-    algorithm = make_algorithm("vdn", game_spec(game), Streams(0), network={"hidden": (32,)}, learning_rate=5e-3)
+    algorithm = make_algorithm("vdn", game_spec(game), Streams(0), network={"hidden": (32,)}, **rates(critic=5e-3))
     batch = full_batch(game)
     for _ in range(300):
-        loss = algorithm.update(batch, progress=0.0)["loss"]
+        loss = algorithm.update(batch, progress=0.0)["critic_loss"]
     assert loss < 1e-4
 
 
@@ -111,20 +113,20 @@ def two_step_batch():
 def two_step_values(name, updates):
     """Learned joint values, shape (3, 2, 2), and the branch that the first agent takes."""
     algorithm = make_algorithm(
-        name, EnvSpec((2, 2), 3, 3, False), Streams(0), network={"hidden": (32,)}, learning_rate=5e-3, discount=0.99,
+        name, EnvSpec((2, 2), 3, 3, False), Streams(0), network={"hidden": (32,)}, **rates(critic=5e-3), discount=0.99,
         target={"rate": 0.2},
     )  # fmt: skip
     batch = two_step_batch()
     for update in range(updates):
         if update == updates - 100:
-            algorithm.optimizer.param_groups[0]["lr"] /= 10.0
+            algorithm.critic_optimizer.param_groups[0]["lr"] /= 10.0
         algorithm.update(batch, progress=0.0)
     with torch.no_grad():
         if name == "vdn":
-            values, utilities = algorithm.joint_value(batch.observation, batch.actions), algorithm.utilities
+            values, utilities = algorithm.joint_value(batch.observation, batch.actions), algorithm.critic
         else:
             values = algorithm.joint_value(batch.observation, batch.state, batch.actions)
-            utilities = algorithm.value.utilities
+            utilities = algorithm.critic.critic
         branch = int(utilities(batch.observation[:1])[0, 0].argmax())
     return values.reshape(3, 2, 2), branch
 

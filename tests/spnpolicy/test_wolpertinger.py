@@ -86,7 +86,7 @@ def test_the_policy_is_the_best_of_the_nearest(neighbours):
 def test_the_critic_learns_executed_actions_towards_the_whole_target_policy():
     learner, batch = shaken(neighbours=3), random_batch(40)
     batch.next_available_actions[7, 1] = False  # an episode that is over may allow nothing
-    found = learner._target(batch)
+    found = learner._targets(batch)
     points, online_points = learner.target_actor(batch.next_state), learner.actor(batch.next_state)
     errors, differences = [], np.zeros(2)
     for row in range(40):
@@ -166,7 +166,7 @@ def test_an_agent_that_may_do_nothing_is_reported():
         shaken().act(step_of(batch.state, batch.available_actions), explore=False)
 
 
-@pytest.mark.parametrize(("option", "value"), [("neighbours", 0), ("policy_learning_rate", 0.0)])
+@pytest.mark.parametrize(("option", "value"), [("neighbours", 0)])
 def test_settings_out_of_range_are_refused(option, value):
     with pytest.raises(ConfigError, match=f"{option} is {value}"):
         make_algorithm("wolpertinger", SPEC, Streams(0), **{option: value})
@@ -177,7 +177,7 @@ def test_time_limits_bootstrap_and_ends_do_not(ending):
     options = {
         "discount": 0.8,
         "network": {"hidden": (32,)},
-        "learning_rate": 1e-2,
+        "critic": {"learning_rate": 1e-2},
         "target": {"rate": 0.2},
         "neighbours": 2,
     }
@@ -189,7 +189,7 @@ def test_time_limits_bootstrap_and_ends_do_not(ending):
 
 
 def test_the_best_joint_action_of_climbing():
-    options = {"network": {"hidden": (32,), "features": {"frequencies": 0}}, "learning_rate": 1e-2}
+    options = {"network": {"hidden": (32,), "features": {"frequencies": 0}}, "critic": {"learning_rate": 1e-2}}
     learner = make_algorithm("wolpertinger", game_spec(CLIMBING), Streams(0), **options)
     batch = full_batch(CLIMBING)
     for _ in range(300):
@@ -219,7 +219,7 @@ class _Parabola(torch.nn.Module):
 @pytest.mark.parametrize("star", [123, 700])
 def test_the_point_climbs_a_smooth_value_to_the_best_cell(star):
     spec = EnvSpec((ACTIONS,), 1, 1, False)
-    options = {"network": {"hidden": (16,)}, "embedding": "code", "neighbours": 1, "policy_learning_rate": 3e-3}
+    options = {"network": {"hidden": (16,)}, "embedding": "code", "neighbours": 1, "actor": {"learning_rate": 3e-3}}
     learner = make_algorithm("wolpertinger", spec, Streams(0), **options)
     learner.critic = _Parabola(learner.critic.embedding, -1.0 + 2.0 * star / (ACTIONS - 1))
     batch = Batch(*(torch.ones(1, 1) for _ in Batch._fields[:9]))
@@ -240,8 +240,8 @@ def test_a_thousand_actions_on_a_line_are_learned_from_rewards(seed, star):
     spec = EnvSpec((ACTIONS,), 1, 1, False)
     options = {
         "network": {"hidden": (64, 64)},
-        "learning_rate": 2e-3,
-        "policy_learning_rate": 1e-3,
+        "critic": {"learning_rate": 2e-3},
+        "actor": {"learning_rate": 1e-3},
         "target": {"rate": 0.05},
     }
     options |= {"embedding": "code", "neighbours": 50, "noise": {"start": 0.5, "end": 0.02, "share": 0.6}}

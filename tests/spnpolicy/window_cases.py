@@ -2,7 +2,7 @@
 
 import torch
 
-from spnpolicy.data.protocol import Batch
+from spnpolicy.data.protocol import Window
 
 
 def random_window(spec, time, envs, seed, *, memory=0, truncates=True, fails=True):
@@ -26,7 +26,7 @@ def random_window(spec, time, envs, seed, *, memory=0, truncates=True, fails=Tru
         # A failure cuts the step before as well, so there has to be an end.
         terminated[:-1] |= failed[1:]
         failed &= ~terminated
-    return Batch(
+    return Window(
         observation=seen[:-1],
         state=state[:-1],
         actions=scores.masked_fill(~available[:-1], -1.0).argmax(-1),

@@ -10,7 +10,7 @@ import fcntl
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,7 +102,8 @@ def make_plan(
     options: dict[str, dict[str, Any]] = {}
     for algorithm in names:
         own = preset.own_options.get(algorithm, {})
-        options[algorithm] = merged(merged(preset.algorithm_options, own), algorithm_options or {})
+        shared = merged(_step_sizes(algorithm, preset.learning_rate), preset.algorithm_options)
+        options[algorithm] = merged(merged(shared, own), algorithm_options or {})
     environment = Environment(preset.env, {**preset.env_options, **(env_options or {})})
     return cross(
         name,
@@ -112,6 +113,12 @@ def make_plan(
         seeds=preset.seeds,
         evaluation_episodes=preset.evaluation_episodes,
     )
+
+
+def _step_sizes(algorithm: str, learning_rate: float) -> dict[str, dict[str, float]]:
+    """Return the same step size for the actor and the critic, of which an algorithm may have one only."""
+    known = {known.name for known in fields(config_class(algorithm))}
+    return {part: {"learning_rate": learning_rate} for part in ("actor", "critic") if part in known}
 
 
 def cross(

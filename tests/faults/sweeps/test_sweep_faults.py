@@ -147,7 +147,8 @@ def test_two_drivers_do_not_share_a_folder(calm, tmp_path, capsys):
 
 
 def test_a_failed_trial_is_tried_three_times_and_again_by_the_next_driver(tmp_path):
-    algorithms = {"vdn": {"network": {"hidden": [8]}, "learning_rate": 1e38}, "iql": {"network": {"hidden": [8]}}}
+    network = {"hidden": [8]}
+    algorithms = {"vdn": {"network": network, "critic": {"learning_rate": 1e38}}, "iql": {"network": network}}
     plan = sweep_plan(read_sweep(write_sweep(tmp_path, algorithms, steps=160)))
     folder = tmp_path / "out"
     for drivers in (1, 2):

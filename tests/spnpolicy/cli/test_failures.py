@@ -66,7 +66,16 @@ def test_5_when_an_environment_breaks_its_contract(tmp_path, capsys):
 
 
 def test_6_when_numbers_explode(tmp_path, capsys):
-    words = ["train", "vdn", "coverage", *TINY, "--algorithm.learning_rate", "1e38", "--out", str(tmp_path / "run")]
+    words = [
+        "train",
+        "vdn",
+        "coverage",
+        *TINY,
+        "--algorithm.critic.learning_rate",
+        "1e38",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert main(words) == 6
     errors = capsys.readouterr().err
     assert "learning_rate" in errors

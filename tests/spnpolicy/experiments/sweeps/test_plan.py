@@ -56,7 +56,7 @@ def test_options_are_complete_and_overridden_from_the_inside_out():
 
 
 def test_own_options_go_to_their_algorithm_only():
-    plan = tiny_plan(own_options={"iql": {"learning_rate": 0.5}})
+    plan = tiny_plan(own_options={"iql": {"critic": {"learning_rate": 0.5}}})
     rates = {trial.algorithm: trial.algorithm_options["learning_rate"] for trial in plan.trials}
     assert rates["iql"] == 0.5
     assert rates["vdn"] != 0.5

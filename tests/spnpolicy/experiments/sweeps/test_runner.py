@@ -15,7 +15,7 @@ from tests.spnpolicy.experiments.benchmarks.benchmark_cases import TINY_TRAIN, t
 
 
 def test_a_failed_trial_keeps_its_traceback_and_the_others_go_on(tmp_path):
-    plan = tiny_plan(seeds=1, own_options={"vdn": {"learning_rate": 1e38}})
+    plan = tiny_plan(seeds=1, own_options={"vdn": {"critic": {"learning_rate": 1e38}}})
     seen = []
     statuses = run_trials(plan, tmp_path, LocalEngine(1), on_change=lambda now: seen.append([s.state for s in now]))
     assert [status.state for status in statuses] == ["failed", "done"]

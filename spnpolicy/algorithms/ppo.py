@@ -1,0 +1,238 @@
+"""Proximal policy optimisation: IPPO, with critics of the agents' own observations, and MAPPO, whose see the state."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from spnpolicy.base.decoding import require
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch, Memory, Window
+from spnpolicy.maths import categorical
+from spnpolicy.maths.losses import chosen_value, clipped_policy_loss, mean_of_valid, robust_value_loss
+from spnpolicy.networks.agents import AgentNetwork, agent_network
+from spnpolicy.networks.layers import TargetUpdate, frozen_copy
+from spnpolicy.parts.actor_critic import action_log_probs, rollout_needs
+from spnpolicy.parts.exploration import act_by_policy
+from spnpolicy.parts.optimization import count_update, descend, make_optimizer
+from spnpolicy.parts.saving import saves
+from spnpolicy.parts.settings import AgentCriticSettings
+from spnpolicy.parts.targets import advantages, normalized
+
+
+@dataclass(frozen=True)
+class Config(AgentCriticSettings):
+    """Settings of IPPO and MAPPO."""
+
+    rollout: int = 20
+    """Steps of every environment in one update; each is used in one update only."""
+    trace: float = 0.95
+    """lambda of the returns and so of generalised advantage estimation: 0 for one-step targets, 1 for full returns."""
+    target: TargetUpdate = field(default_factory=lambda: TargetUpdate(rate=1.0))
+    """How the target critic follows after each rollout, from which returns bootstrap; rate 1 makes it the critic."""
+    clip: float = 0.2
+    """A probability that has changed by more than this share is pushed no further."""
+    epochs: int = 5
+    """Passes over each rollout."""
+    minibatches: int = 1
+    """Parts of the rollout with a gradient step each; for recurrent policies of whole windows of environments."""
+    normalize_advantage: bool = True
+    """Bring each agent's advantages in a rollout to mean 0 and standard deviation 1; the entropy weight then counts in
+    deviations instead of units of reward."""
+    value_clip: float | None = None
+    """Most that a value may profitably move in one update, in units of return; none means no limit."""
+    huber: float | None = None
+    """Error from which on the critic's loss grows only linearly, in units of return; none means squared errors."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0.0 < self.clip < 1.0, "clip", self.clip, "above 0 and below 1")
+        for name in ("epochs", "minibatches"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("value_clip", "huber"):
+            value = getattr(self, name)
+            require(value is None or value > 0.0, name, value, "above 0")
+
+
+class Fixed(NamedTuple):
+    """A rollout and what stays as it was before the first of several steps on it. Nothing here has a gradient."""
+
+    batch: Batch
+    log_prob: Float[Tensor, "*batch agents"]
+    """Log probability of the actions taken, under the policy that took them."""
+    value: Float[Tensor, "*batch agents"]
+    """Values of the critic."""
+    target: Float[Tensor, "*batch agents"]
+    """What the critic learns."""
+    advantage: Float[Tensor, "*batch agents"]
+    """How good the actions were, normalised if so set."""
+
+
+@saves("actor", "critic", "target_critic", "actor_optimizer", "critic_optimizer", "num_updates")
+class IPPO:
+    """Several gradient steps on every rollout, limited by a clip on how far a probability may profitably move.
+
+    With A_i from generalised advantage estimation on the agent's own rewards and observations, and the ratio
+    rho = pi_i / pi_i_old, actors minimise the mean of -min(rho A_i, clamp(rho, 1 - clip, 1 + clip) A_i) -
+    weight H(pi_i). Advantages, targets and pi_old are those from before the first step and stay fixed.
+
+    Each agent improves against the others as they were. When all take large steps at once, the team can get worse.
+
+    Source: Schulman et al. 2017; de Witt et al. 2020.
+    """
+
+    name, critic_sees_state = "ippo", False
+
+    def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
+        self.config = config
+        with streams.initialization(self.name):
+            self.actor = agent_network(spec, config)
+            self.critic = agent_network(spec, config, recurrent=False, outputs=1, sees_state=self.critic_sees_state)
+        self.target_critic = frozen_copy(self.critic)
+        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
+        self.num_updates = 0
+        self.needs = rollout_needs(config, self.actor)
+        self._generator, self._order_generator = streams.torch("exploration"), streams.torch("minibatches")
+
+    def act(
+        self, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
+    ) -> Int[np.ndarray, "envs agents"]:
+        """Draw every agent's action from its own policy; without `explore` the most probable ones."""
+        return act_by_policy(self.actor, step, generator=self._generator if explore else None, memory=memory)
+
+    def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
+        """Go through a rollout `epochs` times; if anything is not finite on the way, all of it is undone."""
+        config = self.config
+        fixed = fix(config, batch, self.actor, self.critic, self.target_critic)
+        parts = minibatches(
+            fixed,
+            epochs=config.epochs,
+            count=config.minibatches,
+            whole_windows=self.actor.is_recurrent,
+            generator=self._order_generator,
+        )
+        put_back = remember(self.actor, self.actor_optimizer, self.critic, self.critic_optimizer)
+        steps: list[dict[str, float]] = []
+        for part in parts:
+            steps.append(self._step(part, config.entropy.at(progress)))
+            if not all(map(math.isfinite, steps[-1].values())):
+                put_back()
+                break
+        else:
+            count_update(self)
+        return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+
+    def _step(self, part: Fixed, entropy_weight: float) -> dict[str, float]:
+        actor_loss, critic_loss, numbers = clipped_losses(self.config, self.actor, self.critic, part, entropy_weight)
+        steps = (actor_loss, self.actor_optimizer), (critic_loss, self.critic_optimizer)
+        norms = descend(*steps, max_gradient_norm=self.config.max_gradient_norm)
+        losses = {"actor_loss": actor_loss.item(), "critic_loss": critic_loss.item()}
+        return losses | numbers | {"actor_gradient_norm": norms[0], "critic_gradient_norm": norms[1]}
+
+
+class MAPPO(IPPO):
+    """Clipped steps of each agent's policy pi_i(u_i | o_i) on advantages from a central critic V_i(o_i, s).
+
+    The loss of the actors is that of IPPO; only what the critics see differs. Every agent has values of its own
+    reward; with a reward that all share, and the agents' observations being parts of the state, they all learn the same
+    numbers from different inputs.
+
+    Source: Yu et al. 2022; Schulman et al. 2017.
+    """
+
+    name, critic_sees_state = "mappo", True
+
+
+@torch.no_grad()
+def fix(config: Config, batch: Batch, actor: AgentNetwork, critic: AgentNetwork, target_critic: AgentNetwork) -> Fixed:
+    """Return a rollout with its log probabilities, values and advantages, computed once for all steps on it."""
+    value_t, value_tp1 = critic.now(batch).squeeze(-1), target_critic.following(batch).squeeze(-1)
+    advantage_t, target_t = advantages(batch, value_t, value_tp1, discount=config.discount, trace=config.trace)
+    if config.normalize_advantage:
+        advantage_t = normalized(advantage_t, batch.valid)
+    log_prob = chosen_value(action_log_probs(actor, batch), batch.actions)
+    return Fixed(batch, log_prob, value_t, target_t, advantage_t)
+
+
+def minibatches(
+    fixed: Fixed, *, epochs: int, count: int, whole_windows: bool, generator: torch.Generator
+) -> Iterator[Fixed]:
+    """Go through a rollout several times, each time in so many parts of nearly equal size, in a fresh random order.
+
+    Args:
+        fixed: the rollout, shape (time, batch).
+        epochs: passes; in each, every row is in exactly one part.
+        count: parts, fewer if there are fewer rows; with one part nothing is drawn and the order stays.
+        whole_windows: a row is the whole window of one environment, as recurrent networks need it; otherwise it is a
+            single step, and the parts have the leading shape (batch,).
+        generator: source of the order, on the CPU.
+    """
+    kind, axis = (Window, 1) if whole_windows else (Batch, 0)
+    rows = fixed if whole_windows else _map(kind, fixed, lambda tensor: tensor.flatten(0, 1))
+    total = rows.advantage.shape[axis]
+    for _ in range(epochs):
+        if min(count, total) == 1:
+            yield rows
+            continue
+        order = torch.randperm(total, generator=generator).to(rows.advantage.device)
+        for chosen in order.tensor_split(min(count, total)):
+            part = _map(kind, rows, lambda tensor, chosen=chosen: tensor.index_select(axis, chosen))
+            if fixed.batch.memory is not None and whole_windows:
+                part = part._replace(batch=part.batch._replace(memory=fixed.batch.memory.index_select(0, chosen)))
+            yield part
+
+
+def _map(kind: type[Batch], fixed: Fixed, function: Callable[[Tensor], Tensor]) -> Fixed:
+    """Apply a function to everything with the leading shape (time, batch); the memory, which has another, is left out.
+
+    Only whole windows have a use for a memory: the caller puts it back.
+    """
+    fields = {name: function(x) for name, x in fixed.batch._asdict().items() if x is not None and name != "memory"}
+    return Fixed(kind(**fields), *map(function, fixed[1:]))
+
+
+def clipped_losses(
+    config: Config, actor: AgentNetwork, critic: AgentNetwork, part: Fixed, entropy_weight: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""], dict[str, float]]:
+    """Return the losses of actors and critics on part of a rollout, and numbers to watch.
+
+    The numbers are the entropy in nats, "divergence", an estimate of KL(pi_old || pi) in nats that is never negative,
+    and "clipped", the share of actions whose ratio has left the clip.
+    """
+    valid = part.batch.valid
+    log_probs = action_log_probs(actor, part.batch)
+    log_prob = chosen_value(log_probs, part.batch.actions)
+    entropy = mean_of_valid(categorical.entropy(log_probs), valid)
+    surrogate_loss = clipped_policy_loss(log_prob, part.log_prob, part.advantage, config.clip, valid)
+    value = critic.now(part.batch).squeeze(-1)
+    critic_loss = robust_value_loss(
+        value, part.target, valid, old_value_t=part.value, clip=config.value_clip, huber=config.huber
+    )
+    with torch.no_grad():
+        log_ratio = log_prob - part.log_prob
+        ratio = log_ratio.exp()
+        watched = {
+            "entropy": entropy.detach(),
+            "divergence": mean_of_valid(ratio - 1.0 - log_ratio, valid),
+            "clipped": mean_of_valid(((ratio - 1.0).abs() > config.clip).to(ratio.dtype), valid),
+        }
+    return surrogate_loss - entropy_weight * entropy, critic_loss, {name: float(x) for name, x in watched.items()}
+
+
+def remember(*parts: Any) -> Callable[[], None]:
+    """Return a function that puts networks and optimisers back to what they are now."""
+    states = [copy.deepcopy(part.state_dict()) for part in parts]
+
+    def put_back() -> None:
+        for part, state in zip(parts, states, strict=True):
+            part.load_state_dict(state)
+
+    return put_back
