@@ -169,7 +169,7 @@ def make_algorithm(name: str, spec: "EnvSpec", streams: "Streams", **overrides: 
         ConfigError: unknown name or field (the message names the nearest one), wrong type or range.
 
     Example:
-        make_algorithm("vdn", env.spec, Streams(0), hidden=(64,), exploration={"end": 0.1})
+        make_algorithm("vdn", env.spec, Streams(0), network={"hidden": (64,)}, exploration={"end": 0.1})
     """
     config = decode(config_class(name), overrides, path=name)
     return algorithm_class(name)(config, spec, streams)

@@ -6,8 +6,8 @@ BUGS = (
     Bug(
         "aql: the target values its own choice",
         "spnpolicy/algorithms/aql.py",
-        "_, largest = nearest.best_of(self.target_values, batch.next_state, candidates)",
-        "_, largest = nearest.best_of(self.values, batch.next_state, candidates)",
+        "_, largest = nearest.best_of(self.target_critic, batch.next_state, candidates)",
+        "_, largest = nearest.best_of(self.critic, batch.next_state, candidates)",
         ("tests/spnpolicy/test_aql.py",),
     ),
     Bug(
@@ -96,15 +96,15 @@ BUGS = (
     Bug(
         "reinforce: a time limit is always an end",
         "spnpolicy/algorithms/reinforce.py",
-        "is_end = batch.ended & batch.valid & (batch.terminated | time_limit_ends)",
-        "is_end = batch.ended & batch.valid",
+        "is_end = window.ended & window.valid & (window.terminated | time_limit_ends)",
+        "is_end = window.ended & window.valid",
         ("tests/spnpolicy/test_policy_gradient.py",),
     ),
     Bug(
         "vdn: the largest utility instead of their sum",
         "spnpolicy/algorithms/vdn.py",
-        "return returns.greedy_value(utility_tp1, batch.next_available_actions, selector_tp1=selector).sum(-1)",
-        "return returns.greedy_value(utility_tp1, batch.next_available_actions, selector_tp1=selector).amax(-1)",
+        "value_tp1 = greedy_value(utility_tp1, batch.next_available_actions, selector_tp1=selector_tp1).sum(-1)",
+        "value_tp1 = greedy_value(utility_tp1, batch.next_available_actions, selector_tp1=selector_tp1).amax(-1)",
         (
             "tests/spnpolicy/test_value_baselines.py",
             "tests/spnpolicy/test_algorithms.py::test_vdn_learns_the_additive_projection",
@@ -112,7 +112,7 @@ BUGS = (
     ),
     Bug(
         "ppo: the last minibatch is left out",
-        "spnpolicy/parts/actor_critic.py",
+        "spnpolicy/algorithms/ppo.py",
         "for chosen in order.tensor_split(min(count, total)):",
         "for chosen in order.tensor_split(min(count, total))[:-1]:",
         (
@@ -122,9 +122,9 @@ BUGS = (
     ),
     Bug(
         "ppo: a step that failed stays",
-        "spnpolicy/parts/actor_critic.py",
-        "        if not all(map(math.isfinite, norms)):\n            put_back()\n            break",
-        "        if not all(map(math.isfinite, norms)):\n            break",
+        "spnpolicy/algorithms/ppo.py",
+        "                put_back()\n                break",
+        "                break",
         (
             "tests/spnpolicy/test_ppo.py",
             "tests/spnpolicy/test_actor_critic.py",
@@ -132,7 +132,7 @@ BUGS = (
     ),
     Bug(
         "ppo: advantages are only centred",
-        "spnpolicy/parts/actor_critic.py",
+        "spnpolicy/parts/targets.py",
         "return centred / (variance.sqrt() + LEAST_DEVIATION)",
         "return centred",
         (

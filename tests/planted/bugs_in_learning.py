@@ -50,8 +50,8 @@ BUGS = (
     Bug(
         "vdn: double Q chooses with the target network",
         "spnpolicy/algorithms/vdn.py",
-        "selector = online if self.config.double_q else None",
-        "selector = utility_tp1 if self.config.double_q else None",
+        "selector_tp1 = online if self.config.double_q else None",
+        "selector_tp1 = utility_tp1 if self.config.double_q else None",
         (ALGORITHMS,),
     ),
     Bug(
@@ -64,15 +64,15 @@ BUGS = (
     Bug(
         "vdn: the online network bootstraps from itself",
         "spnpolicy/algorithms/vdn.py",
-        "utility_tp1 = self.target_utilities.following(batch)",
-        "utility_tp1 = self.utilities.following(batch)",
+        "utility_tp1 = self.target_critic.following(batch)",
+        "utility_tp1 = self.critic.following(batch)",
         (ALGORITHMS,),
     ),
     Bug(
         "vdn: agents' rewards are added, not averaged",
         "spnpolicy/algorithms/vdn.py",
-        "batch.reward.mean(-1), next_value",
-        "batch.reward.sum(-1), next_value",
+        "batch.reward.mean(-1), value_tp1",
+        "batch.reward.sum(-1), value_tp1",
         (f"{ALGORITHMS}::test_iql_agents_learn_from_their_own_reward_and_vdn_from_the_mean",),
     ),
     Bug(
@@ -84,9 +84,9 @@ BUGS = (
     ),
     Bug(
         "target network: vdn's online network follows its target",
-        "spnpolicy/algorithms/vdn.py",
-        "self.config.target.apply(self.target_utilities, self.utilities, self.num_updates)",
-        "self.config.target.apply(self.utilities, self.target_utilities, self.num_updates)",
+        "spnpolicy/parts/optimization.py",
+        "apply(target, getattr(learner, part), learner.num_updates)",
+        "apply(getattr(learner, part), target, learner.num_updates)",
         (f"{ALGORITHMS}::test_time_limits_bootstrap_and_ends_do_not",),
     ),
     Bug(
@@ -162,15 +162,15 @@ BUGS = (
     Bug(
         "spn_ac: forbidden actions stay in the policy",
         "spnpolicy/algorithms/spn_ac.py",
-        "return pi.condition(available) if self._spec.has_action_masks else pi",
+        "return pi.condition(allowed) if self._spec.has_action_masks else pi",
         "return pi",
         (f"{SPN_AC}::test_masked_actions_are_never_drawn",),
     ),
     Bug(
         "spn_ac: the next state is valued under the mask of this one",
         "spnpolicy/algorithms/spn_ac.py",
-        "pi = self._policy(batch.next_observation, batch.next_available_actions)",
-        "pi = self._policy(batch.next_observation, batch.available_actions)",
+        "pi = self.policy(batch.next_observation, batch.next_available_actions)",
+        "pi = self.policy(batch.next_observation, batch.available_actions)",
         (f"{SPN_AC}::test_the_bootstrap_equals_enumeration",),
     ),
     Bug(
@@ -183,22 +183,22 @@ BUGS = (
     Bug(
         "spn_ac: the temperature is not saved",
         "spnpolicy/algorithms/spn_ac.py",
-        '"critic_optimizer", "policy_optimizer", "temperature")',
-        '"critic_optimizer", "policy_optimizer")',
+        '"actor_optimizer", "temperature", "num_updates")',
+        '"actor_optimizer", "num_updates")',
         (THROUGH_A_CHECKPOINT,),
     ),
     Bug(
         "resume: vdn's optimiser is not restored",
         "spnpolicy/algorithms/vdn.py",
-        '@saves("utilities", "target_utilities", "optimizer", "num_updates")',
-        '@saves("utilities", "target_utilities", "num_updates")',
+        '@saves("critic", "target_critic", "critic_optimizer", "num_updates")',
+        '@saves("critic", "target_critic", "num_updates")',
         (THROUGH_A_CHECKPOINT,),
     ),
     Bug(
         "resume: iql's target begins as a copy",
         "spnpolicy/algorithms/iql.py",
-        '@saves("network", "target", "optimizer", "updates")',
-        '@saves("network", "optimizer", "updates")',
+        '@saves("critic", "target_critic", "critic_optimizer", "num_updates")',
+        '@saves("critic", "critic_optimizer", "num_updates")',
         (THROUGH_A_CHECKPOINT,),
     ),
     Bug(

@@ -51,13 +51,13 @@ def test_options_are_complete_and_overridden_from_the_inside_out():
     trial = plan.trials[0]
     assert trial.env_options["size"] == 4
     assert trial.algorithm_options["target"]["rate"] == 0.5
-    assert {"learning_rate", "exploration", "double_q"} < set(trial.algorithm_options)
+    assert {"critic", "exploration", "double_q"} < set(trial.algorithm_options)
     assert merged({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}, "d": 4}) == {"a": {"b": 3, "c": 2}, "d": 4}
 
 
 def test_own_options_go_to_their_algorithm_only():
     plan = tiny_plan(own_options={"iql": {"critic": {"learning_rate": 0.5}}})
-    rates = {trial.algorithm: trial.algorithm_options["learning_rate"] for trial in plan.trials}
+    rates = {trial.algorithm: trial.algorithm_options["critic"]["learning_rate"] for trial in plan.trials}
     assert rates["iql"] == 0.5
     assert rates["vdn"] != 0.5
 

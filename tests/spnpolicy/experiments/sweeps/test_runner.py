@@ -72,7 +72,7 @@ def test_a_checkpoint_that_is_of_no_use_is_not_used(tmp_path, damage):
         if damage == "settings of another size":
             saved["env_options"] = {"size": 4}
         else:  # its checkpoint would load without a complaint
-            saved["algorithm_options"]["learning_rate"] = 0.5
+            saved["algorithm_options"]["critic"]["learning_rate"] = 0.5
         path.write_text(json.dumps(saved))
     steps = []
     assert run_trial(plan, config, tmp_path, on_progress=lambda progress: steps.append(progress.step))
