@@ -114,8 +114,8 @@ BUGS = (
     Bug(
         "central_q: the target is the online network",
         f"{A}central_q.py",
-        "greedy_value(self.target(batch.next_state), mask_tp1",
-        "greedy_value(self.network(batch.next_state), mask_tp1",
+        "greedy_value(self.target_critic(batch.next_state), mask_tp1",
+        "greedy_value(self.critic(batch.next_state), mask_tp1",
         (f"{T}central.py",),
     ),
     Bug(
