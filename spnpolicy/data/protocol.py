@@ -1,7 +1,7 @@
 """What an algorithm is: a frozen config and a small class with four methods."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     memory: Float[Tensor, "batch agents memory"] | None = None
     """What recurrent networks remembered before the first step; size 0 where there are none."""
 
-    def of(self, agent: int) -> Self:
+    def of(self, agent: int) -> "Batch":
         """Return what one agent has of it; the state, which is nobody's own, stays."""
         agents = slice(agent, agent + 1)
         parts = {name: column[..., agents, :] for name, column in self._asdict().items() if name in _PER_ACTION}

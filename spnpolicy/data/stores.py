@@ -1,6 +1,6 @@
 """The store of an algorithm: what it needs decides what is kept, and what a draw gives."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from spnpolicy.data.replay import ReplayBuffer
 from spnpolicy.data.trajectories import Trajectories
 
 
+@runtime_checkable
 class Store(Protocol):
     """Where the steps of a batch of environments are kept until they are learned from."""
 

@@ -256,7 +256,7 @@ def test_registry_names_the_nearest():
         algorithm_class("vnd")
     with pytest.raises(ConfigError, match=r"critic: unknown setting 'learning_rte'. Did you mean 'learning_rate'\?"):
         make_algorithm("vdn", EnvSpec((2,), 1, 1, False), Streams(0), critic={"learning_rte": 1.0})
-    with pytest.raises(ConfigError, match=r"iql.critic.hidden\[0\] is 2.5"):
+    with pytest.raises(ConfigError, match=r"iql.network.hidden\[0\] is 2.5"):
         make_algorithm("iql", EnvSpec((2,), 1, 1, False), Streams(0), network={"hidden": (2.5,)})
     assert config_class("iql")().critic.learning_rate == 5e-4
 

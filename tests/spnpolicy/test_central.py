@@ -15,6 +15,7 @@ from learning_cases import (
     game_spec,
     learn,
     play,
+    rates,
     store_for,
 )
 
@@ -32,7 +33,7 @@ GAMES = {name: {"game": name} for name in ("climbing", "penalty", "linear", "mon
     "qtran": {"payoff": [[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]]},
 }
 ANNEALED = {"entropy": {"start": 5.0, "end": 0.01}, "critic": {"learning_rate": 0.02}}
-FAST = {"network": {"hidden": (16,)}, "learning_rate": 1e-2, "discount": 0.8, "target": {"rate": 0.2}}
+FAST = {"network": {"hidden": (16,)}, "critic": {"learning_rate": 1e-2}, "discount": 0.8, "target": {"rate": 0.2}}
 
 
 def step_like(state, available):
@@ -48,9 +49,9 @@ def step_like(state, available):
 def test_small_games_end_in_a_best_joint_action(name, game):
     env = make_env("matrix_game", num_envs=64, **GAMES[game])
     if name == "central_q":
-        algorithm = learn(name, env, updates=80, batch_size=32, network={"hidden": (32,)}, learning_rate=0.02)
+        algorithm = learn(name, env, updates=80, batch_size=32, network={"hidden": (32,)}, **rates(critic=0.02))
     else:
-        options = {"network": {"hidden": (32,)}, "learning_rate": 0.02, "rollout": 1} | ANNEALED
+        options = {"network": {"hidden": (32,)}, "actor": {"learning_rate": 0.02}, "rollout": 1} | ANNEALED
         algorithm = learn(name, env, updates=100, progress=lambda share: share, **options)
     actions = algorithm.act(env.reset(seed=0), explore=False)
     np.testing.assert_array_equal(env.step(actions).reward, env.optimum)
@@ -149,7 +150,7 @@ def test_central_q_bootstraps_at_time_limits_and_not_at_ends(ending, options):
 )
 def test_central_a2c_bootstraps_at_time_limits_and_not_at_ends(ending, trace):
     env = chain(ending, num_envs=8)
-    options = FAST | {"target": {"rate": 0.5}, "actor": {"learning_rate": 0.01}, "rollout": 4, "trace": trace}
+    options = FAST | {"target": {"rate": 0.5}, **rates(actor=1e-2, critic=1e-2), "rollout": 4, "trace": trace}
     algorithm = learn("central_a2c", env, updates=300, **options)
     best = CHAIN_VALUE_OF_B[ending]
     np.testing.assert_allclose(

@@ -315,7 +315,7 @@ def scrambled(seed=0, **options):
 def test_greedy_play_is_the_best_available_joint_action(factors):
     algorithm, env = scrambled(factors=factors)
     joint = np.array(list(itertools.product(range(2), range(4), range(3))))
-    before = algorithm._exploration.bit_generator.state
+    before = algorithm._generator.bit_generator.state
     for seed in range(3):
         step = env.reset(seed=seed)
         table = algorithm.joint_factors(torch.tensor(step.observation))
@@ -323,7 +323,7 @@ def test_greedy_play_is_the_best_available_joint_action(factors):
         legal = step.available_actions[:, np.arange(3), joint].all(-1)
         expected = joint[np.where(legal, values, -np.inf).argmax(-1)]
         np.testing.assert_array_equal(algorithm.act(step, explore=False), expected)
-    assert algorithm._exploration.bit_generator.state == before
+    assert algorithm._generator.bit_generator.state == before
 
 
 def test_all_agents_of_an_environment_explore_together_and_only_as_masks_allow():

@@ -33,9 +33,9 @@ def tables(algorithm, batch):
     networks, agents = algorithm.critic, batch.actions.shape[-1]
     joint = itertools.product(range(batch.available_actions.shape[-1]), repeat=agents)
     with torch.no_grad():
-        codes = networks.critic.codes(batch)
+        codes = networks.joint.codes(batch)
         values = {
-            u: networks.critic(codes, torch.tensor(u).expand_as(batch.actions), batch.state).tolist() for u in joint
+            u: networks.joint(codes, torch.tensor(u).expand_as(batch.actions), batch.state).tolist() for u in joint
         }
         offset = networks.offset(batch.state)[..., 0].tolist()
         return networks.utilities(batch.observation).tolist(), values, offset
@@ -148,7 +148,7 @@ def test_the_joint_value_learns_from_the_target_network_at_the_best_next_actions
 def test_no_gradient_goes_where_it_must_not(variant):
     algorithm, batch = disagreeing(variant=variant)
     networks = algorithm.critic
-    critic = list(networks.critic.parameters())
+    critic = list(networks.joint.parameters())
     others = [*networks.utilities.parameters(), *networks.offset.parameters()]
     for term, learns, rests in (("td", critic, others), ("opt", others, critic), ("nopt", others, critic)):
         loss = getattr(algorithm.terms(batch), term)

@@ -12,6 +12,7 @@ from spnpolicy.algorithms.rbm import FreeEnergy, best_met, best_of_all, gibbs_sw
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
+from spnpolicy.data.protocol import Window
 from spnpolicy.envs import make_env
 
 BINARY = (2,) * 5
@@ -118,7 +119,7 @@ def test_a_learning_step_goes_along_the_td_error_times_the_derivative():
     batch = full_batch([[3.0, -1.0], [0.5, 2.0]])
     algorithm = make_algorithm("rbm", game_spec([[0, 0], [0, 0]]), Streams(0), max_gradient_norm=1e9)
     with torch.no_grad():
-        state = algorithm.config.critic.features(batch.state)
+        state = algorithm.config.network.features(batch.state)
         error = batch.reward[:, 0] - algorithm.critic(state, batch.actions)
         mean = torch.sigmoid(algorithm.critic.state_inputs(state) + algorithm.critic.action_inputs(batch.actions))
         expected = torch.zeros_like(algorithm.critic.action_weight)
@@ -209,7 +210,7 @@ def test_targets_use_the_action_that_followed_and_draw_the_missing_ones(generato
         expected[t, env] = window.reward[t, env].mean()
         if not window.terminated[t, env]:
             action = drawn if t == 2 or window.ended[t, env] else following[t, env]
-            state = algorithm.config.critic.features(window.next_state[t, env])
+            state = algorithm.config.network.features(window.next_state[t, env])
             expected[t, env] += 0.5 * algorithm.critic(state, action).item()
     torch.testing.assert_close(algorithm._targets(window._replace(next_available_actions=forced), 0.3), expected)
 
@@ -227,7 +228,7 @@ def chain_window(generator):
         terminated=terminated, available_actions=mask, next_observation=seen, next_state=states[1],
         next_available_actions=mask, ended=ended, valid=torch.ones_like(ended), memory=torch.zeros(4, 2, 0),
     )  # fmt: skip
-    return batch
+    return Window(*batch)
 
 
 LEARNING_RATES = {"terminated": 0.002, "truncated": 0.01}
@@ -247,7 +248,7 @@ def test_time_limits_bootstrap_and_ends_do_not(ending):
     algorithm = learn("rbm", env, updates=400, **options)
     every = torch.cartesian_prod(torch.arange(2), torch.arange(3))
     with torch.no_grad():
-        values = algorithm.critic(algorithm.config.critic.features(chain_observation()[1]).unsqueeze(1), every)
+        values = algorithm.critic(algorithm.config.network.features(chain_observation()[1]).unsqueeze(1), every)
     best = CHAIN_VALUE_OF_B[ending]
     np.testing.assert_allclose(values, np.outer([0.8 * best, best], np.ones(6)), rtol=0.01)
 

@@ -126,7 +126,7 @@ def two_step_values(name, updates):
             values, utilities = algorithm.joint_value(batch.observation, batch.actions), algorithm.critic
         else:
             values = algorithm.joint_value(batch.observation, batch.state, batch.actions)
-            utilities = algorithm.critic.critic
+            utilities = algorithm.critic.utilities
         branch = int(utilities(batch.observation[:1])[0, 0].argmax())
     return values.reshape(3, 2, 2), branch
 
