@@ -128,7 +128,7 @@ def test_updates_that_are_not_finite_are_skipped_and_the_third_in_a_row_ends_the
         run(tmp_path / "run", bad_reward=True)
     faults = [json.loads(line) for line in (tmp_path / "run" / "faults.jsonl").read_text().splitlines()]
     assert [(fault["kind"], fault["update"], fault["field"]) for fault in faults] == [
-        ("update", number, "loss") for number in (1, 2, 3)
+        ("update", number, "critic_loss") for number in (1, 2, 3)
     ]
     batch = safetensors.torch.load_file(faults[0]["batch"])
     assert batch["reward"].isnan().any()
@@ -189,4 +189,4 @@ def test_train_every_and_updates(tmp_path):
     settings = TrainConfig(**{**vars(SHORT), "train_every": 5, "updates": 3, "warmup_steps": 0})
     run(tmp_path / "run", settings=settings)
     assert json.loads((tmp_path / "run" / "result.json").read_text())["updates"] == 10 * 3
-    assert np.isfinite(without_time(tmp_path / "run")[1]["loss"])
+    assert np.isfinite(without_time(tmp_path / "run")[1]["critic_loss"])
