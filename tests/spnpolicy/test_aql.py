@@ -17,6 +17,8 @@ from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
 from spnpolicy.networks import proposals
+from spnpolicy.networks.encoders import Flat
+from spnpolicy.networks.features import FourierFeatures
 
 KINDS = ["autoregressive", "circuit"]
 CARDINALITIES = (3, 2, 4)
@@ -34,9 +36,10 @@ def shake(module, seed=0, size=0.5):
 
 
 def proposal_of(kind, size=5):
+    encoder = Flat(FourierFeatures(0), size)
     if kind == "circuit":
-        return shake(proposals.CircuitProposal(CARDINALITIES, size, (8,), 12), size=0.2)
-    return shake(proposals.AutoregressiveProposal(CARDINALITIES, size, (8,)))
+        return shake(proposals.CircuitProposal(CARDINALITIES, encoder, (8,), 12), size=0.2)
+    return shake(proposals.AutoregressiveProposal(CARDINALITIES, encoder, (8,)))
 
 
 def joint_log_probs(proposal, seen, available):
@@ -46,7 +49,7 @@ def joint_log_probs(proposal, seen, available):
         return proposal.distribution(seen, available).log_prob(everything.movedim(1, 0)).T
     log_probs = []
     for actions in everything.unbind(1):
-        log_probs.append(proposal.fit_terms(batch.state, available, actions, actions.unsqueeze(-2))[0])
+        log_probs.append(proposal.fit_terms(seen, available, actions, actions.unsqueeze(-2))[0])
     return torch.stack(log_probs, -1)
 
 
@@ -109,7 +112,7 @@ def test_the_terms_of_the_loss_equal_enumeration(kind, generator):
         log_prob = joint_log_probs(proposal, seen, available)
         draws = proposal.draw(seen, available, 4000, generator)
         best = draws[:, 0]
-        found, entropy = proposal.fit_terms(batch.state, available, best, draws)
+        found, entropy = proposal.fit_terms(seen, available, best, draws)
     place = (JOINT == best.unsqueeze(1)).all(-1).int().argmax(-1)
     torch.testing.assert_close(found, log_prob.gather(-1, place.unsqueeze(-1)).squeeze(-1))
     exact = -(log_prob.exp() * log_prob.where(log_prob.isfinite(), 0.0)).sum(-1)

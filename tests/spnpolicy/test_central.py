@@ -162,7 +162,7 @@ def test_central_a2c_gradient_is_that_of_the_entropy_regularised_objective(gener
     payoff = torch.randn(2, 3, generator=generator)
     algorithm = make_algorithm("central_a2c", game_spec(payoff), Streams(0), entropy={"start": 0.3, "end": 0.3})
     logits = torch.randn(6, generator=generator)
-    last = algorithm.actor[-1]
+    last = algorithm.actor[-1][-1]
     with torch.no_grad():
         last.weight.zero_()
         last.bias.copy_(logits)
@@ -219,7 +219,7 @@ def test_exploration_is_of_joint_actions():
     env = make_env("matrix_game", payoff=[[1.0, 0.0], [0.0, 0.0]], num_envs=20_000)
     algorithm = make_algorithm("central_q", env.spec, Streams(0), exploration={"start": 0.5})
     with torch.no_grad():
-        algorithm.critic[-1].bias[0] = 10.0
+        algorithm.critic[-1][-1].bias[0] = 10.0
     actions = algorithm.act(env.reset(seed=0), explore=True, progress=0.0)
     shares = [(actions == np.array([i, j])).all(-1).mean() for i in (0, 1) for j in (0, 1)]
     np.testing.assert_allclose(shares, [0.625, 0.125, 0.125, 0.125], atol=0.015)

@@ -128,7 +128,7 @@ def test_the_actor_follows_the_slope_at_its_own_point():
             below = mean_value()
             flat[place] += step
             assert -slope[place].item() == pytest.approx((above - below) / (2 * step), abs=1e-7)
-    assert actor.network[0].weight.grad.abs().max() > 1e-3
+    assert actor.network[1][0].weight.grad.abs().max() > 1e-3
     # What was executed has no part in it.
     other, _ = learner._actor_loss(batch._replace(actions=torch.zeros_like(batch.actions)))
     assert other.item() == pytest.approx(loss.item(), rel=1e-12)

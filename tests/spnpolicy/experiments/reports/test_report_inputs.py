@@ -129,14 +129,14 @@ def test_an_algorithm_is_called_by_what_tells_it_from_others(tmp_path):
     write_run(
         tmp_path / "c",
         algorithm="spn_ac",
-        options={**common, "labels": 16, "network": {"features": {"frequencies": 8}}},
+        options={**common, "labels": 16, "network": {"hidden": [64, 64], "features": {"frequencies": 8}}},
     )
     write_run(tmp_path / "d", algorithm="vdn", options=common)
     (task,) = grouped(tmp_path)
     assert list(task.groups) == [
-        "spn_ac features.frequencies=4 labels=4",
-        "spn_ac features.frequencies=4 labels=16",
-        "spn_ac features.frequencies=8 labels=16",
+        "spn_ac network.features.frequencies=4 labels=4",
+        "spn_ac network.features.frequencies=4 labels=16",
+        "spn_ac network.features.frequencies=8 labels=16",
         "vdn",
     ]
 
