@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from spnpolicy import TrainConfig, evaluate, load_run, make_env, read_metrics
+from spnpolicy.algorithms import ALGORITHMS
 from spnpolicy.experiments.statistics import interval_over_runs, interval_text
 from spnpolicy.experiments.sweeps import Plan, Trial, make_engine, open_folder, run_trials, trial_folder
 
@@ -54,7 +55,8 @@ def plan_of(algorithms: list[str], seeds: int) -> Plan:
     for seed in range(seeds):
         for name in algorithms:
             train, options = SETTINGS[name]
-            settings = TrainConfig(**(COMMON | train | {"seed": seed}))
+            told = {"seed": seed, "team_reward": ALGORITHMS[name].reward == "common"}
+            settings = TrainConfig(**(COMMON | train | told))
             trials.append(Trial(name, "foraging_arrays", options, {"task": TASK}, settings))
     return Plan("foraging", tuple(trials), evaluation_episodes=256, evaluation_seed=11)
 

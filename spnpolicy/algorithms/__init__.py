@@ -166,13 +166,26 @@ def make_algorithm(name: str, spec: "EnvSpec", streams: "Streams", **overrides: 
         overrides: fields of its Config that differ from the defaults; a nested field as a dict.
 
     Raises:
-        ConfigError: unknown name or field (the message names the nearest one), wrong type or range.
+        ConfigError: unknown name or field (the message names the nearest one), wrong type or range; or an algorithm
+            that cannot do with the environment's kind of actions or of rewards.
 
     Example:
         make_algorithm("vdn", env.spec, Streams(0), network={"hidden": (64,)}, exploration={"end": 0.1})
     """
     config = decode(config_class(name), overrides, path=name)
+    _require_fit(name, spec)
     return algorithm_class(name)(config, spec, streams)
+
+
+def _require_fit(name: str, spec: "EnvSpec") -> None:
+    entry = _entry(name)
+    if spec.actions != entry.actions:
+        raise ConfigError(f"{name} chooses among {entry.actions} actions, but the environment's are {spec.actions}.")
+    if entry.reward == "common" and spec.reward == "individual" and spec.num_agents > 1:
+        raise ConfigError(
+            f"{name} learns from one reward of the whole team, but here every agent has its own. Set "
+            "train.team_reward to learn from their mean, or take an algorithm for each agent's own, such as ippo."
+        )
 
 
 def _entry(name: str) -> Entry:

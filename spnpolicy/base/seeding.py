@@ -1,5 +1,6 @@
 """Named random streams: one seed, one independent generator per purpose."""
 
+import copy
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,11 +43,13 @@ class Streams:
         self.seed = seed
         # Several processes that train one run together begin alike (`initialization`, `integer`) and then differ.
         self._suffix = f"@{replica}" if replica else ""
+        self._prefix = ""
         self._numpy: dict[str, np.random.Generator] = {}
         self._torch: dict[str, torch.Generator] = {}
 
     def numpy(self, name: str) -> np.random.Generator:
         """Return the NumPy generator called `name`."""
+        name = self._prefix + name
         if name not in self._numpy:
             entropy = derive_seed(self.seed, f"numpy:{name}{self._suffix}", bits=128)
             self._numpy[name] = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
@@ -54,13 +57,20 @@ class Streams:
 
     def torch(self, name: str) -> torch.Generator:
         """Return the torch generator (on the CPU) called `name`."""
+        name = self._prefix + name
         if name not in self._torch:
             self._torch[name] = torch.Generator().manual_seed(derive_seed(self.seed, f"torch:{name}{self._suffix}"))
         return self._torch[name]
 
     def integer(self, name: str) -> int:
         """Return a fixed number in [0, 2^31) called `name`, for code that wants a seed of its own."""
-        return derive_seed(self.seed, f"integer:{name}", bits=31)
+        return derive_seed(self.seed, f"integer:{self._prefix}{name}", bits=31)
+
+    def child(self, name: str) -> "Streams":
+        """Return streams for a part, apart from those of all other parts; they are saved with these."""
+        part = copy.copy(self)
+        part._prefix = f"{self._prefix}{name}/"
+        return part
 
     @contextmanager
     def initialization(self, name: str) -> Iterator[None]:
@@ -70,7 +80,7 @@ class Streams:
         back afterwards, so that code outside notices nothing.
         """
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derive_seed(self.seed, f"initialization:{name}"))
+            torch.default_generator.manual_seed(derive_seed(self.seed, f"initialization:{self._prefix}{name}"))
             yield
 
     def state_dict(self) -> dict[str, Any]:

@@ -57,6 +57,17 @@ class Step(NamedTuple):
     """Where an environment failed and was started anew: nothing of the step is to be used, and its episode does not
     count. None where nothing failed."""
 
+    def of(self, agent: int, num_actions: int) -> "Step":
+        """Return what it shows one agent, with its own actions only; the state stays."""
+        own = slice(agent, agent + 1)
+        return self._replace(
+            observation=self.observation[:, own],
+            reward=self.reward[:, own],
+            available_actions=self.available_actions[:, own, :num_actions],
+            final_observation=self.final_observation[:, own],
+            final_available_actions=self.final_available_actions[:, own, :num_actions],
+        )
+
 
 @runtime_checkable
 class BatchedEnv(Protocol):

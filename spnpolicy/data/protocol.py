@@ -33,17 +33,18 @@ class Batch(NamedTuple):
     memory: Float[Tensor, "batch agents memory"] | None = None
     """What recurrent networks remembered before the first step; size 0 where there are none."""
 
-    def of(self, agent: int) -> "Batch":
-        """Return what one agent has of it; the state, which is nobody's own, stays."""
-        agents = slice(agent, agent + 1)
-        parts = {name: column[..., agents, :] for name, column in self._asdict().items() if name in _PER_ACTION}
-        if self.memory is not None:
-            parts["memory"] = self.memory[:, agents]
-        return self._replace(actions=self.actions[..., agents], reward=self.reward[..., agents], **parts)
-
-
-_PER_ACTION = ("observation", "available_actions", "next_observation", "next_available_actions")
-"""Columns whose last axis but one are the agents."""
+    def of(self, agent: int, num_actions: int) -> "Batch":
+        """Return what one agent has of it, with its own actions only; the state, which is nobody's own, stays."""
+        own = slice(agent, agent + 1)
+        return self._replace(
+            observation=self.observation[..., own, :],
+            actions=self.actions[..., own],
+            reward=self.reward[..., own],
+            available_actions=self.available_actions[..., own, :num_actions],
+            next_observation=self.next_observation[..., own, :],
+            next_available_actions=self.next_available_actions[..., own, :num_actions],
+            memory=None if self.memory is None else self.memory[:, own],
+        )
 
 
 class Window(Batch):

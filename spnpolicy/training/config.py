@@ -43,6 +43,9 @@ class TrainConfig:
     """Env steps between two checkpoints; there is one at the start and one at the end as well."""
     standardise_rewards: bool = False
     """Learn from rewards less their mean so far, in units of their standard deviation; reports keep the rewards."""
+    team_reward: bool = False
+    """Give every agent the mean of all agents' rewards to learn from; reports keep the rewards. Needed where an
+    algorithm for one common reward meets agents that are paid one by one."""
     on_env_fault: Literal["raise", "drop-episode"] = "raise"
     """What to do when an environment shows nan, a wrong shape or a mask that allows nothing: end the run with a
     message, or drop that episode, count the fault and go on."""

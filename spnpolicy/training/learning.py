@@ -120,6 +120,8 @@ class Learning:
             batch = self.replay.draw(self._batch_size)
             if self._reward_scale is not None:
                 batch = batch._replace(reward=self._reward_scale(batch.reward))
+            if self.config.train.team_reward:
+                batch = batch._replace(reward=batch.reward.mean(-1, keepdim=True).expand_as(batch.reward))
             if self._device.type != "cpu":
                 batch = batch._replace(**{name: column.to(self._device) for name, column in _columns(batch)})
             numbers = self.algorithm.update(batch, progress=self.progress)

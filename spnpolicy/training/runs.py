@@ -105,6 +105,7 @@ def _read_object(path: Path, fields: dict[str, type]) -> dict[str, Any] | None:
 def build_algorithm(config: RunConfig, spec: EnvSpec, streams: Streams) -> Algorithm:
     """Make the algorithm of a run; its discount is the one of `config.train`."""
     options = {**config.algorithm_options, "discount": config.train.discount}
+    spec = spec._replace(reward="common") if config.train.team_reward else spec
     return make_algorithm(config.algorithm, spec, streams, **options)
 
 

@@ -18,6 +18,7 @@ from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.data.protocol import Batch
+from spnpolicy.parts.settings import DataSettings
 from spnpolicy.training.player import Player, needs_of
 from spnpolicy.training.storage.checkpoints import load_checkpoint, save_checkpoint
 from spnpolicy.training.storage.state_tree import flatten
@@ -264,6 +265,46 @@ def test_registry_names_the_nearest():
 def test_listing_algorithms_does_not_load_torch():
     code = "import sys, spnpolicy.algorithms, spnpolicy.training.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+EITHER = [name for name in INSTALLED if issubclass(config_class(name), DataSettings)]
+"""Who learns from replay and from fresh steps alike."""
+
+
+@pytest.mark.parametrize("options", [{"rollout": 6, "trace": 0.7}, {"rollout": None}, {"rollout": None, "trace": 0.7}])
+@pytest.mark.parametrize("name", EITHER)
+def test_fresh_steps_and_replay_serve_alike(name, options):
+    env = ChainEnv(20, cardinalities=(2, 3), has_action_masks=True)
+    algorithm, store, player, step = learner(name, env, **small(name) | options)
+    assert needs_of(algorithm).rollout == options["rollout"]
+    for progress in (0.0, 0.5):
+        numbers = algorithm.update(store.draw(64), progress=progress)
+        assert all(np.isfinite(value) for value in numbers.values())
+        play(algorithm, env, store, 6, progress, player, step)
+
+
+@pytest.mark.parametrize("name", EITHER)
+def test_settings_without_influence_are_refused(name):
+    spec = ChainEnv(2, cardinalities=(2, 3)).spec
+    for options, words in (
+        ({"rollout": 4, "windows": True}, "windows is True, but rollout is 4"),
+        ({"rollout": 4, "sequence_length": 8}, "sequence_length is 8, but rollout is 4"),
+        ({"rollout": None, "sequence_length": 8}, "sequence_length is 8, but single transitions"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            make_algorithm(name, spec, Streams(0), **small(name) | options)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_kinds_of_rewards_and_actions_that_do_not_fit_are_refused(name):
+    spec = ChainEnv(2, cardinalities=(2, 3)).spec
+    with pytest.raises(ConfigError, match=rf"{name} chooses among discrete actions, but the environment's are cont"):
+        make_algorithm(name, spec._replace(actions="continuous"), Streams(0), **small(name))
+    if ALGORITHMS[name].reward == "common":
+        with pytest.raises(ConfigError, match=rf"{name} learns from one reward of the whole team.*train.team_reward"):
+            make_algorithm(name, spec._replace(reward="individual"), Streams(0), **small(name))
+    else:
+        make_algorithm(name, spec._replace(reward="individual"), Streams(0), **small(name))
 
 
 @pytest.mark.parametrize("name", INSTALLED)

@@ -1,6 +1,7 @@
 """Environments of others, through the adapter, are trained on, saved, resumed and evaluated like our own."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,7 +27,9 @@ TASKS = {
 @pytest.mark.parametrize("algorithm", first_now(["spn_ac", "vdn", "iql"]))
 def test_training_resume_and_evaluation(tmp_path, algorithm, task):
     env, options, cardinalities = TASKS[task]
-    config = RunConfig(algorithm, env, {"network": {"hidden": [16]}}, options, SHORT)
+    config = RunConfig(
+        algorithm, env, {"network": {"hidden": [16]}}, options, replace(SHORT, team_reward=algorithm != "iql")
+    )
 
     def interrupt(progress):
         if progress.step == 360:

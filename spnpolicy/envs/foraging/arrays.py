@@ -56,7 +56,7 @@ class ForagingArrays:
         entities = self.foods + self.agents
         counts = (len(self.action_names),) * self.agents
         shown = self._entities(rescale)
-        self.spec = EnvSpec(counts, 3 * entities, 3 * entities * self.agents, True, entities=shown)
+        self.spec = EnvSpec(counts, 3 * entities, 3 * entities * self.agents, True, entities=shown, reward="individual")
         most_food = MOST_LEVEL * min(self.agents, 3)
         high = [(self.size - 1, self.size - 1, most_food)] * self.foods
         high += [(self.size - 1, self.size - 1, MOST_LEVEL)] * self.agents

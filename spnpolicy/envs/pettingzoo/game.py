@@ -100,6 +100,8 @@ def layout_of(
             features,
             len(agents) * features if state is None else len(state),
             has_action_masks=not agents_stay or not bool(exists.all()),
+            # PettingZoo pays agents one by one, and nothing promises that they always get the same.
+            reward="individual",
         ),
         has_own_state=state is not None,
         episode_limit=whole_number(owner, "episode_limit", episode_limit, 1),

@@ -147,10 +147,11 @@ def cross(
     """
     configs: list[Trial] = []
     for label, (env, env_options) in environments.items():
-        for algorithm, options in algorithms.items():
-            trial = Trial(algorithm, env, dict(options), dict(env_options), train, environment=label)
-            configs.append(_complete(trial, source))
-        _check(configs[-len(algorithms) :], f"{source}environments.{label}: " if source else "")
+        trials = [
+            _complete(Trial(algorithm, env, dict(options), dict(env_options), train, environment=label), source)
+            for algorithm, options in algorithms.items()
+        ]
+        configs += _checked(trials, f"{source}environments.{label}: " if source else "")
     # Seeds outside, algorithms inside: whatever is finished after a crash is a fair comparison so far.
     numbers = range(train.seed, train.seed + seeds)
     trials = [_with_seed(config, seed, len(environments) > 1) for seed in numbers for config in configs]
@@ -247,16 +248,24 @@ def _difference(saved: Any, wanted: Any, path: str = "plan") -> str:
     return f"{path} is {saved!r} there and {wanted!r} here"
 
 
-def _check(configs: Sequence[Trial], path: str) -> None:
-    """Build the environment that some trials share, and each of their algorithms for it."""
+def _checked(configs: Sequence[Trial], path: str) -> list[Trial]:
+    """Build the environment that some trials share, and each of their algorithms for it.
+
+    Those for a common reward learn from the team's where agents are paid one by one, so that all can be compared there.
+    """
+    checked: list[Trial] = []
     try:
         env: Any = make_env(configs[0].env, num_envs=1, **configs[0].env_options)
         for config in configs:
-            build_algorithm(config, env.spec, Streams(config.train.seed))
+            needs_team = env.spec.reward == "individual" and ALGORITHMS[config.algorithm].reward == "common"
+            train = replace(config.train, team_reward=config.train.team_reward or needs_team)
+            checked.append(replace(config, train=train))
+            build_algorithm(checked[-1], env.spec, Streams(config.train.seed))
     except ConfigError as problem:
         raise ConfigError(f"{path}{problem}") from problem
     if hasattr(env, "close"):
         env.close()
+    return checked
 
 
 def _complete(config: Trial, source: str) -> Trial:

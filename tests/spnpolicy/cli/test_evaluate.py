@@ -138,7 +138,7 @@ def test_video_and_animation_show_the_same(trained, tmp_path, capsys):
 )
 def test_environments_of_others_are_shown(env, options, tmp_path, capsys):
     run, files = str(tmp_path / "run"), [str(tmp_path / name) for name in ("x.gif", "x.mp4")]
-    assert main(["train", "vdn", env, *SHORT, *options, "--out", run]) == 0
+    assert main(["train", "iql", env, *SHORT, *options, "--out", run]) == 0
     assert main(["evaluate", run, "--episodes", "2", "--gif", files[0], "--video", files[1]]) == 0
     assert f"animation: {files[0]}\nvideo: {files[1]}\n" in capsys.readouterr().out
     _, frames, seconds = decoded(files[1])
@@ -163,7 +163,7 @@ def test_environments_of_others_are_shown(env, options, tmp_path, capsys):
 def test_an_environment_without_pictures_says_so_before_it_is_evaluated(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "envs" / "pettingzoo"))
     run = str(tmp_path / "run")
-    assert main(["train", "vdn", "pettingzoo:small_games.Pair", *SHORT, "--out", run]) == 0
+    assert main(["train", "iql", "pettingzoo:small_games.Pair", *SHORT, "--out", run]) == 0
     capsys.readouterr()
     assert main(["evaluate", run, "--gif", str(tmp_path / "x.gif")]) == 2
     answer = capsys.readouterr()

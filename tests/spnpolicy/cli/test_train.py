@@ -136,7 +136,7 @@ def test_pettingzoo_by_name(tmp_path, capsys):
     pytest.importorskip("mpe2")
     folder, env = tmp_path / "run", "pettingzoo:mpe2.simple_spread_v3"
     settings = ["--env.N", "2", "--env.max_cycles", "5", "--env.workers", "0"]
-    assert main(["train", "vdn", env, *SHORT, *settings, "--out", str(folder)]) == 0
+    assert main(["train", "iql", env, *SHORT, *settings, "--out", str(folder)]) == 0
     config = read_run_config(folder)
     assert (config.env, config.env_options) == (env, {"N": 2, "max_cycles": 5, "workers": 0})
     capsys.readouterr()

@@ -113,7 +113,7 @@ def folder_of(tmp_path):
 
     def trained(env, **options):
         settings = TrainConfig(steps=40, num_envs=4, warmup_steps=8, batch_size=8, evaluation_episodes=1)
-        train(RunConfig("vdn", env, {"network": {"hidden": (4,)}}, options, settings), tmp_path / "run")
+        train(RunConfig("iql", env, {"network": {"hidden": (4,)}}, options, settings), tmp_path / "run")
         return tmp_path / "run"
 
     return trained
