@@ -192,7 +192,9 @@ def test_linear_factors_move_along_their_features_by_one_global_error():
 
 def test_linear_factors_take_a_constant_and_any_scope():
     graph = FactorGraph((2, 3, 2), [(), (0,), (2, 1), (0, 1, 2)])
-    network = LinearFactors(graph, 4)
+    encoder = torch.nn.Identity()
+    encoder.out_features = 4
+    network = LinearFactors(graph, encoder)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.normal_(generator=torch.Generator().manual_seed(0))
