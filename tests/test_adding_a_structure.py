@@ -100,6 +100,7 @@ def generic_tests(folder: Path, *files: str) -> tuple[int, str]:
     return run.returncode, run.stdout + run.stderr
 
 
+@pytest.mark.full
 def test_three_places_are_enough(tmp_path: Path) -> None:
     code, output = generic_tests(copy_with_teams(tmp_path), *GENERIC)
     assert code == 0, output
@@ -107,6 +108,7 @@ def test_three_places_are_enough(tmp_path: Path) -> None:
     assert "failed" not in output
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("row", "name"),
     [

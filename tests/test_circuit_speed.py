@@ -212,6 +212,7 @@ def test_wrong_options_are_refused(arguments: list[str], message: str, capsys: p
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_the_whole_program_with_our_engine_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--engines", "circuits-torch", "--sizes", "6", "--batches", "2", "--layers", "cp", "--repeats", "1"]
     assert load("__main__").main([*arguments, "--seconds", "0.001", "--out", str(tmp_path)]) == 0

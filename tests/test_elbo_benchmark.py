@@ -96,6 +96,7 @@ def test_every_method_keeps_to_its_side_of_log_z(forbidden: bool) -> None:
         assert found["published"] == found["published, annealed"] == -math.inf
 
 
+@pytest.mark.full
 def test_published_training_reaches_what_its_circuit_can_hold() -> None:
     published = load("published")
     factors, log_z = small_model(3)

@@ -56,6 +56,7 @@ def test_python_blocks_run_one_after_the_other(page, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.full
 @with_blocks("sh")
 def test_shell_blocks_run_one_after_the_other(page, tmp_path):
     lines = [line for code in blocks(page, "sh") for line in code.splitlines() if line.strip()]
@@ -113,6 +114,7 @@ def test_make_targets_that_pages_name_exist():
     assert not named - targets
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
 def test_every_example_runs(example, tmp_path):
     done = run([sys.executable, "-W", "error", ROOT / "examples" / example], tmp_path, 280)

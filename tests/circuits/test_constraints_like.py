@@ -56,6 +56,7 @@ def test_the_policy_given_the_constraint(policy: str, constraint: str) -> None:
     assert all(allowed(u) for u in given.sample((50,)).flatten(0, 1).tolist())
 
 
+@pytest.mark.full
 def test_sixty_four_agents_of_which_eight_may_act() -> None:
     n = 64
     circuit = structures.keep_set([4] * n, [(i, (i + 1) % n) for i in range(n)], labels=4)

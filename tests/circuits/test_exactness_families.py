@@ -12,6 +12,7 @@ from tests.seeds import first_now
 PARTS, CIRCUITS = 17, 30
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("part", first_now(range(PARTS), 0.17))
 def test_queries_and_masks_equal_enumeration(part: int) -> None:
     tally = Tally()

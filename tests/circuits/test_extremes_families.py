@@ -99,6 +99,7 @@ def test_sizes_up_to_4096_variables(name: str, count: int) -> None:
     assert (answers["marginals"] <= 1 + 1e-3).all()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", NAMES)
 def test_contradictory_evidence_on_200_variables(name: str) -> None:
     """Exactly -inf, the impossible rows named, and gradient zero there."""
@@ -117,6 +118,7 @@ def test_contradictory_evidence_on_200_variables(name: str) -> None:
     assert (gradient[1] == 0).all()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("low", [-torch.inf, -3e38, pytest.param(-1e4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES)
 def test_deterministic_policies_have_entropy_zero_and_a_finite_gradient(name: str, low: float) -> None:

@@ -107,6 +107,7 @@ def test_every_gradient_entry_on_more_than_200_circuits(family: str, seed: int) 
         assert gradcheck(ask, inputs, eps=1e-6, atol=1e-5, rtol=1e-3), name
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", first_now(range(4), 0.25))
 @pytest.mark.parametrize("family", strategies.FAMILIES)
 def test_second_derivatives_equal_finite_differences(family: str, seed: int) -> None:

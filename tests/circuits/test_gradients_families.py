@@ -59,6 +59,7 @@ def test_the_gradient_at_a_masked_entry_is_exactly_zero(family: str) -> None:
         assert torch.isfinite(gradient).all()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("family", strategies.FAMILIES)
 def test_the_score_function_estimates_the_exact_gradient(family: str) -> None:
     """The mean of f(u) grad log p(u) over 1e5 draws is within 5 standard errors of the gradient of E[f]."""

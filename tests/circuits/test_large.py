@@ -34,6 +34,7 @@ def as_evidence(values: torch.Tensor, circuit: Circuit) -> torch.Tensor:
     return torch.arange(max(circuit.cardinalities)) == values.unsqueeze(-1)
 
 
+@pytest.mark.one_in(3)
 def test_identities(pi: CircuitDistribution, generator: torch.Generator) -> None:
     circuit = pi.circuit
     assert circuit.is_deterministic
@@ -90,6 +91,7 @@ def test_entropy_of_a_long_chain_is_analytic(generator: torch.Generator) -> None
     assert CircuitDistribution(circuit, logits).entropy().item() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.full
 def test_a_chain_of_4096_variables_has_no_limit_of_depth(generator: torch.Generator) -> None:
     """Built, proved deterministic and queried without deep recursion."""
     circuit = structures.markov_chain([2] * 4096)

@@ -37,6 +37,7 @@ def check(pi: CircuitDistribution, values: Tensor) -> None:
     torch.testing.assert_close(gradient.double(), exact_gradient, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("case", STRUCTURE_CASES, ids=IDS)
 @pytest.mark.parametrize(
     "count", [1, 17, 70, pytest.param(3, marks=pytest.mark.slow), pytest.param(16, marks=pytest.mark.slow)]

@@ -47,6 +47,7 @@ def check_float32(wide: CircuitDistribution) -> None:
         torch.testing.assert_close(narrow.entropy().double(), wide.entropy(), rtol=FLOAT32, atol=FLOAT32)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", NAMES)
 def test_float32_agrees_with_float64_on_200_variables(name: str) -> None:
     check_float32(large_policy(name))
@@ -95,6 +96,7 @@ def answers(pi: CircuitDistribution, values: Tensor, mask: Tensor) -> dict[str, 
     return result
 
 
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("family", strategies.FAMILIES)
 @pytest.mark.parametrize("seed", [2, 5])
 def test_a_batch_equals_a_loop_over_its_rows(family: str, seed: int) -> None:

@@ -129,6 +129,7 @@ def check_closed(pi: CircuitDistribution, joint: np.ndarray) -> None:
         assert_close(table(pi.multiply(pi)[0]), squared, "square")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("policy", "partner", "number"), SOME_PAIRS)
 def test_products_equal_enumeration(policy: str, partner: str, number: int) -> None:
     rng = Random(number)
@@ -138,6 +139,7 @@ def test_products_equal_enumeration(policy: str, partner: str, number: int) -> N
         check_product(random_distribution(rng, first, batch), random_distribution(rng, second, other_batch))
 
 
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("seed", range(40))
 def test_hand_built_circuits_times_others(seed: int) -> None:
     """Random splits; pairs that cross are refused with both splits, all others are exact."""
@@ -156,6 +158,7 @@ def test_hand_built_circuits_times_others(seed: int) -> None:
         check_product(p, q)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("seed", range(20))
 def test_trees_over_different_parents(seed: int) -> None:
     rng = Random(seed)
@@ -168,6 +171,7 @@ def test_trees_over_different_parents(seed: int) -> None:
     check_product(*(random_distribution(rng, tree, ()) for tree in trees))
 
 
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize(("policy", "partner", "number"), PAIRS)
 def test_products_of_deterministic_circuits_are_proved_deterministic(policy: str, partner: str, number: int) -> None:
     """Also by the proof from the nodes alone, as after loading."""
@@ -313,6 +317,7 @@ def test_products_that_would_be_too_large_are_refused(monkeypatch: pytest.Monkey
         operations.product(structures.markov_chain([3] * 5), structures.markov_chain([3] * 5))
 
 
+@pytest.mark.full
 def test_sizes() -> None:
     """Pairs without a common joint value are left out, so squares and chains of states do not grow."""
     for circuit in (structures.markov_chain([3] * 30), structures.keep_set([3] * 6, labels=9)):

@@ -15,6 +15,7 @@ from tests.statistical import LEVEL, chi_square, counts_of
 DRAWS = 200_000
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("family", strategies.FAMILIES)
 @pytest.mark.parametrize("seed", [0, 3])
 def test_joint_samples_follow_the_table(family: str, seed: int, generator: torch.Generator) -> None:
@@ -24,6 +25,7 @@ def test_joint_samples_follow_the_table(family: str, seed: int, generator: torch
     assert chi_square(counts_of(samples.numpy(), case.cards), case.joint) > LEVEL
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("family", strategies.FAMILIES)
 def test_conditional_samples_follow_the_table(family: str, generator: torch.Generator) -> None:
     case = build_case(family, 1)  # batch shape (3,)

@@ -27,6 +27,7 @@ def drawable(family: str, seed: str) -> CircuitDistribution:
     return CircuitDistribution(case.circuit, logits)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_joint_counts_follow_the_table(family: str, generator: torch.Generator) -> None:
     pi = drawable(family, "counts")
@@ -36,6 +37,7 @@ def test_joint_counts_follow_the_table(family: str, generator: torch.Generator) 
     assert chi_square(counts_of(samples, pi.circuit.cardinalities), table) > LEVEL
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", first_now(NAMES, 0.5))
 def test_pairs_of_200_variables_follow_their_tables(name: str, generator: torch.Generator) -> None:
     """All neighbours and as many pairs further apart; the level is divided by the number of pairs."""
@@ -82,6 +84,7 @@ def uniformity(found: Tensor, others: int, bins: int = 20) -> float:
     return chi_square(counts, np.full(bins, 1 / bins))
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_conditional_draws_are_calibrated(family: str, generator: torch.Generator) -> None:
     """2,000 rounds of one draw among 99 more, 20 bins."""
@@ -132,6 +135,7 @@ def check_no_forbidden_value(family: str, draws: int, generator: torch.Generator
         assert bool((samples[:, :10] == samples[0, :10]).all())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("family", first_now(FAMILIES, 0.5))
 def test_entropy_is_the_mean_surprise_of_a_million_draws(family: str, generator: torch.Generator) -> None:
     """Of circuits that are not deterministic the bounds must enclose it."""

@@ -362,6 +362,7 @@ class PairwiseValues(nn.Module):
         return torch.stack(found)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_trained_proposal_beats_many_more_uniform_draws(kind, seed):

@@ -23,6 +23,7 @@ TASKS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("algorithm", first_now(["spn_ac", "vdn", "iql"]))
 def test_training_resume_and_evaluation(tmp_path, algorithm, task):

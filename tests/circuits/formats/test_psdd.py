@@ -69,6 +69,7 @@ def test_conditionals_round_trip(tmp_path: Path, seed: int) -> None:
     torch.testing.assert_close(round_trip(tmp_path, pi).log_prob(values), pi.log_prob(values), atol=1e-10, rtol=0)
 
 
+@pytest.mark.full
 def test_long_chains_stay_small(tmp_path: Path, generator: torch.Generator) -> None:
     circuit = structures.markov_chain([2] * 1200)
     pi = CircuitDistribution(circuit, torch.randn(circuit.num_parameters, generator=generator, dtype=torch.float64))

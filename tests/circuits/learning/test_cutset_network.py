@@ -11,6 +11,7 @@ from tests.circuits.learning.planted import coupled_tree, gap, planted_cutset, r
 from tests.strategies import seeded
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(8))
 def test_learner_beats_chow_liu_on_planted_cutsets(seed: int) -> None:
     """4,000 rows of 14 variables; KL to the truth, seeds 0 to 7: cutset 0.02 to 0.08, tree 1.0 to 2.0 nats."""
@@ -49,6 +50,7 @@ def test_lower_penalty_and_depth_change_the_size() -> None:
     assert flat.num_parameters == chow_liu_tree(data, [2] * 8, penalty=1.0)[0].num_parameters
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("seed", range(30))
 def test_every_split_pays_for_its_parameters(seed: int) -> None:
     """BIC of the circuit, measured from outside, is not below that of the best forest, also where gains are small."""

@@ -20,6 +20,7 @@ def log_prior(circuit: Circuit, logits: torch.Tensor, smoothing: float) -> float
     return sum(smoothing * float(logits[s].mean()) for s in slices if s.stop > s.start)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("family", strategies.FAMILIES)
 @pytest.mark.parametrize("seed", first_now(range(5), 0.4))
 @pytest.mark.parametrize("missing", [0.0, 0.3])

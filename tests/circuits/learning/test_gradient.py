@@ -1,6 +1,7 @@
 """Gradient ascent: where it ends, and that it follows autograd."""
 
 import numpy as np
+import pytest
 import torch
 
 from circuits import CircuitDistribution
@@ -34,6 +35,7 @@ def test_gradient_follows_autograd() -> None:
     assert fit.log_likelihoods[1] > fit.log_likelihoods[0]
 
 
+@pytest.mark.full
 def test_gradient_in_batches_with_missing_values_and_validation() -> None:
     circuit = mixture(2)
     true = CircuitDistribution(circuit, 2.0 * random_distribution(circuit, seeded(61)).logits)

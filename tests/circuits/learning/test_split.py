@@ -160,6 +160,7 @@ def test_constant_single_valued_and_few_data(count: int) -> None:
     assert grow_structure(data[:, :1], [1]).circuit.num_parameters == 0
 
 
+@pytest.mark.full
 def test_long_chains_do_not_exhaust_the_stack() -> None:
     generator = seeded(55)
     rows = torch.zeros(150, 500, dtype=torch.long)

@@ -30,6 +30,7 @@ def test_exactly_allows_the_joint_values_with_these_counts(cards: list, count: o
     assert circuit.name.startswith("exactly(count=")
 
 
+@pytest.mark.full
 def test_exactly_of_a_thousand_agents(generator: torch.Generator) -> None:
     """Whatever the numbers are, the expected count and the count of every sample are the one asked for."""
     circuit = operations.exactly([2] * 1000, 5)

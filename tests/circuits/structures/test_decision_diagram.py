@@ -35,6 +35,7 @@ def test_the_values_of_a_state_lead_to_different_states(number: int, generator: 
     assert torch.pdist(rows).min() > 1e-6
 
 
+@pytest.mark.full
 def test_a_thousand_variables_in_linear_size() -> None:
     circuit = structures.decision_diagram([3] * 1000, width=8)
     assert circuit.is_deterministic

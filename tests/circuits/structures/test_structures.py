@@ -111,12 +111,14 @@ BUILDERS: dict[str, Callable[[], Circuit]] = {
 """About 10,000 nodes each."""
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("seed", first_now(range(10), 0.3))
 def test_every_query_equals_enumeration(family: str, seed: int) -> None:
     test_exactness.test_every_query_equals_enumeration(family, seed)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", BUILDERS)
 def test_ten_thousand_nodes_are_built_compiled_and_judged(name: str) -> None:
     """How long that takes is measured by benchmarks/build_speed.py."""

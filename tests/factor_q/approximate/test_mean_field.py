@@ -31,6 +31,7 @@ def value_of(instance, row, marginals, temperature):
     return total + entropy
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("seed", first_now(range(200)))
 def test_bounds_hold_and_are_finite_where_anything_is_allowed(seed):
     instance, temperature = oracle.random_instance(seed), TEMPERATURES[seed % 3]
@@ -61,6 +62,7 @@ def test_the_bound_is_that_of_the_marginals(seed):
         assert lower == pytest.approx(value_of(instance, row, rows[row], temperature), abs=1e-8)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize("blocks", ["single", "pairs", "trees"])
 def test_no_update_of_a_colour_lowers_the_bound(seed, blocks):
@@ -125,6 +127,7 @@ def test_hard_constraints_need_a_feasible_start():
         assert 0 <= result.lower_bound.item() <= exact
 
 
+@pytest.mark.full
 def test_published_gaps_on_the_ising_grid():
     f = ising(8)
     assert log_partition(f).item() == pytest.approx(ISING_LOG_Z, abs=1e-9)

@@ -109,6 +109,7 @@ def test_maximum_and_max_marginals_equal_enumeration(family, seed):
     close(marginals, expected)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("family", "seed"), CASES)
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_soft_value_and_boltzmann_policy_equal_enumeration(family, seed, temperature):
@@ -169,6 +170,7 @@ def test_best_assignments_equal_a_sorted_table(family, seed):
     assert all(len(torch.unique(row, dim=0)) == count for row in rows)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("family", "seed"), first_now(sorted(CASES, key=lambda case: case[1]), 0.5))
 @pytest.mark.parametrize("kind", ["value", "list", "mask", "rows", "wider"])
 def test_restricting_equals_masking_the_table(family, seed, kind):
@@ -366,6 +368,7 @@ def test_critic_rows_are_independent_and_start_near_zero(options):
     assert 0 < together.abs().max() < 0.1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("options", OPTIONS)
 def test_critic_learns_a_q_function_of_its_structure(options):
     critic = critic_of(options)

@@ -149,6 +149,7 @@ def test_a_fit_that_holds_the_model_has_no_gap():
     assert answer.log_z.lower == pytest.approx(answer.log_z.exact, abs=ROUNDING)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("structure", FITTED_STRUCTURES)
 def test_every_structure_gives_a_lower_bound(structure):
     name = "own/triples_n6_k3.uai"

@@ -199,6 +199,7 @@ def false_alarms(seeds, significance, **options):
     return count
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("max_order", first_now([2, 3], 0.5))
 def test_noise_gives_interactions_at_the_stated_rate(max_order):
     """150 searches at 10 percent: at most as many alarms as the level allows, and not none. False alarm: 2e-6."""
@@ -537,6 +538,7 @@ def test_small_orders_are_the_best_there_are(n, seed):
     assert order_cost(weights, order) == pytest.approx(best, abs=1e-12)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(5))
 def test_large_orders_beat_random_ones_and_every_single_move(seed):
     n = 25

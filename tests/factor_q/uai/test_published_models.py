@@ -50,6 +50,7 @@ def model(name: str) -> Factors:
     return condition(factors, read_uai_evidence(path, factors.cardinalities)) if path.exists() else factors
 
 
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("name", split([name for name, row in INDEX.items() if row["logZ_natural"]]))
 def test_log_partition_is_that_of_the_index(name: str) -> None:
     expected = float(INDEX[name]["logZ_natural"])
@@ -57,6 +58,7 @@ def test_log_partition_is_that_of_the_index(name: str) -> None:
     gc.collect()
 
 
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("name", split(list(BEST)))
 def test_the_best_assignment_is_as_good_as_that_of_toulbar2(name: str) -> None:
     row, f = BEST[name], model(name)
@@ -68,6 +70,7 @@ def test_the_best_assignment_is_as_good_as_that_of_toulbar2(name: str) -> None:
     gc.collect()
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", list(BEST))
 def test_the_stored_assignment_has_the_stored_value(name: str) -> None:
     row, f = BEST[name], model(name)
@@ -98,6 +101,7 @@ def test_the_index_describes_the_files(name: str) -> None:
         assert len(cards) - len(evidence) == int(row["n_free_after_evidence"])
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("side", "strength", "log_z"),
     [(4, 1.0, 14.287), (4, 2.0, 21.574), (8, 1.0, 60.914), (10, 2.0, 152.387), (16, 1.0, 249.244)],

@@ -42,6 +42,7 @@ def test_there_are_59_models() -> None:
     assert len(MODELS) == 59
 
 
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
 def test_every_model_reads_as_an_independent_reader_reads_it_and_comes_back_bit_by_bit(path: Path) -> None:
     f = read_uai(path)
@@ -294,6 +295,7 @@ def test_factors_that_need_gradients_are_written() -> None:
     assert parse_uai(uai_text(f)).flat.tolist() == [0.0, 0.0]
 
 
+@pytest.mark.full
 def test_500_texts_of_the_fuzzer() -> None:
     tally = fuzz.fuzz(500, seed=1)
     assert min(tally["valid"], tally["refused"]) > 50

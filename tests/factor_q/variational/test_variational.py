@@ -59,6 +59,7 @@ def random_pairs(seed, count=8, values=2, scale=1.0, batch=()):
     )
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("seed", range(6))
 def test_bounds_hold_at_every_step_and_are_what_the_distribution_gives(structure, seed):
@@ -77,6 +78,7 @@ def test_bounds_hold_at_every_step_and_are_what_the_distribution_gives(structure
         assert claimed == actual or abs(claimed - actual) < 1e-9
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("labels", [1, 4])
 def test_every_method_ends_between_its_start_and_log_z(method, labels):
@@ -88,6 +90,7 @@ def test_every_method_ends_between_its_start_and_log_z(method, labels):
     assert [point.lower_bound for point in fit.history] == sorted(point.lower_bound for point in fit.history)
 
 
+@pytest.mark.full
 def test_the_methods_agree_where_the_optimum_is_one():
     f = random_pairs(2, scale=0.3)
     circuit = circuits.structures.keep_set(f.cardinalities, f.scopes, labels=4)
@@ -195,6 +198,7 @@ def test_marginals_are_written_into_any_circuit():
             assert torch.allclose(pi.log_prob(torch.tensor([point, point])).exp(), expected, rtol=1e-10, atol=0)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(4))
 def test_never_looser_than_mean_field_and_structured_mean_field(seed):
     f = random_pairs(seed, count=9, scale=1.5)
@@ -227,6 +231,7 @@ def test_a_temperature_divides_the_factors():
     assert torch.allclose(hot.lower_bound, same.lower_bound, rtol=0, atol=1e-10)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("structure", ["keep_set", "thin_junction_tree", "selective"])
 @pytest.mark.parametrize("seed", range(6))
 def test_forbidden_entries_get_no_mass(structure, seed):
@@ -242,6 +247,7 @@ def test_forbidden_entries_get_no_mass(structure, seed):
     assert log_z > -math.inf
 
 
+@pytest.mark.full
 def test_the_published_size_on_an_8x8_grid_leaves_a_tenth_of_a_nat():
     f = ising_grid(8, 8, 2.0)
     fit = fit_structure(f, "keep_set", labels=64, max_parameters=9216, generator=seeded())

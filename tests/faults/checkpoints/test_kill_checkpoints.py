@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[3]
 
 
 # A process of its own: the program forks, which the threads of a test runner do not survive.
+@pytest.mark.full
 @pytest.mark.parametrize("kills", [16, pytest.param(200, marks=pytest.mark.slow)])
 def test_kill_minus_nine_leaves_readable_checkpoints(kills, tmp_path):
     command = [sys.executable, "-m", "tests.faults.checkpoints.kill_checkpoints", "--kills", str(kills)]

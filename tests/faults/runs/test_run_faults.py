@@ -24,6 +24,7 @@ def unbroken(tmp_path_factory):
     return folder
 
 
+@pytest.mark.full
 def test_a_killed_run_goes_on_as_if_nothing_had_been(unbroken, tmp_path):
     run = tmp_path / "run"
     for lines in (35, 40):
@@ -44,6 +45,7 @@ def test_sixty_kills(tmp_path):
     assert figures.most_lost_steps <= SETTINGS.checkpoint_every + SETTINGS.num_envs
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_leaves(unbroken, tmp_path, number):
     child = start(tmp_path / "run", "--slow", "0.01")
@@ -61,6 +63,7 @@ def test_a_signal_saves_and_leaves(unbroken, tmp_path, number):
     assert_same_run(unbroken, tmp_path / "run")
 
 
+@pytest.mark.full
 def test_a_full_disk_leaves_the_last_checkpoint_whole_and_training_going(unbroken, tmp_path):
     """The replay buffer outgrows the largest file that may be written; everything else still fits."""
     run = tmp_path / "run"
@@ -111,6 +114,7 @@ def test_metrics_that_the_disk_refuses_are_written_later(tmp_path):
     assert metrics.torn_lines == 0
 
 
+@pytest.mark.full
 def test_every_attempt_is_on_record(tmp_path):
     run = tmp_path / "run"
     killed_after(start(run), 70, 0.0)

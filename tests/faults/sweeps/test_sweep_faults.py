@@ -53,6 +53,7 @@ def calm(tmp_path_factory):
     return path, folder / "out"
 
 
+@pytest.mark.full
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(calm, tmp_path):
     path, undisturbed = calm
     plan = sweep_plan(read_sweep(path))
@@ -77,6 +78,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(calm, tmp_path):
         assert [record.get("end") for record in read_attempts(folder, name)] == [None, None, "done"]
 
 
+@pytest.mark.full
 def test_a_killed_driver_is_replaced_and_nothing_is_lost(calm, tmp_path):
     path, undisturbed = calm
     folder = tmp_path / "out"
@@ -94,6 +96,7 @@ def test_a_killed_driver_is_replaced_and_nothing_is_lost(calm, tmp_path):
     assert [ends(folder, trial.name) for trial in read_plan(folder).trials] == [["done"], ["done"]]
 
 
+@pytest.mark.full
 def test_ctrl_c_saves_and_the_next_driver_goes_on_from_there(calm, tmp_path):
     path, undisturbed = calm
     folder = tmp_path / "out"
@@ -119,6 +122,7 @@ def test_ctrl_c_saves_and_the_next_driver_goes_on_from_there(calm, tmp_path):
     assert differences(undisturbed, folder) == []
 
 
+@pytest.mark.full
 def test_a_worker_lost_before_its_first_step_changes_no_bit(calm, tmp_path):
     """The checkpoint that every run begins with is as good as any other."""
     path, undisturbed = calm

@@ -114,6 +114,7 @@ def test_rows_of_episodes_are_held_at_both_ends_and_have_one_size():
     ]  # fmt: skip
 
 
+@pytest.mark.full
 def test_video_and_animation_show_the_same(trained, tmp_path, capsys):
     words = ["evaluate", str(trained / "spn"), "--episodes", "5", "--checkpoint", "best"]
     assert main([*words, "--gif", str(tmp_path / "x.gif"), "--video", str(tmp_path / "x.mp4")]) == 0
@@ -132,6 +133,7 @@ def test_video_and_animation_show_the_same(trained, tmp_path, capsys):
     assert seconds == pytest.approx(start)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("env", "options"),
     [("pettingzoo:mpe2.simple_spread_v3", ["--env.max_cycles", "4"]), ("foraging", ["--env.workers", "1"])],

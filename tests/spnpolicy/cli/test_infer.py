@@ -110,6 +110,7 @@ def test_observed_variables_are_shown_as_such(capsys):
         assert answer["map"]["assignment"][variable] == value
 
 
+@pytest.mark.full
 def test_too_wide_in_words(capsys):
     text = text_of(capsys, *WIDE)
     interval = text.partition("log Z in [")[2].partition("]")[0].split(",")

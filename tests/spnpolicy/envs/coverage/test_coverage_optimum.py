@@ -123,6 +123,7 @@ def test_mean_optimum_is_as_published(size, agents, layouts, optimum, deviation,
     assert (own >= env.optimal_steps()).all()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("size", "agents", "variant", "rate", "digit"),
     [

@@ -193,6 +193,7 @@ def cells_with(picture, color, size, cell):
     return {tuple(place) for place in np.argwhere(is_color.mean(axis=(1, 3)) > 0.15).tolist()}
 
 
+@pytest.mark.full
 def test_foraging_shows_food_and_agents_where_they_are():
     env = make_env("foraging", task="Foraging-5x5-2p-1f-v3", num_envs=4, rescale=False, render_mode="rgb_array")
     step, generator = env.reset(seed=0), np.random.default_rng(0)

@@ -16,6 +16,7 @@ GAMES = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", GAMES)
 def test_random_play_is_the_same_in_workers(name):
     alone = guarded(make_env(name, num_envs=3, workers=0))

@@ -42,6 +42,7 @@ def benchmark(tmp_path_factory):
     return {"folder": folder, "killed": killed, "orphans": orphans, "finished_at": finished_at, "done": done}
 
 
+@pytest.mark.full
 def test_killing_the_driver_leaves_no_worker_behind(benchmark):
     assert benchmark["orphans"] == []
 
