@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.entities import Entities, EntitySet
@@ -107,7 +107,7 @@ class AssignmentGame:
             self._generator = np.random.default_rng(seed)
         return self._show_start(self._next_table(self._generator))
 
-    def step(self, actions: Int[np.ndarray, "envs agents"]) -> Step:
+    def step(self, actions: Integer[np.ndarray, "envs agents"]) -> Step:
         """Pay for the tasks that were chosen, and begin again.
 
         Args:
@@ -126,7 +126,7 @@ class AssignmentGame:
         return self._show(self._next_table(self._generator), reward, has_ended=True, final_worth=worth)
 
     def _paid(
-        self, worth: Float[np.ndarray, "envs agents tasks"], actions: Int[np.ndarray, "envs agents"]
+        self, worth: Float[np.ndarray, "envs agents tasks"], actions: Integer[np.ndarray, "envs agents"]
     ) -> Float[np.ndarray, " envs"]:
         # One column more than tasks: what idle agents put there is never paid.
         columns = self.tasks + 1

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from numpy.typing import ArrayLike
 
 from spnpolicy.base.errors import CheckpointError, ConfigError
@@ -122,7 +122,7 @@ class MatrixGame:
         self._clear()
         return self._show_current()
 
-    def step(self, actions: Int[np.ndarray, "envs agents"]) -> Step:
+    def step(self, actions: Integer[np.ndarray, "envs agents"]) -> Step:
         """Pay every agent for its game's joint action; games whose last round this was begin again.
 
         Args:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 
 from spnpolicy.base.errors import CheckpointError
 from spnpolicy.data.env import EnvSpec, Step
@@ -71,7 +71,7 @@ class TwoStep:
         checked_seed(self.name, seed)
         return self._begin(np.full(self.num_envs, START))
 
-    def step(self, actions: Int[np.ndarray, "envs agents"]) -> Step:
+    def step(self, actions: Integer[np.ndarray, "envs agents"]) -> Step:
         """Choose the branch, or play it and begin again.
 
         Args:

@@ -19,7 +19,7 @@ from spnpolicy.envs.sprites import BORDER, PAPER
 from spnpolicy.training.player import Player
 from spnpolicy.training.runs import LoadedRun, load_run, read_run_config
 
-Frame = UInt8[np.ndarray, "height width 3"]
+Frame = UInt8[np.ndarray, "_ _ 3"]
 
 STEP_MILLISECONDS = 350
 START_MILLISECONDS = 800

@@ -43,7 +43,7 @@ def interquartile_mean(values: Float[np.ndarray, "*batch values"]) -> Float[np.n
     """
     values = np.sort(values, axis=-1)
     cut = values.shape[-1] // 4
-    return values[..., cut : values.shape[-1] - cut].mean(axis=-1)
+    return np.asarray(values[..., cut : values.shape[-1] - cut].mean(axis=-1))
 
 
 def aggregate_iqm(tasks: Resampled) -> Float[np.ndarray, " batch"]:
