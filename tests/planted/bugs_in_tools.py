@@ -60,14 +60,14 @@ BUGS = (
         "spnpolicy/experiments/statistics/curves.py",
         'index = np.searchsorted(history.steps, steps, side="right") - 1',
         'index = np.searchsorted(history.steps, steps, side="left")',
-        ("tests/spnpolicy/experiments/reports/test_report_numbers.py",),
+        ("tests/spnpolicy/experiments/statistics/test_statistics.py",),
     ),
     Bug(
         "reports: the area is not divided by the steps",
         "spnpolicy/experiments/statistics/curves.py",
         "np.trapezoid(values, steps) / (steps[-1] - steps[0])",
         "np.trapezoid(values, steps) / steps[-1]",
-        ("tests/spnpolicy/experiments/reports/test_report_numbers.py",),
+        ("tests/spnpolicy/experiments/statistics/test_statistics.py",),
     ),
     Bug(
         "reports: a tie counts as won",

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Discrete
 from mpe2 import simple_adversary_v3, simple_speaker_listener_v4, simple_spread_v3, simple_tag_v3
+from pettingzoo import AECEnv
 from pettingzoo.utils.conversions import aec_to_parallel_wrapper
 
 from spnpolicy.envs.pettingzoo.turns import lean
@@ -40,3 +42,40 @@ def test_other_games_stay_as_they_are():
 
     env = Own()
     assert lean(env) is env
+
+
+class TurnPayments(AECEnv):
+    """Two agents; every turn pays the one who took it its number, so a round pays (1, 2)."""
+
+    metadata = {"name": "turn_payments", "is_parallelizable": True}
+
+    def __init__(self):
+        super().__init__()
+        self.render_mode = None
+        self.possible_agents = ["first", "second"]
+        self.observation_spaces = dict.fromkeys(self.possible_agents, Discrete(2))
+        self.action_spaces = dict.fromkeys(self.possible_agents, Discrete(2))
+
+    def reset(self, seed=None, options=None):
+        self.agents = list(self.possible_agents)
+        self.agent_selection = "first"
+        self.rewards = dict.fromkeys(self.agents, 0.0)
+        self._cumulative_rewards = dict.fromkeys(self.agents, 0.0)
+        self.terminations, self.truncations = dict.fromkeys(self.agents, False), dict.fromkeys(self.agents, False)
+        self.infos = {agent: {} for agent in self.agents}
+
+    def observe(self, agent):
+        return 0
+
+    def step(self, action):
+        turn = self.agents.index(self.agent_selection)
+        self._clear_rewards()
+        self.rewards[self.agent_selection] = 1.0 + turn
+        self.agent_selection = self.agents[1 - turn]
+
+
+def test_what_every_turn_pays_is_added_up():
+    usual = aec_to_parallel_wrapper(TurnPayments())
+    for env in (usual, lean(usual)):
+        env.reset(seed=0)
+        assert env.step({"first": 0, "second": 0})[1] == {"first": 1.0, "second": 2.0}

@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,6 +60,13 @@ def test_equal_results_are_called_equal():
 def test_missing_runs_are_counted():
     assert "2 of 4 runs are missing" in " ".join(statements(results({"vdn": [0.5], "iql": [0.5]})))
     assert "missing" not in " ".join(statements(results({"vdn": [0.5, 0.6], "iql": [0.5, 0.6]})))
+
+
+def test_a_fixed_goal_that_comes_too_late_is_no_success():
+    found = results({"vdn": [0.95, 0.97]})
+    references = replace(found.references, fixed_fraction=np.array([0.9, 0.0]))
+    row = next(line for line in table(replace(found, references=references)) if "fixed goal" in line)
+    assert "0.500" in row
 
 
 def test_files(tmp_path):

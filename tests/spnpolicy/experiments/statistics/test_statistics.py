@@ -224,6 +224,7 @@ def test_areas_by_hand():
     assert area_under_curve(run, end=5) == pytest.approx(0.25)
     assert area_under_curve(run, end=20) == pytest.approx((5 + 10) / 20)
     assert area_under_curve(history([7], [0.3])) == pytest.approx(0.3)
+    assert area_under_curve(history([30, 50], [1, 1])) == pytest.approx(1.0)  # from its first evaluation on
     assert area_under_curve(run, end=0) == pytest.approx(0.0)
     for outside in (-1, 41):
         with pytest.raises(ConfigError, match="from 0 to 40"):
