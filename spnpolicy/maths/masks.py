@@ -20,7 +20,8 @@ def usable(
 ) -> Bool[Tensor, "*batch agents actions"]:
     """Return the available actions, and all that exist for an agent with none, as in a state where the task is over."""
     exists = existing_actions(cardinalities).to(available.device)
-    return (available & exists) | (exists & ~available.any(-1, keepdim=True))
+    allowed = available & exists
+    return allowed | (exists & ~allowed.any(-1, keepdim=True))
 
 
 def zero_where_stuck(

@@ -115,11 +115,4 @@ BUGS = (
         "logits = logits.index_copy(0, edges, torch.where(best.isnan(), best, logits[edges]))",
         ("tests/factor_q/variational/test_variational.py",),
     ),
-    Bug(
-        "variational: the last point instead of the best",
-        "factor_q/variational/maximize.py",
-        "better = found > self.best",
-        "better = found > found - 1.0",
-        ("tests/factor_q/variational/test_variational.py",),
-    ),
 )

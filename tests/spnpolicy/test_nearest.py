@@ -17,7 +17,6 @@ from spnpolicy.networks.nearest import (
     JointEmbedding,
     best_of,
     nearest_joint_actions,
-    playable,
 )
 
 
@@ -131,12 +130,3 @@ def test_a_context_network_is_an_mlp_of_both(generator):
     torch.testing.assert_close(network(context, points), expected)
     nothing = ContextNetwork(3, 0, (8,), 2)
     assert nothing(context, points[..., :0]).shape == (6, 7, 2)
-
-
-def test_where_nothing_is_allowed_everything_that_exists_is():
-    exists = torch.tensor([[True, True, False], [True, True, True]])
-    available = torch.tensor([[[True, False, False], [False, True, True]], [[False, False, True], [True, True, True]]])
-    mask, some = playable(available, exists)
-    assert some.tolist() == [True, False]
-    assert torch.equal(mask[0], available[0])
-    assert torch.equal(mask[1], exists)
