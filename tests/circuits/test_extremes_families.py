@@ -42,6 +42,7 @@ def check(recipe: tuple[str, int], picks: list[int], kind: str) -> None:
     assert not found, found
 
 
+@pytest.mark.full
 @given(strategies.recipes(), PICKS, st.sampled_from(MASKS))
 @settings(max_examples=30)
 def test_no_nan_and_no_infinity(recipe: tuple[str, int], picks: list[int], kind: str) -> None:

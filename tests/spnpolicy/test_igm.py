@@ -78,7 +78,7 @@ def agreements(name, disturb=None, count=NETWORKS, **options):
     algorithm = make_algorithm(
         name, spec, Streams(0), network={"hidden": (4,), "features": {"frequencies": 0}}, **options
     )
-    network = (algorithm.utilities if name == "vdn" else algorithm.value).double()
+    network = algorithm.critic.double()
     utilities_of = network if name == "vdn" else network.utilities
     joint = torch.tensor(list(itertools.product(*map(range, CARDINALITIES))))
     generator = torch.Generator().manual_seed(0)

@@ -54,6 +54,7 @@ def test_numbers_are_what_they_say(name, row, seed):
         assert (exact[found.flatten() == -torch.inf] == -torch.inf).all()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize(("name", "row"), [param for param in NUMBERS if param.values[1].exact_on_trees])
 def test_trees_of_pairs_are_exact(name, row, seed):

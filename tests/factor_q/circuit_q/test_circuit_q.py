@@ -208,6 +208,7 @@ def test_q_starts_where_the_policy_is_closed_form():
     assert q.max_marginals().tolist() == [[21.0, 9.0], [11.0, 21.0]]
 
 
+@pytest.mark.full
 def test_gradients():
     circuit = structures.keep_set([2, 3, 2], [(0, 1), (1, 2)], labels=4)
     noise = np.random.default_rng(0)

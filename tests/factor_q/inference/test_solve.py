@@ -108,6 +108,7 @@ def test_bounds_and_approximations_hold_against_enumeration(name, monkeypatch):
     assert [sum(row) for row in answer.marginals.values] == pytest.approx([1.0] * len(marginals))
 
 
+@pytest.mark.full
 def test_too_wide_gives_certified_bounds_and_calls_nothing_exact(wide):
     answer, _ = wide
     log_z, best, fit = answer.log_z, answer.maximum, answer.fit
@@ -158,6 +159,7 @@ def test_every_structure_gives_a_lower_bound(structure):
     assert LOG_Z[name] - 10 < answer.log_z.lower <= LOG_Z[name] + ROUNDING
 
 
+@pytest.mark.full
 def test_the_generator_fixes_a_converged_fit():
     effort = Effort("keep_set", labels=2, seconds=1000.0)
     first, second = (solved("own/tree_n6_k3.uai", effort) for _ in range(2))

@@ -167,6 +167,7 @@ def test_a_failed_trial_is_tried_three_times_and_again_by_the_next_driver(tmp_pa
         assert "NonFiniteError" in failure
 
 
+@pytest.mark.full
 def test_a_trial_that_kills_every_worker_is_given_up(calm, tmp_path):
     plan = sweep_plan(read_sweep(calm[0]))
     folder = tmp_path / "out"

@@ -183,6 +183,7 @@ def test_without_pyav_it_says_how_to_install_it(monkeypatch, trained, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.full
 def test_evaluation_without_a_video_does_not_need_pyav(trained):
     program = (
         "import sys; sys.modules['av'] = None; from spnpolicy.cli import main; "

@@ -274,7 +274,7 @@ def test_replay_and_optimisers_are_part_of_the_checkpoint(tmp_path):
 
     names = saved_state(tmp_path / "run")
     assert names["/replay/columns/observation"][1] == (120, 2, 12)
-    assert any(name.startswith("/algorithm/policy_optimizer/state") for name in names)
+    assert any(name.startswith("/algorithm/actor_optimizer/state") for name in names)
     assert any(name.startswith("/algorithm/target_critic") for name in names)
     assert {"/streams/torch/replay", "/streams/torch/exploration", "/environment/env/env/steps"} <= names.keys()
 
