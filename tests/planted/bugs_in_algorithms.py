@@ -8,28 +8,28 @@ BUGS = (
         "spnpolicy/algorithms/aql.py",
         "_, largest = nearest.best_of(self.target_critic, batch.next_state, candidates)",
         "_, largest = nearest.best_of(self.critic, batch.next_state, candidates)",
-        ("tests/spnpolicy/test_aql.py",),
+        ("tests/spnpolicy/algorithms/test_aql.py",),
     ),
     Bug(
         "aql: no uniform candidates",
         "spnpolicy/algorithms/aql.py",
         "return torch.cat([proposed, uniform], -2)",
         "return torch.cat([proposed, proposed], -2)",
-        ("tests/spnpolicy/test_aql.py",),
+        ("tests/spnpolicy/algorithms/test_aql.py",),
     ),
     Bug(
         "aql: entropy is punished",
         "spnpolicy/algorithms/aql.py",
         "loss = -mean_of_valid(log_prob + self.config.entropy_weight * entropy, batch.valid)",
         "loss = -mean_of_valid(log_prob - self.config.entropy_weight * entropy, batch.valid)",
-        ("tests/spnpolicy/test_aql.py",),
+        ("tests/spnpolicy/algorithms/test_aql.py",),
     ),
     Bug(
         "dcg: a pair is seen in one direction",
         "spnpolicy/algorithms/dcg.py",
         "both = payoffs[..., :pairs, :, :] + payoffs[..., pairs:, :, :].transpose(-1, -2)",
         "both = payoffs[..., :pairs, :, :] + payoffs[..., :pairs, :, :]",
-        ("tests/spnpolicy/test_dcg.py",),
+        ("tests/spnpolicy/algorithms/test_dcg.py",),
     ),
     Bug(
         "dcg: a state without actions has a value",
@@ -37,8 +37,8 @@ BUGS = (
         "return zero_where_stuck(factors(best) + target.offset(batch.next_state), available)",
         "return factors(best) + target.offset(batch.next_state)",
         (
-            "tests/spnpolicy/test_dcg.py",
-            "tests/spnpolicy/test_algorithms.py",
+            "tests/spnpolicy/algorithms/test_dcg.py",
+            "tests/spnpolicy/algorithms/test_algorithms.py",
         ),
     ),
     Bug(
@@ -46,7 +46,7 @@ BUGS = (
         "spnpolicy/maths/categorical.py",
         "return numerics.entropy_term(log_probs, log_probs.exp()).sum(-1)",
         "return -numerics.entropy_term(log_probs, log_probs.exp()).sum(-1)",
-        ("tests/spnpolicy/test_categorical.py",),
+        ("tests/spnpolicy/maths/test_categorical.py",),
     ),
     Bug(
         "policies: means over impossible actions",
@@ -54,8 +54,8 @@ BUGS = (
         "return numerics.weighted(log_probs.exp(), values).sum(-1)",
         "return (log_probs.exp() * values).sum(-1)",
         (
-            "tests/spnpolicy/test_categorical.py",
-            "tests/spnpolicy/test_coma.py",
+            "tests/spnpolicy/maths/test_categorical.py",
+            "tests/spnpolicy/algorithms/test_coma.py",
         ),
     ),
     Bug(
@@ -63,42 +63,42 @@ BUGS = (
         "spnpolicy/networks/nearest.py",
         "first, second = (a[:, None] * b <= count).nonzero(as_tuple=True)",
         "first, second = (a[:, None] * b < count).nonzero(as_tuple=True)",
-        ("tests/spnpolicy/test_nearest.py",),
+        ("tests/spnpolicy/networks/test_nearest.py",),
     ),
     Bug(
         "nearest: actions that do not exist are near",
         "spnpolicy/networks/nearest.py",
         "return squares.masked_fill(~self.exists, math.inf)",
         "return squares",
-        ("tests/spnpolicy/test_nearest.py",),
+        ("tests/spnpolicy/networks/test_nearest.py",),
     ),
     Bug(
         "features: waves of one length",
         "spnpolicy/networks/features.py",
         "rates = torch.arange(1, self.frequencies + 1,",
         "rates = 1 + 0 * torch.arange(1, self.frequencies + 1,",
-        ("tests/spnpolicy/test_features.py",),
+        ("tests/spnpolicy/networks/test_features.py",),
     ),
     Bug(
         "mean field: forbidden actions are worth nothing special",
         "spnpolicy/algorithms/mean_field.py",
         "table.where(exists[..., scope[0], : table.shape[-1]], FORBIDDEN * temperature) if len(scope) == 1 else table",
         "table",
-        ("tests/spnpolicy/test_mean_field.py",),
+        ("tests/spnpolicy/algorithms/test_mean_field.py",),
     ),
     Bug(
         "reinforce: returns of episodes that are not over count",
         "spnpolicy/algorithms/reinforce.py",
         "return return_t.where(known, 0.0), complete",
         "return return_t, torch.ones_like(complete)",
-        ("tests/spnpolicy/test_policy_gradient.py",),
+        ("tests/spnpolicy/algorithms/test_policy_gradient.py",),
     ),
     Bug(
         "reinforce: a time limit is always an end",
         "spnpolicy/algorithms/reinforce.py",
         "is_end = window.ended & window.valid & (window.terminated | time_limit_ends)",
         "is_end = window.ended & window.valid",
-        ("tests/spnpolicy/test_policy_gradient.py",),
+        ("tests/spnpolicy/algorithms/test_policy_gradient.py",),
     ),
     Bug(
         "vdn: the largest utility instead of their sum",
@@ -106,8 +106,8 @@ BUGS = (
         "value_tp1 = greedy_value(utility_tp1, batch.next_available_actions, selector_tp1=selector_tp1).sum(-1)",
         "value_tp1 = greedy_value(utility_tp1, batch.next_available_actions, selector_tp1=selector_tp1).amax(-1)",
         (
-            "tests/spnpolicy/test_value_baselines.py",
-            "tests/spnpolicy/test_algorithms.py::test_vdn_learns_the_additive_projection",
+            "tests/spnpolicy/algorithms/test_value_baselines.py",
+            "tests/spnpolicy/algorithms/test_algorithms.py::test_vdn_learns_the_additive_projection",
         ),
     ),
     Bug(
@@ -116,8 +116,8 @@ BUGS = (
         "for chosen in order.tensor_split(min(count, total)):",
         "for chosen in order.tensor_split(min(count, total))[:-1]:",
         (
-            "tests/spnpolicy/test_ppo.py",
-            "tests/spnpolicy/test_actor_critic.py",
+            "tests/spnpolicy/algorithms/test_ppo.py",
+            "tests/spnpolicy/parts/test_actor_critic.py",
         ),
     ),
     Bug(
@@ -126,8 +126,8 @@ BUGS = (
         "                put_back()\n                break",
         "                break",
         (
-            "tests/spnpolicy/test_ppo.py",
-            "tests/spnpolicy/test_actor_critic.py",
+            "tests/spnpolicy/algorithms/test_ppo.py",
+            "tests/spnpolicy/parts/test_actor_critic.py",
         ),
     ),
     Bug(
@@ -136,8 +136,8 @@ BUGS = (
         "return centred / (variance.sqrt() + LEAST_DEVIATION)",
         "return centred",
         (
-            "tests/spnpolicy/test_ppo.py",
-            "tests/spnpolicy/test_actor_critic.py",
+            "tests/spnpolicy/algorithms/test_ppo.py",
+            "tests/spnpolicy/parts/test_actor_critic.py",
         ),
     ),
 )

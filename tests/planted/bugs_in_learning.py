@@ -2,12 +2,12 @@
 
 from tests.planted.bug import Bug
 
-RETURNS = "tests/spnpolicy/test_returns_and_losses.py"
-REPLAY = "tests/spnpolicy/test_replay.py"
-NETWORKS = "tests/spnpolicy/test_networks.py"
-ALGORITHMS = "tests/spnpolicy/test_algorithms.py"
+RETURNS = "tests/spnpolicy/maths/test_returns_and_losses.py"
+REPLAY = "tests/spnpolicy/data/test_replay.py"
+NETWORKS = "tests/spnpolicy/networks/test_networks.py"
+ALGORITHMS = "tests/spnpolicy/algorithms/test_algorithms.py"
 THROUGH_A_CHECKPOINT = f"{ALGORITHMS}::test_state_goes_through_a_checkpoint_and_learning_goes_on_bit_for_bit"
-SPN_AC = "tests/spnpolicy/test_spn_ac.py"
+SPN_AC = "tests/spnpolicy/algorithms/test_spn_ac.py"
 RULES = "tests/spnpolicy/envs/coverage/test_coverage_rules.py"
 FAULTS = "tests/faults/envs/test_planted_faults.py"
 
@@ -150,7 +150,7 @@ BUGS = (
         "spnpolicy/maths/objective.py",
         "return pi.expectation(q) + temperature * pi.entropy()",
         "return pi.expectation(q)",
-        ("tests/spnpolicy/test_policy.py::test_elbo_equals_enumeration_and_never_exceeds_the_soft_value",),
+        ("tests/spnpolicy/networks/test_policy.py::test_elbo_equals_enumeration_and_never_exceeds_the_soft_value",),
     ),
     Bug(
         "elbo: the actor's without its entropy",

@@ -8,7 +8,7 @@ import torch
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
-from tests.spnpolicy.igm import check_igm
+from tests.spnpolicy.maths.igm import check_igm
 
 NETWORKS = 1000
 CARDINALITIES = (3, 2, 4)

@@ -22,7 +22,7 @@ from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.data.protocol import Batch
-from tests.spnpolicy.igm import check_igm
+from tests.spnpolicy.maths.igm import check_igm
 
 GAME = [[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]]
 VARIANTS = ["base", "alt"]
