@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from chain_env import ChainEnv
 
 from spnpolicy import data
 from spnpolicy.algorithms import make_algorithm
@@ -11,6 +10,7 @@ from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.data.protocol import Batch, Window
 from spnpolicy.training.player import Player, needs_of
+from tests.spnpolicy.chain_env import ChainEnv
 
 CLIMBING = [[11.0, -30.0, 0.0], [-30.0, 7.0, 0.0], [0.0, 6.0, 5.0]]
 MONOTONIC = [[0.0, 0.0], [0.0, 10.0]]

@@ -9,8 +9,6 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from chain_env import ChainEnv
-from learning_cases import CLIMBING, MONOTONIC, full_batch, play, rates, store_for
 
 from circuits import ImpossibleEvidenceError
 from spnpolicy.algorithms import ALGORITHMS, algorithm_class, config_class, make_algorithm
@@ -22,6 +20,8 @@ from spnpolicy.parts.settings import DataSettings
 from spnpolicy.training.player import Player, needs_of
 from spnpolicy.training.storage.checkpoints import load_checkpoint, save_checkpoint
 from spnpolicy.training.storage.state_tree import flatten
+from tests.spnpolicy.chain_env import ChainEnv
+from tests.spnpolicy.learning_cases import CLIMBING, MONOTONIC, full_batch, play, rates, store_for
 
 INSTALLED = [name for name, entry in ALGORITHMS.items() if find_spec(entry.target.partition(":")[0])]
 RECURRENT = [name for name in INSTALLED if "recurrent" in config_class(name).network_kinds]

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from learning_cases import CHAIN_VALUE_OF_B, CLIMBING, ENDINGS, chain, full_batch, game_spec, learn
 from scipy import stats
 from torch import nn
 
@@ -19,6 +18,7 @@ from spnpolicy.data.protocol import Batch
 from spnpolicy.networks import proposals
 from spnpolicy.networks.encoders import Flat
 from spnpolicy.networks.features import FourierFeatures
+from tests.spnpolicy.learning_cases import CHAIN_VALUE_OF_B, CLIMBING, ENDINGS, chain, full_batch, game_spec, learn
 
 KINDS = ["autoregressive", "circuit"]
 CARDINALITIES = (3, 2, 4)

@@ -7,7 +7,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from learning_cases import (
+
+from spnpolicy.algorithms import config_class, make_algorithm
+from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Batch
+from spnpolicy.data.trajectories import Trajectories
+from spnpolicy.envs import make_env
+from spnpolicy.parts.joint_actions import joint_index, joint_mask, split_index
+from tests.spnpolicy.learning_cases import (
     CHAIN_VALUE_OF_B,
     chain,
     chain_observation,
@@ -18,15 +27,6 @@ from learning_cases import (
     rates,
     store_for,
 )
-
-from spnpolicy.algorithms import config_class, make_algorithm
-from spnpolicy.base.errors import ConfigError, EnvError
-from spnpolicy.base.seeding import Streams
-from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch
-from spnpolicy.data.trajectories import Trajectories
-from spnpolicy.envs import make_env
-from spnpolicy.parts.joint_actions import joint_index, joint_mask, split_index
 
 GAMES = {name: {"game": name} for name in ("climbing", "penalty", "linear", "monotonic", "bad_basin", "diagonal")} | {
     "stag_hunt": {"payoff": [[4.0, 1.5], [1.5, 2.0]]},

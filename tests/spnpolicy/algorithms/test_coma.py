@@ -6,18 +6,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from learning_cases import (
-    CHAIN_VALUE_OF_B,
-    CLIMBING,
-    as_window,
-    chain,
-    chain_observation,
-    full_batch,
-    game_spec,
-    learn,
-    rates,
-)
-from window_cases import backward_targets, disturb, random_window
 
 from circuits import CircuitDistribution, structures
 from factor_q import FactorGraph, Factors
@@ -32,6 +20,18 @@ from spnpolicy.parts.counterfactual import (
     sequential_advantages,
     with_floor,
 )
+from tests.spnpolicy.learning_cases import (
+    CHAIN_VALUE_OF_B,
+    CLIMBING,
+    as_window,
+    chain,
+    chain_observation,
+    full_batch,
+    game_spec,
+    learn,
+    rates,
+)
+from tests.spnpolicy.window_cases import backward_targets, disturb, random_window
 
 CARDS = (2, 3, 2)
 SCOPES = [(), (0,), (1,), (2,), (1, 0), (2, 1), (0, 1, 2)]

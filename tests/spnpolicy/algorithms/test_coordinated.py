@@ -5,17 +5,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from learning_cases import (
-    CHAIN_VALUE_OF_B,
-    ENDINGS,
-    chain,
-    chain_observation,
-    full_batch,
-    learn,
-    play,
-    rates,
-    store_for,
-)
 
 import factor_q
 from factor_q import FactorGraph, Factors
@@ -27,6 +16,17 @@ from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
 from spnpolicy.parts import coordination
 from spnpolicy.parts.coordination import GraphSettings, coordination_graph
+from tests.spnpolicy.learning_cases import (
+    CHAIN_VALUE_OF_B,
+    ENDINGS,
+    chain,
+    chain_observation,
+    full_batch,
+    learn,
+    play,
+    rates,
+    store_for,
+)
 
 ROWS = 3
 

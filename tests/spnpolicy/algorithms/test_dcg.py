@@ -5,7 +5,16 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from learning_cases import (
+
+import factor_q
+from factor_q import FactorGraph, Factors
+from spnpolicy.algorithms import make_algorithm
+from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.parts import coordination
+from spnpolicy.training.player import Player
+from tests.spnpolicy.learning_cases import (
     CHAIN_VALUE_OF_B,
     CLIMBING,
     chain,
@@ -17,15 +26,6 @@ from learning_cases import (
     rates,
     store_for,
 )
-
-import factor_q
-from factor_q import FactorGraph, Factors
-from spnpolicy.algorithms import make_algorithm
-from spnpolicy.base.errors import ConfigError, EnvError
-from spnpolicy.base.seeding import Streams
-from spnpolicy.data.env import EnvSpec
-from spnpolicy.parts import coordination
-from spnpolicy.training.player import Player
 
 PENALTY = [[-100.0, 0.0, 10.0], [0.0, 2.0, 0.0], [10.0, 0.0, -100.0]]
 

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, game_spec, learn, rates
 
 from circuits import CircuitDistribution, structures
 from factor_q import FactorGraph, Factors
@@ -16,6 +15,7 @@ from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.envs import make_env
 from spnpolicy.maths.objective import elbo
+from tests.spnpolicy.learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, game_spec, learn, rates
 
 FIXED = {"automatic": False, "initial": 1e-5}
 CARDINALITIES = (3, 2, 4)

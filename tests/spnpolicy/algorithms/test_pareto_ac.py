@@ -8,7 +8,16 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from learning_cases import (
+
+from factor_q import FactorGraph, Factors
+from spnpolicy.algorithms import make_algorithm
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.envs import make_env
+from spnpolicy.maths.categorical import entropy
+from spnpolicy.parts.counterfactual import optimistic_values
+from tests.spnpolicy.learning_cases import (
     CHAIN_VALUE_OF_B,
     CLIMBING,
     ENDINGS,
@@ -20,16 +29,7 @@ from learning_cases import (
     learn,
     rates,
 )
-from window_cases import backward_targets, disturb, random_window
-
-from factor_q import FactorGraph, Factors
-from spnpolicy.algorithms import make_algorithm
-from spnpolicy.base.errors import ConfigError
-from spnpolicy.base.seeding import Streams
-from spnpolicy.data.env import EnvSpec
-from spnpolicy.envs import make_env
-from spnpolicy.maths.categorical import entropy
-from spnpolicy.parts.counterfactual import optimistic_values
+from tests.spnpolicy.window_cases import backward_targets, disturb, random_window
 
 RAISED_PENALTY = [[-100.0, 0.0, 10.1], [0.0, 2.0, 0.0], [10.0, 0.0, -100.0]]
 FAST = {"network": {"hidden": (32,)}, "actor": {"learning_rate": 1e-2}, "critic": {"learning_rate": 1e-2}, "rollout": 1}

@@ -6,7 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from learning_cases import (
+
+from spnpolicy.algorithms import config_class, make_algorithm
+from spnpolicy.algorithms.reinforce import episode_returns
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec, Step
+from spnpolicy.data.protocol import Window
+from spnpolicy.envs import make_env
+from tests.spnpolicy.learning_cases import (
     CHAIN_VALUE_OF_B,
     CLIMBING,
     MONOTONIC,
@@ -19,13 +26,6 @@ from learning_cases import (
     play,
     store_for,
 )
-
-from spnpolicy.algorithms import config_class, make_algorithm
-from spnpolicy.algorithms.reinforce import episode_returns
-from spnpolicy.base.seeding import Streams
-from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Window
-from spnpolicy.envs import make_env
 
 
 class TwoSteps:

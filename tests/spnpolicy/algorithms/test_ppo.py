@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from learning_cases import as_window, chain, full_batch, game_spec, learn, play, rates, store_for
 
 from spnpolicy.algorithms import config_class, make_algorithm, ppo
 from spnpolicy.base.errors import ConfigError
@@ -14,6 +13,7 @@ from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.parts import actor_critic
 from spnpolicy.training.player import Player
+from tests.spnpolicy.learning_cases import as_window, chain, full_batch, game_spec, learn, play, rates, store_for
 
 BASIN = [[0.0, -5.0], [-5.0, 10.0]]
 NAMES = ("ippo", "mappo")

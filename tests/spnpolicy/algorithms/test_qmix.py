@@ -5,7 +5,15 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from learning_cases import (
+
+from spnpolicy.algorithms import make_algorithm
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.data.protocol import Batch
+from spnpolicy.networks import mixers
+from spnpolicy.networks.mixers import QMixer
+from tests.spnpolicy.learning_cases import (
     CHAIN_VALUE_OF_B,
     CLIMBING,
     MONOTONIC,
@@ -17,14 +25,6 @@ from learning_cases import (
     learn,
     rates,
 )
-
-from spnpolicy.algorithms import make_algorithm
-from spnpolicy.base.errors import ConfigError
-from spnpolicy.base.seeding import Streams
-from spnpolicy.data.env import EnvSpec
-from spnpolicy.data.protocol import Batch
-from spnpolicy.networks import mixers
-from spnpolicy.networks.mixers import QMixer
 
 BAD_BASIN = [[0.0, -5.0], [-5.0, 10.0]]
 QTRAN_GAME = [[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]]

@@ -5,7 +5,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from learning_cases import (
+
+from spnpolicy.algorithms import make_algorithm
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.data.protocol import Batch
+from tests.spnpolicy.learning_cases import (
     CHAIN_VALUE_OF_B,
     CLIMBING,
     as_window,
@@ -16,12 +22,6 @@ from learning_cases import (
     learn,
     rates,
 )
-
-from spnpolicy.algorithms import make_algorithm
-from spnpolicy.base.errors import ConfigError
-from spnpolicy.base.seeding import Streams
-from spnpolicy.data.env import EnvSpec
-from spnpolicy.data.protocol import Batch
 from tests.spnpolicy.maths.igm import check_igm
 
 GAME = [[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]]

@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from learning_cases import CHAIN_VALUE_OF_B, as_window, chain, chain_observation, full_batch, game_spec, learn, rates
 
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.algorithms.rbm import FreeEnergy, best_met, best_of_all, gibbs_sweep, tempered_block_sweep
@@ -14,6 +13,16 @@ from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.data.protocol import Window
 from spnpolicy.envs import make_env
+from tests.spnpolicy.learning_cases import (
+    CHAIN_VALUE_OF_B,
+    as_window,
+    chain,
+    chain_observation,
+    full_batch,
+    game_spec,
+    learn,
+    rates,
+)
 
 BINARY = (2,) * 5
 

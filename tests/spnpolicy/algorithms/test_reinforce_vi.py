@@ -5,7 +5,6 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, game_spec, learn, rates
 
 from circuits import CircuitDistribution, structures
 from factor_q import FactorGraph, Factors
@@ -15,6 +14,7 @@ from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.envs import make_env
 from spnpolicy.maths.objective import elbo
+from tests.spnpolicy.learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, game_spec, learn, rates
 
 ESTIMATES, SAMPLES, TEMPERATURE = 100_000, 4, 0.7
 STANDARD_ERRORS = 4.0

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, learn, rates
 
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.base.errors import ConfigError, EnvError
@@ -20,6 +19,7 @@ from spnpolicy.envs import make_env
 from spnpolicy.parts.temperature import Temperature, TemperatureConfig, spread
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.learning import Learning
+from tests.spnpolicy.learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, learn, rates
 
 FIXED = {"automatic": False}
 QTRAN = [[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]]

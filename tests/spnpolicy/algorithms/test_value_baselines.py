@@ -5,13 +5,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from chain_env import ChainEnv
-from learning_cases import CLIMBING, full_batch, game_spec, play, rates, store_for
 
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.data.protocol import Batch
+from tests.spnpolicy.chain_env import ChainEnv
+from tests.spnpolicy.learning_cases import CLIMBING, full_batch, game_spec, play, rates, store_for
 
 
 class DQN:

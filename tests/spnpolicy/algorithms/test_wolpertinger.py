@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from learning_cases import CHAIN_VALUE_OF_B, CLIMBING, chain, full_batch, game_spec, learn
 
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
+from tests.spnpolicy.learning_cases import CHAIN_VALUE_OF_B, CLIMBING, chain, full_batch, game_spec, learn
 
 SPEC = EnvSpec((3, 2, 4), 2, 5, True)
 JOINT = list(itertools.product(range(3), range(2), range(4)))

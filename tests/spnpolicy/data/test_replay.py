@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from chain_env import ChainEnv
 
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.replay import ReplayBuffer
+from tests.spnpolicy.chain_env import ChainEnv
 
 
 def numbered_step(number, envs=3, agents=2, shared_state=False):

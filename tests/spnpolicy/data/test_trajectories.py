@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from chain_env import ChainEnv
 
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.protocol import Window
 from spnpolicy.data.rewards import RewardScale
 from spnpolicy.data.trajectories import Trajectories
+from tests.spnpolicy.chain_env import ChainEnv
 
 ENVS = 3
 

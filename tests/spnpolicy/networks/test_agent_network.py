@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from learning_cases import chain, play
 
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.base.seeding import Streams
@@ -14,6 +13,7 @@ from spnpolicy.networks.agents import AgentNetwork, GatedCell
 from spnpolicy.networks.encoders import Network
 from spnpolicy.networks.features import FourierFeatures
 from spnpolicy.training.player import Player
+from tests.spnpolicy.learning_cases import chain, play
 
 SPEC = EnvSpec((2, 3), 4, 5, False)
 PLAIN = FourierFeatures(0)

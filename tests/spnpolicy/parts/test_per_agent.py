@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from chain_env import ChainEnv
-from learning_cases import play, store_for
 
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.base.seeding import Streams
 from spnpolicy.parts.per_agent import PerAgent
 from spnpolicy.training.player import Player
 from spnpolicy.training.storage.checkpoints import load_checkpoint, save_checkpoint
+from tests.spnpolicy.chain_env import ChainEnv
+from tests.spnpolicy.learning_cases import play, store_for
 
 
 def separate(env, streams, kind):
