@@ -1,6 +1,6 @@
 """The settings of a run: one frozen record that, with the code, determines every number it produces."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from spnpolicy.base.decoding import require
@@ -11,8 +11,8 @@ from spnpolicy.base.errors import ConfigError
 class TrainConfig:
     """How long, on how much data and with which seed to train; an env step is one step of one environment.
 
-    On-policy algorithms (those with a setting `rollout`) learn from the newest steps only: batch_size,
-    replay_capacity, warmup_steps, train_every and updates do not concern them.
+    On-policy algorithms (where the setting `rollout` is a number) learn from the newest steps only. They have no use for
+    batch_size, replay_capacity, warmup_steps, train_every and updates, and refuse other values than the defaults.
     """
 
     steps: int = 200_000
@@ -57,8 +57,35 @@ class TrainConfig:
         for name in ("seed", "warmup_steps"):
             require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or larger")
         require(0.0 <= self.discount <= 1.0, "train.discount", self.discount, "between 0 and 1")
-        rule = f"at least train.num_envs ({self.num_envs})"
-        require(self.replay_capacity >= self.num_envs, "train.replay_capacity", self.replay_capacity, rule)
+        # Who learns from rollouts may have any number of environments, and may not touch the capacity.
+        if "replay_capacity" in self.replay_settings():
+            rule = f"at least train.num_envs ({self.num_envs})"
+            require(self.replay_capacity >= self.num_envs, "train.replay_capacity", self.replay_capacity, rule)
+
+    def replay_settings(self) -> dict[str, int]:
+        """Return what differs from the defaults among the settings that concern learning from replay only."""
+        values = {name: getattr(self, name) for name in _REPLAY_SETTINGS}
+        return {name: value for name, value in values.items() if value != getattr(TrainConfig, name)}
+
+    def without_replay(self) -> "TrainConfig":
+        """Return the same with the defaults of what concerns learning from replay only."""
+        return replace(self, **{name: getattr(TrainConfig, name) for name in self.replay_settings()})
+
+    def require_use(self, algorithm: str, rollout: int | None) -> None:
+        """Refuse settings of replay for an algorithm that learns from rollouts of so many steps; None: from replay.
+
+        Raises:
+            ConfigError: one differs from its default; the message names it.
+        """
+        if rollout is not None and (unused := self.replay_settings()):
+            given = ", ".join(f"train.{name} is {value}" for name, value in unused.items())
+            raise ConfigError(
+                f"{given}, but {algorithm} learns from rollouts of {rollout} steps, each used in one update, and not "
+                f"from replay: leave {', '.join(unused)} out. Its setting rollout says how much it learns from at once."
+            )
+
+
+_REPLAY_SETTINGS = ("batch_size", "replay_capacity", "warmup_steps", "train_every", "updates")
 
 
 @dataclass(frozen=True)

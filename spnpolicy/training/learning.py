@@ -56,21 +56,24 @@ class Learning:
         settings = config.train
         self._dumps, self._on_fault = dumps, on_fault
         self.streams = Streams(settings.seed, replica=world().rank)
-        self._batch_size = share("train.batch_size", settings.batch_size)
-        capacity = share("train.replay_capacity", settings.replay_capacity)
         self.env = self._make_env(make_env, share("train.num_envs", settings.num_envs), "training")
         try:
             self.algorithm = build_algorithm(config, self.env.spec, self.streams)
             self._device = self._move(own_device(device))
+            self.needs = needs_of(self.algorithm)
+            # Shares of what a rollout does not use need not come out even.
+            self._batch_size, capacity = settings.batch_size, settings.replay_capacity
+            if self.needs.rollout is None:
+                self._batch_size = share("train.batch_size", self._batch_size)
+                capacity = share("train.replay_capacity", capacity)
             self._evaluation_env = self._make_env(make_env, settings.evaluation_episodes, "evaluation")
         except BaseException:
             close_env(self.env)
             raise
-        self._needs = needs_of(self.algorithm)
         self._player = Player(self.algorithm)
         self._reward_scale = RewardScale() if settings.standardise_rewards else None
         self.replay = store_for(
-            self._needs,
+            self.needs,
             self.env.spec,
             capacity=capacity,
             num_envs=self.env.num_envs,
@@ -135,7 +138,7 @@ class Learning:
         return done
 
     def _updates_due(self) -> int:
-        settings, rollout = self.config.train, self._needs.rollout
+        settings, rollout = self.config.train, self.needs.rollout
         if rollout is not None:
             return int(self.iterations % rollout == 0)
         if self.step_count < settings.warmup_steps or self.iterations % settings.train_every or not len(self.replay):

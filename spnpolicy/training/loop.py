@@ -99,6 +99,8 @@ def train(
         DiskError: the disk refused three checkpoints in a row.
     """
     with process_group(), Session(config, folder, make_env, sinks, device) as session:
+        # Here and not at a resume: a run that was begun is always gone on with.
+        config.train.require_use(config.algorithm, session.learning.needs.rollout)
         if world().rank == 0:
             create_run_folder(folder, with_all_options(config, session.learning.algorithm))
         barrier()

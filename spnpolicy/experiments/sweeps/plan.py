@@ -22,6 +22,7 @@ from spnpolicy.base.strict_json import parse_json, write_json
 from spnpolicy.envs import make_env
 from spnpolicy.experiments.presets import Preset
 from spnpolicy.training.config import RunConfig, TrainConfig
+from spnpolicy.training.player import needs_of
 from spnpolicy.training.runs import build_algorithm
 
 PLAN_FILE = "plan.json"
@@ -259,8 +260,11 @@ def _checked(configs: Sequence[Trial], path: str) -> list[Trial]:
         for config in configs:
             needs_team = env.spec.reward == "individual" and ALGORITHMS[config.algorithm].reward == "common"
             train = replace(config.train, team_reward=config.train.team_reward or needs_team)
-            checked.append(replace(config, train=train))
-            build_algorithm(checked[-1], env.spec, Streams(config.train.seed))
+            config = replace(config, train=train)
+            learner = build_algorithm(config, env.spec, Streams(train.seed))
+            # All of a plan share their settings; those of replay are not for who learns from rollouts.
+            on_policy = needs_of(learner).rollout is not None
+            checked.append(replace(config, train=train.without_replay()) if on_policy else config)
     except ConfigError as problem:
         raise ConfigError(f"{path}{problem}") from problem
     if hasattr(env, "close"):
