@@ -8,6 +8,7 @@ RESUME = (
 CHECKPOINTS = "tests/spnpolicy/training/storage/test_checkpoints.py"
 DAMAGE = f"{CHECKPOINTS}::test_every_changed_or_missing_byte_is_noticed"
 DISK = "tests/faults/checkpoints/test_disk_faults.py::test_each_system_call_of_a_save_may_fail"
+LOOP = "tests/spnpolicy/training/test_loop.py::test_settings_of_replay_are_refused_by_name_where_rollouts_are_learned_from"
 SEEDING = "tests/spnpolicy/base/test_seeding.py"
 STATISTICS = "tests/spnpolicy/experiments/statistics/test_statistics.py"
 DECODING = "tests/spnpolicy/base/test_decoding.py"
@@ -27,6 +28,13 @@ BUGS = (
         'derive_seed(self.seed, f"numpy:{name}{self._suffix}", bits=128)',
         'derive_seed(self.seed, f"numpy:{len(self._numpy)}{self._suffix}", bits=128)',
         (SEEDING,),
+    ),
+    Bug(
+        "config: settings of replay are ignored by who learns from rollouts",
+        "spnpolicy/training/config.py",
+        "if rollout is not None and (unused := self.replay_settings()):",
+        "if rollout is None and (unused := {}):",
+        (LOOP,),
     ),
     Bug(
         "resume: generators are not restored",

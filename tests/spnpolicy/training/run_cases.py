@@ -6,8 +6,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from spnpolicy.algorithms import config_class
+from spnpolicy.training.config import TrainConfig
 from spnpolicy.training.metrics import TIME_FIELDS, read_metrics
 from spnpolicy.training.storage.checkpoints import load_checkpoint
+
+
+def fitting(settings: TrainConfig, algorithm: str) -> TrainConfig:
+    """Return the settings without those that an on-policy algorithm refuses."""
+    learns_from_rollouts = getattr(config_class(algorithm)(), "rollout", None) is not None
+    return settings.without_replay() if learns_from_rollouts else settings
 
 
 def metrics_without_time(folder: Path) -> list[dict[str, Any]]:

@@ -20,12 +20,13 @@ torch.set_num_threads(1)
 from spnpolicy.algorithms import ALGORITHMS
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.loop import train
+from tests.spnpolicy.training.run_cases import fitting
 settings = TrainConfig(steps=248, num_envs=8, batch_size=16, warmup_steps=40, updates=1, log_every=80,
                        evaluate_every=160, evaluation_episodes=4, checkpoint_every=120, seed=7)
 OWN = {"reinforce": {"rollout": 9}, "rbm": {"sweeps": 3}, "aql": {"num_proposed": 8, "num_uniform": 8}}
 for name in ALGORITHMS:
     options = {"network": {"hidden": [8]}} | OWN.get(name, {})
-    config = RunConfig(name, "coverage", options, {"agents": 2, "size": 3, "episode_limit": 9}, settings)
+    config = RunConfig(name, "coverage", options, {"agents": 2, "size": 3, "episode_limit": 9}, fitting(settings, name))
     train(config, Path(sys.argv[1]) / name)
 """
 

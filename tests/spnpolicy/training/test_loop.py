@@ -2,17 +2,20 @@ import csv
 import json
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
+from spnpolicy.base.decoding import encode
 from spnpolicy.base.errors import CheckpointError, ConfigError, NonFiniteError
+from spnpolicy.base.strict_json import write_json
 from spnpolicy.envs import make_env
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.evaluation import evaluate
-from spnpolicy.training.loop import train
+from spnpolicy.training.loop import resume, train
 from spnpolicy.training.metrics import TIME_FIELDS, read_metrics
 from spnpolicy.training.runs import load_run, read_run_config
 from tests.spnpolicy.chain_env import make_chain
@@ -30,6 +33,9 @@ SHORT = TrainConfig(
     checkpoint_every=160,
     seed=3,
 )
+
+
+REPLAY = {"batch_size": 16, "replay_capacity": 100, "warmup_steps": 40, "train_every": 2, "updates": 1}
 
 
 def run(folder, algorithm="vdn", settings=SHORT, **options):
@@ -190,3 +196,27 @@ def test_train_every_and_updates(tmp_path):
     run(tmp_path / "run", settings=settings)
     assert json.loads((tmp_path / "run" / "result.json").read_text())["updates"] == 10 * 3
     assert np.isfinite(without_time(tmp_path / "run")[1]["critic_loss"])
+
+
+def test_settings_of_replay_are_refused_by_name_where_rollouts_are_learned_from(tmp_path):
+    plain = SHORT.without_replay()
+    # vdn may do either: one setting of its own decides.
+    for algorithm, options in (("ippo", {}), ("vdn", {"rollout": 5})):
+        for name, value in REPLAY.items():
+            config = RunConfig(algorithm, "chain", options, {}, replace(plain, **{name: value}))
+            with pytest.raises(ConfigError, match=f"train.{name} is {value}, but {algorithm} learns .* leave {name} out"):
+                train(config, tmp_path / "refused", make_env=make_chain)
+            assert not (tmp_path / "refused").exists()
+    with pytest.raises(ConfigError, match="leave batch_size, replay_capacity, warmup_steps, updates out"):
+        run(tmp_path / "refused", "ippo", SHORT)
+
+
+def test_defaults_of_replay_stand_and_runs_that_were_begun_with_other_values_go_on(tmp_path):
+    plain = replace(SHORT.without_replay(), steps=80)
+    result = run(tmp_path / "run", "ippo", plain)
+    stored = read_run_config(tmp_path / "run")
+    assert stored.train == plain
+    write_json(tmp_path / "run" / "config.json", encode(replace(stored, train=replace(plain, **REPLAY))))
+    assert load_run(tmp_path / "run", make_env=make_chain).step == 80
+    (tmp_path / "run" / "result.json").unlink()
+    assert resume(tmp_path / "run", make_env=make_chain).evaluation == result.evaluation

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from run_cases import assert_same_run, metrics_without_time
+from run_cases import assert_same_run, fitting, metrics_without_time
 
 from spnpolicy.algorithms import ALGORITHMS, config_class
 from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
@@ -62,8 +62,9 @@ REST = [(algorithm, task) for algorithm in ALGORITHMS for task in TASKS if (algo
 def config_of(algorithm, task, settings=SHORT, **more):
     env, options, make = TASKS[task]
     return RunConfig(
-        algorithm, env, {"network": {"hidden": [8]}} | OWN.get(algorithm, {}) | more, options, settings
-    ), make
+        algorithm, env, {"network": {"hidden": [8]}} | OWN.get(algorithm, {}) | more, options,
+        fitting(settings, algorithm),
+    ), make  # fmt: skip
 
 
 def ending(step, error):

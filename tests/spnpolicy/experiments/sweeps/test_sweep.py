@@ -51,6 +51,15 @@ def test_one_environment_is_not_in_the_names(tmp_path):
     assert {trial.environment for trial in plan.trials} == {"small"}
 
 
+def test_settings_of_replay_reach_only_who_learns_from_it(tmp_path):
+    algorithms = {"vdn": {}, "ippo": {}, "iql": {"rollout": 5}}
+    plan = sweep_plan(read_sweep(written(tmp_path, algorithms=algorithms, train={"steps": 500, "batch_size": 99})))
+    assert {(trial.algorithm, trial.train.batch_size) for trial in plan.trials} == {
+        ("vdn", 99), ("ippo", 256), ("iql", 256),
+    }  # fmt: skip
+    assert {trial.train.steps for trial in plan.trials} == {500}
+
+
 def test_a_sweep_survives_its_file():
     sweep = decode(Sweep, FIRST, path="first.json")
     assert decode(Sweep, encode(sweep), path="again") == sweep
