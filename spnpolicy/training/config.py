@@ -11,8 +11,8 @@ from spnpolicy.base.errors import ConfigError
 class TrainConfig:
     """How long, on how much data and with which seed to train; an env step is one step of one environment.
 
-    On-policy algorithms (where the setting `rollout` is a number) learn from the newest steps only. They have no use for
-    batch_size, replay_capacity, warmup_steps, train_every and updates, and refuse other values than the defaults.
+    On-policy algorithms (where the setting `rollout` is a number) learn from the newest steps only. They have no use
+    for batch_size, replay_capacity, warmup_steps, train_every and updates, and refuse other values than the defaults.
     """
 
     steps: int = 200_000

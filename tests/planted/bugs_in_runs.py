@@ -8,7 +8,9 @@ RESUME = (
 CHECKPOINTS = "tests/spnpolicy/training/storage/test_checkpoints.py"
 DAMAGE = f"{CHECKPOINTS}::test_every_changed_or_missing_byte_is_noticed"
 DISK = "tests/faults/checkpoints/test_disk_faults.py::test_each_system_call_of_a_save_may_fail"
-LOOP = "tests/spnpolicy/training/test_loop.py::test_settings_of_replay_are_refused_by_name_where_rollouts_are_learned_from"
+LOOP = (
+    "tests/spnpolicy/training/test_loop.py::test_settings_of_replay_are_refused_by_name_where_rollouts_are_learned_from"
+)
 SEEDING = "tests/spnpolicy/base/test_seeding.py"
 STATISTICS = "tests/spnpolicy/experiments/statistics/test_statistics.py"
 DECODING = "tests/spnpolicy/base/test_decoding.py"

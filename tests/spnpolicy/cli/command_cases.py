@@ -44,7 +44,8 @@ COMMAND_CASES = {
         "negative seed": ([*TRAIN, "--seed", "-3"], "train.seed is -3"),
         "replay too small": ([*TRAIN, "--replay-capacity", "8"], "at least train.num_envs"),
         "replay that rollouts have no use for": (
-            ["train", "ippo", "coverage", "--batch-size", "512"], "train.batch_size is 512, but ippo learns from roll",
+            ["train", "ippo", "coverage", "--batch-size", "512"],
+            "train.batch_size is 512, but ippo learns from roll",
         ),
         "no threads": ([*TRAIN, "--threads", "0"], "--threads"),
         "unknown setting": ([*TRAIN, "--algorithm.network.hiden", "8"], "Did you mean 'hidden'"),

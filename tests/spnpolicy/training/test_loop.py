@@ -204,7 +204,8 @@ def test_settings_of_replay_are_refused_by_name_where_rollouts_are_learned_from(
     for algorithm, options in (("ippo", {}), ("vdn", {"rollout": 5})):
         for name, value in REPLAY.items():
             config = RunConfig(algorithm, "chain", options, {}, replace(plain, **{name: value}))
-            with pytest.raises(ConfigError, match=f"train.{name} is {value}, but {algorithm} learns .* leave {name} out"):
+            message = rf"train\.{name} is {value}, but {algorithm} learns .* leave {name} out"
+            with pytest.raises(ConfigError, match=message):
                 train(config, tmp_path / "refused", make_env=make_chain)
             assert not (tmp_path / "refused").exists()
     with pytest.raises(ConfigError, match="leave batch_size, replay_capacity, warmup_steps, updates out"):
