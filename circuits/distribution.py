@@ -1,6 +1,6 @@
 """CircuitDistribution: a circuit and its numbers, as a torch.distributions.Distribution."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -13,9 +13,7 @@ from torch.distributions.kl import register_kl
 from circuits import queries
 from circuits.circuit import Circuit
 from circuits.errors import NotTractableError, StructureError
-from circuits.evidence import EvidenceLike
 from circuits.numerics import NEGATIVE_INFINITY
-from circuits.queries.mode import Best
 from circuits.weights import WeightedCircuit
 
 _MAX_SUPPORT = 1 << 22
@@ -103,12 +101,7 @@ class CircuitDistribution(WeightedCircuit, Distribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "CircuitDistribution":
         """Return the distribution with its batch shape expanded, without copying numbers."""
-        shape = torch.Size(batch_shape)
-        other = CircuitDistribution(
-            self.circuit, self.logits.expand(*shape, self.circuit.num_parameters), validate_args=False
-        )
-        other._validate_args = self._validate_args
-        return other
+        return self.with_circuit(self.circuit, self.logits.expand(*batch_shape, self.circuit.num_parameters))
 
     def enumerate_support(self, expand: bool = True) -> Int[Tensor, "support *rest"]:
         """Return all joint values, last variable fastest, shape (prod of cardinalities, *batch, variables).
@@ -137,6 +130,12 @@ class CircuitDistribution(WeightedCircuit, Distribution):
             self._validate_sample(values)
         return queries.log_prob(self, values.long())
 
+    def conditionals(self, values: Int[Tensor, "*#shape variables"]) -> Float[Tensor, "*#shape variables values"]:
+        """Return P(u_i = x | u_-i) for every variable and value at joint values; see `queries.conditionals`."""
+        if self._validate_args:
+            self._validate_sample(values)
+        return queries.conditionals(self, values.long())
+
     def entropy(self) -> Float[Tensor, "*batch"]:
         """Return the exact entropy in nats, or refuse; see `queries.entropy`."""
         return queries.entropy(self)
@@ -146,83 +145,25 @@ class CircuitDistribution(WeightedCircuit, Distribution):
         """The most probable joint value, exact or refused; see `queries.mode`."""
         return queries.mode(self).assignment
 
-    def log_evidence(self, evidence: EvidenceLike) -> Float[Tensor, "*batch"]:
-        """Return log P(evidence); see `queries.log_evidence`."""
-        return queries.log_evidence(self, evidence)
-
-    def condition(self, evidence: EvidenceLike) -> "CircuitDistribution":
-        """Return the distribution given evidence; see `queries.condition`."""
-        return queries.condition(self, evidence)
-
-    def constrain(self, constraint: Circuit) -> tuple["CircuitDistribution", Float[Tensor, "*batch"]]:
-        """Return the distribution given a constraint, and its log probability; see `queries.constrain`."""
-        return queries.constrain(self, constraint)
-
-    def multiply(self, other: "CircuitDistribution") -> tuple["CircuitDistribution", Float[Tensor, "*batch"]]:
-        """Return the distribution proportional to both, and the log normaliser; see `queries.multiply`."""
-        return queries.multiply(self, other)
-
-    def conditionals(self, values: Int[Tensor, "*#shape variables"]) -> Float[Tensor, "*#shape variables values"]:
-        """Return P(u_i = x | u_-i) for every variable and value at joint values; see `queries.conditionals`."""
-        if self._validate_args:
-            self._validate_sample(values)
-        return queries.conditionals(self, values.long())
-
-    def marginals(self) -> Float[Tensor, "*batch variables values"]:
-        """Return every variable's marginal; see `queries.marginals`."""
-        return queries.marginals(self)
-
-    def marginal(self, variables: Sequence[int]) -> Float[Tensor, "..."]:
-        """Return the joint table of some variables; see `queries.marginal`."""
-        return queries.marginal(self, variables)
-
-    def pair_marginals(self, pairs: Iterable[Sequence[int]]) -> list[Float[Tensor, "*batch first second"]]:
-        """Return the joint tables of many pairs of variables in one pass; see `queries.pair_marginals`."""
-        return queries.pair_marginals(self, pairs)
-
-    def map(self) -> Best:
-        """Return the most probable joint value and its log probability; see `queries.mode`."""
-        return queries.mode(self)
-
-    def m_best(self, count: int) -> Best:
-        """Return the most probable joint values and their log probabilities; see `queries.m_best`."""
-        return queries.m_best(self, count)
-
-    def max_marginals(self) -> Float[Tensor, "*batch variables values"]:
-        """Return log max over the others of P(u_i = x, u_-i), for all i and x; see `queries.max_marginals`."""
-        return queries.max_marginals(self)
-
-    def entropy_lower_bound(self) -> Float[Tensor, "*batch"]:
-        """Return a certified lower bound of the entropy for any circuit; see `queries.entropy_lower_bound`."""
-        return queries.entropy_lower_bound(self)
-
-    def entropy_upper_bound(self) -> Float[Tensor, "*batch"]:
-        """Return a certified upper bound of the entropy for any circuit; see `queries.entropy_upper_bound`."""
-        return queries.entropy_upper_bound(self)
-
-    def log_prob_variance(self) -> Float[Tensor, "*batch"]:
-        """Return the variance of log p(u) for u drawn from p, in nats squared; see `queries.log_prob_variance`."""
-        return queries.log_prob_variance(self)
-
-    def expectation(self, factors: Iterable[tuple[Sequence[int], Tensor]]) -> Float[Tensor, "*batch"]:
-        """Return E[sum of factor values]; see `queries.expectation`."""
-        return queries.expectation(self, factors)
-
-    def kl_divergence(self, other: "CircuitDistribution") -> Float[Tensor, "*batch"]:
-        """Return KL(self || other); see `queries.kl_divergence`."""
-        return queries.kl_divergence(self, other)
-
-    def cross_entropy(self, other: "CircuitDistribution") -> Float[Tensor, "*batch"]:
-        """Return -E[log q(u)] for u drawn from self and q = other; see `queries.cross_entropy`."""
-        return queries.cross_entropy(self, other)
-
-    def mutual_information(self, first: Sequence[int], second: Sequence[int]) -> Float[Tensor, "*batch"]:
-        """Return how much one group tells about another, in nats; see `queries.mutual_information`."""
-        return queries.mutual_information(self, first, second)
-
-    def total_correlation(self) -> Float[Tensor, "*batch"]:
-        """Return how far the variables are from independent, in nats; see `queries.total_correlation`."""
-        return queries.total_correlation(self)
+    # A query is a function whose first argument is the distribution, so in a class it is a method as it stands.
+    map = queries.mode
+    m_best = queries.m_best
+    max_marginals = queries.max_marginals
+    marginals = queries.marginals
+    marginal = queries.marginal
+    pair_marginals = queries.pair_marginals
+    log_evidence = queries.log_evidence
+    condition = queries.condition
+    constrain = queries.constrain
+    multiply = queries.multiply
+    expectation = queries.expectation
+    entropy_lower_bound = queries.entropy_lower_bound
+    entropy_upper_bound = queries.entropy_upper_bound
+    log_prob_variance = queries.log_prob_variance
+    kl_divergence = queries.kl_divergence
+    cross_entropy = queries.cross_entropy
+    mutual_information = queries.mutual_information
+    total_correlation = queries.total_correlation
 
     def __repr__(self) -> str:
         return f"CircuitDistribution(batch_shape={tuple(self.batch_shape)}, circuit={self.circuit!r})"
@@ -246,6 +187,4 @@ def _check_logits(circuit: Circuit, logits: Tensor) -> None:
             )
 
 
-@register_kl(CircuitDistribution, CircuitDistribution)
-def _kl(first: CircuitDistribution, second: CircuitDistribution) -> Tensor:  # pyright: ignore[reportUnusedFunction]
-    return queries.kl_divergence(first, second)
+register_kl(CircuitDistribution, CircuitDistribution)(queries.kl_divergence)

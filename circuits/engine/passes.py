@@ -53,7 +53,7 @@ def log_root(compiled: CompiledCircuit, log_weights: Tensor, log_values: Tensor)
 
 def push_up(compiled: CompiledCircuit, weights: Tensor, amounts: Tensor) -> Tensor:
     """Return U with U[row] = amounts[row] + sum over the row's edges of weight * U[child] (products: weight 1)."""
-    return _PushUp.apply(compiled, weights, amounts)
+    return _Push.apply(compiled, weights, amounts, True)
 
 
 def push_down(compiled: CompiledCircuit, weights: Tensor, amounts: Tensor) -> Tensor:
@@ -61,12 +61,12 @@ def push_down(compiled: CompiledCircuit, weights: Tensor, amounts: Tensor) -> Te
 
     With amount 1 at the root and 0 elsewhere these are the flows: the probability that a row is used.
     """
-    return _PushDown.apply(compiled, weights, amounts)
+    return _Push.apply(compiled, weights, amounts, False)
 
 
 def flows(compiled: CompiledCircuit, weights: Tensor) -> Tensor:
     """Return the probability that each row is used, shape (rows, *batch), for normalised weights."""
-    return _PushDown.apply(compiled, weights, None)
+    return _Push.apply(compiled, weights, None, False)
 
 
 def read(buffer: Tensor, rows: Sequence[Rows]) -> tuple[Tensor, ...]:
@@ -251,73 +251,49 @@ def _pass_on(layer: ProductLayer, buffer: Tensor) -> None:
     layer.right.add_to(buffer, arrived)
 
 
-def _linear_gradients(
-    ctx: Any, adjoint: Tensor, *, above: Tensor, below: Tensor
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return the gradients of a push to its weights (value above times value below each edge) and its amounts."""
-    for_weights = for_amounts = None
-    if ctx.needs_input_grad[1]:
-        like = ctx.saved_tensors[0].shape
-        shared = are_shared(ctx.saved_tensors[0], above.shape[1:])
-        for_weights = _sum_to(edge_products(ctx.compiled, above, below, shared=shared), like)
-    if ctx.needs_input_grad[2]:
-        for_amounts = _sum_to(adjoint, ctx.amount_shape)
-    return for_weights, for_amounts
+class _Push(torch.autograd.Function):
+    """`push_up` and `push_down`: the transpose of each is the other one."""
 
-
-class _PushUp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, compiled: CompiledCircuit, weights: Tensor, amounts: Tensor) -> Tensor:
-        batch = torch.broadcast_shapes(weights.shape[1:], amounts.shape[1:])
-        shared = are_shared(weights, batch)
-        result = amounts.expand((compiled.num_rows, *batch)).clone()  # written to below, which a broadcast must not be
-        for layer in compiled.layers:
-            if isinstance(layer, ProductLayer):
+    def forward(ctx: Any, compiled: CompiledCircuit, weights: Tensor, amounts: Tensor | None, up: bool) -> Tensor:
+        if amounts is None:  # one at the root: the flows, without a second buffer that holds nothing but zeros
+            result = weights.new_zeros((compiled.num_rows, *weights.shape[1:]))
+            result[compiled.root] = 1.0
+        else:  # a clone, because it is written to, which a broadcast must not be
+            batch = torch.broadcast_shapes(weights.shape[1:], amounts.shape[1:])
+            result = amounts.expand((compiled.num_rows, *batch)).clone()
+        shared = are_shared(weights, result.shape[1:])
+        for layer in compiled.layers if up else reversed(compiled.layers):
+            if isinstance(layer, SumLayer):
+                if up:
+                    total = layer.outputs(result)
+                    total += contract(layer, weights, layer.take_inputs(result), shared=shared)
+                else:
+                    passed = contract_back(layer, weights, layer.outputs(result), shared=shared)
+                    layer.inputs.add_to(result, passed.flatten(0, 1))
+            elif up:
                 total = result[layer.start : layer.stop]
                 total += layer.left.take(result)
                 total += layer.right.take(result)
             else:
-                total = layer.outputs(result)
-                total += contract(layer, weights, layer.take_inputs(result), shared=shared)
-        ctx.compiled, ctx.amount_shape = compiled, amounts.shape
-        ctx.save_for_backward(weights, result)
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
-        weights, result = ctx.saved_tensors
-        compiled: CompiledCircuit = ctx.compiled
-        # The transpose of this pass is the other one, and it is called by its public name: it can be differentiated.
-        adjoint = push_down(compiled, weights, gradient)
-        return None, *_linear_gradients(ctx, adjoint, above=adjoint, below=result)
-
-
-class _PushDown(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, compiled: CompiledCircuit, weights: Tensor, amounts: Tensor | None) -> Tensor:
-        if amounts is None:  # one at the root: the flows, without a second buffer that holds nothing but zeros
-            result = weights.new_zeros((compiled.num_rows, *weights.shape[1:]))
-            result[compiled.root] = 1.0
-        else:
-            batch = torch.broadcast_shapes(weights.shape[1:], amounts.shape[1:])
-            result = amounts.expand((compiled.num_rows, *batch)).clone()
-        shared = are_shared(weights, result.shape[1:])
-        for layer in reversed(compiled.layers):
-            if isinstance(layer, ProductLayer):
                 _pass_on(layer, result)
-            else:
-                passed = contract_back(layer, weights, layer.outputs(result), shared=shared)
-                layer.inputs.add_to(result, passed.flatten(0, 1))
-        ctx.compiled, ctx.amount_shape = compiled, None if amounts is None else amounts.shape
+        ctx.compiled, ctx.up, ctx.amount_shape = compiled, up, None if amounts is None else amounts.shape
         ctx.save_for_backward(weights, result)
         return result
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor | None, Tensor | None, None]:
+        """Push the gradient the other way; that of a weight is the value above times the value below its edge."""
         weights, result = ctx.saved_tensors
-        compiled: CompiledCircuit = ctx.compiled
-        adjoint = push_up(compiled, weights, gradient)
-        return None, *_linear_gradients(ctx, adjoint, above=result, below=adjoint)
+        adjoint = _Push.apply(ctx.compiled, weights, gradient, not ctx.up)
+        for_weights = for_amounts = None
+        if ctx.needs_input_grad[1]:
+            above, below = (adjoint, result) if ctx.up else (result, adjoint)
+            shared = are_shared(weights, above.shape[1:])
+            for_weights = _sum_to(edge_products(ctx.compiled, above, below, shared=shared), weights.shape)
+        if ctx.needs_input_grad[2]:
+            for_amounts = _sum_to(adjoint, ctx.amount_shape)
+        return None, for_weights, for_amounts, None
 
 
 class _Read(torch.autograd.Function):
