@@ -148,24 +148,10 @@ def choose(weights: Tensor, uniform: Tensor) -> Tensor:
     return (cumulative <= threshold.unsqueeze(-1)).sum(-1)
 
 
-class _Entropy(torch.autograd.Function):
-    """-p log p from probabilities, with value and gradient zero at p = 0."""
-
-    @staticmethod
-    def forward(ctx: Any, probability: Tensor) -> Tensor:
-        ctx.save_for_backward(probability)
-        return torch.special.entr(probability)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (probability,) = ctx.saved_tensors
-        positive = probability > 0
-        return grad * torch.where(positive, -torch.where(positive, probability, 1.0).log() - 1, 0.0)
-
-
 def entropy_of(probability: Tensor) -> Tensor:
-    """Return -p log p elementwise, in nats."""
-    return _Entropy.apply(probability)  # type: ignore[no-any-return]
+    """Return -p log p elementwise, in nats, with value and gradient zero at p = 0."""
+    # Its slope there is infinite. 1 log 1 is zero as well, and what stands in for p passes no gradient on.
+    return torch.special.entr(torch.where(probability == 0, 1.0, probability))
 
 
 def choose_from_table(weights: Tensor, rows: Tensor, uniform: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Divergences: Kullback-Leibler and cross-entropy, total correlation and mutual information."""
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from jaxtyping import Float
@@ -158,11 +159,8 @@ def mutual_information(
 
     Cost: one pass that carries the joint table of both groups; no determinism needed.
     """
+    cards = distribution.circuit.cardinalities
     joint = marginal(distribution, [*first, *second])
-    dims = len(first) + len(second)
-    axes = list(range(joint.dim() - dims, joint.dim()))
-    alone_first = joint.sum(axes[len(first) :]) if second else joint
-    alone_second = joint.sum(axes[: len(first)]) if first else joint
-    parts = ((alone_first, len(first)), (alone_second, len(second)), (joint, dims))
-    one, two, both = (entropy_of(table).sum(list(range(-k, 0))) if k else entropy_of(table) for table, k in parts)
-    return one + two - both
+    joint = joint.reshape(*distribution.batch_shape, *(prod(cards[v] for v in group) for group in (first, second)))
+    alone = [entropy_of(joint.sum(axis)).sum(-1) for axis in (-1, -2)]
+    return alone[0] + alone[1] - entropy_of(joint).sum((-1, -2))

@@ -41,12 +41,12 @@ def _load() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(spec.origin)
-    except OSError:  # built for another system
+        doors = [library.spn_batched, library.spn_shared]
+    except (OSError, AttributeError):  # built for another system, or from other source: install again to build it anew
         return None
-    for name in ("spn_own", "spn_shared"):
-        function = getattr(library, name)
-        function.argtypes = [ctypes.POINTER(_Task)]
-        function.restype = ctypes.c_int
+    for door in doors:
+        door.argtypes = [ctypes.POINTER(_Task)]
+        door.restype = ctypes.c_int
     return library
 
 
@@ -140,7 +140,7 @@ def gradients(compiled: CompiledCircuit, logits: Tensor, values: Tensor, gradien
 def _call(compiled: CompiledCircuit, logits: Tensor, values: Tensor, *others: Tensor | None) -> bool:
     assert _library is not None
     plan = _plan_of(compiled)
-    run = _library.spn_shared if logits.dim() == 1 else _library.spn_own
+    run = _library.spn_shared if logits.dim() == 1 else _library.spn_batched
     # An address knows no strides: every caller makes its tensors contiguous first.
     pointers = [None if x is None else x.data_ptr() for x in (logits, values, *others)]
     task = _Task(plan.layers.ctypes.data, plan.sizes.ctypes.data, values.shape[1], *pointers)

@@ -140,33 +140,33 @@ INLINE void store_some(float *to, lane some, int64_t count) {
         for (int64_t b = 0; b < count; b++) to[b] = some[b];
 }
 
-/* The logits of a tile's entries, [count, parameters], and as lanes side by side. They change places in squares, just
-   before the lanes are needed and as soon as they are done with, while they are in the fastest cache. */
+/* Batched weights: the logits of a tile's entries, [count, parameters], and as lanes side by side. They change places
+   in squares, just before the lanes are needed and as soon as they are done with, while they are in the fastest cache. */
 typedef struct {
     const float *from;
     float *to;
     int64_t count, parameters, place; /* the lanes before `place` are loaded; those from it on are stored */
     lane *lanes;
-} Own;
+} Batched;
 
-INLINE void load_until(Own *own, int64_t edge) {
-    for (; own->place < edge; own->place += LANE) {
-        const int64_t place = own->place, left = own->parameters - place;
+INLINE void load_until(Batched *tile, int64_t edge) {
+    for (; tile->place < edge; tile->place += LANE) {
+        const int64_t place = tile->place, left = tile->parameters - place;
         lane square[LANE];
         for (int64_t b = 0; b < LANE; b++)
-            square[b] = b < own->count ? load_some(own->from + b * own->parameters + place, left, 0.0f) : (lane){0};
+            square[b] = b < tile->count ? load_some(tile->from + b * tile->parameters + place, left, 0.0f) : (lane){0};
         transpose(square);
-        for (int64_t j = 0; j < LANE; j++) own->lanes[place + j] = square[j];
+        for (int64_t j = 0; j < LANE; j++) tile->lanes[place + j] = square[j];
     }
 }
 
-INLINE void store_from(Own *own, int64_t edge) {
-    while (own->place - LANE >= edge) {
-        const int64_t place = own->place -= LANE, left = own->parameters - place;
+INLINE void store_from(Batched *tile, int64_t edge) {
+    while (tile->place - LANE >= edge) {
+        const int64_t place = tile->place -= LANE, left = tile->parameters - place;
         lane square[LANE];
-        for (int64_t j = 0; j < LANE; j++) square[j] = own->lanes[place + j];
+        for (int64_t j = 0; j < LANE; j++) square[j] = tile->lanes[place + j];
         transpose(square);
-        for (int64_t b = 0; b < own->count; b++) store_some(own->to + b * own->parameters + place, square[b], left);
+        for (int64_t b = 0; b < tile->count; b++) store_some(tile->to + b * tile->parameters + place, square[b], left);
     }
 }
 
@@ -181,12 +181,12 @@ INLINE void exponentiate(const Layer *layer, int64_t block, const lane *rows, la
 }
 
 /* Replace the logits of one sum by exp(logit - largest), add them up, and weigh the parts with them. */
-INLINE lane soften(lane *own, const lane *parts, int64_t fan_in, lane *total) {
+INLINE lane soften(lane *logits, const lane *parts, int64_t fan_in, lane *total) {
     lane top = all(-FLT_MAX), sum = {0}, weights = {0};
-    for (int64_t i = 0; i < fan_in; i++) top = larger(own[i], top);
+    for (int64_t i = 0; i < fan_in; i++) top = larger(logits[i], top);
     for (int64_t i = 0; i < fan_in; i++) {
-        const lane weight = fast_exp(own[i] - top);
-        own[i] = weight;
+        const lane weight = fast_exp(logits[i] - top);
+        logits[i] = weight;
         weights += weight;
         sum += weight * parts[i];
     }
@@ -194,10 +194,10 @@ INLINE lane soften(lane *own, const lane *parts, int64_t fan_in, lane *total) {
     return sum;
 }
 
-/* The values of all rows. Shared weights: [parameters], normalised. Own weights (not NULL): lanes of logits, which are
-   replaced by their exponentials, and the totals of these per row. */
-INLINE int up(const int64_t *plan, int64_t layers, const float *shared, Own *own, lane *totals, lane *rows, lane *sums,
-              lane *parts, const int V) {
+/* The values of all rows. Shared weights: [parameters], normalised. Batched weights (not NULL): lanes of logits, which
+   are replaced by their exponentials, and the totals of these per row. */
+INLINE int up(const int64_t *plan, int64_t layers, const float *shared, Batched *batched, lane *totals, lane *rows,
+              lane *sums, lane *parts, const int V) {
     Layer layer;
     for (int64_t l = 0; l < layers; l++) {
         plan = read_layer(plan, &layer);
@@ -211,12 +211,12 @@ INLINE int up(const int64_t *plan, int64_t layers, const float *shared, Own *own
         for (int64_t f = 0; f < layer.blocks; f++) {
             lane shift[4];
             exponentiate(&layer, f, rows, parts, shift, V);
-            if (own) load_until(own, layer.first_edge + (f + 1) * layer.width * layer.fan_in);
+            if (batched) load_until(batched, layer.first_edge + (f + 1) * layer.width * layer.fan_in);
             for (int64_t o = f * layer.width; o < (f + 1) * layer.width; o++) {
                 const int64_t row = layer.start + o, edge = layer.first_edge + o * layer.fan_in;
                 lane sum[4] = {{0}};
-                if (own)
-                    sum[0] = soften(own->lanes + edge, parts, layer.fan_in, totals + row);
+                if (batched)
+                    sum[0] = soften(batched->lanes + edge, parts, layer.fan_in, totals + row);
                 else
                     for (int64_t i = 0; i < layer.fan_in; i++)
                         for (int v = 0; v < V; v++) sum[v] += shared[edge + i] * parts[i * V + v];
@@ -224,7 +224,7 @@ INLINE int up(const int64_t *plan, int64_t layers, const float *shared, Own *own
                     /* above the lowest number one part is 1, so the sum should not vanish */
                     lost |= (sum[v] < SMALL) & (shift[v] > -FLT_MAX);
                     sums[row * V + v] = sum[v];
-                    rows[row * V + v] = fast_log(own ? sum[v] / totals[row] : sum[v]) + shift[v];
+                    rows[row * V + v] = fast_log(batched ? sum[v] / totals[row] : sum[v]) + shift[v];
                 }
             }
         }
@@ -251,22 +251,22 @@ INLINE void block_down(int64_t edge, int64_t width, int64_t fan_in, const float 
     }
 }
 
-/* The way back through one block with own weights, which are replaced by the gradient of their logits. */
-INLINE void own_block_down(lane *own, int64_t width, int64_t fan_in, const lane *above, const lane *spent,
-                           const lane *parts, lane *below) {
+/* The way back through one block with batched weights, which are replaced by the gradient of their logits. */
+INLINE void batched_block_down(lane *weights, int64_t width, int64_t fan_in, const lane *above, const lane *spent,
+                               const lane *parts, lane *below) {
     for (int64_t i = 0; i < fan_in; i++) below[i] = (lane){0};
     for (int64_t o = 0; o < width; o++)
         for (int64_t i = 0; i < fan_in; i++) {
-            const lane weight = own[o * fan_in + i];
+            const lane weight = weights[o * fan_in + i];
             below[i] += weight * above[o];
-            own[o * fan_in + i] = weight * (above[o] * parts[i] - spent[o]);
+            weights[o * fan_in + i] = weight * (above[o] * parts[i] - spent[o]);
         }
 }
 
 /* The gradients of all rows, completed in place, and of the weights; see the two functions above. */
-INLINE void down(const int64_t *const *starts, int64_t layers, const float *shared, Own *own, const lane *totals,
-                 const lane *rows, const lane *sums, lane *adjoint, lane *scratch, const int64_t *sizes,
-                 float *gradient, const int V) {
+INLINE void down(const int64_t *const *starts, int64_t layers, const float *shared, Batched *batched,
+                 const lane *totals, const lane *rows, const lane *sums, lane *adjoint, lane *scratch,
+                 const int64_t *sizes, float *gradient, const int V) {
     lane *parts = scratch, *below = parts + sizes[5] * V, *above = below + sizes[5] * V, *spent = above + sizes[6] * V;
     Layer layer;
     for (int64_t l = layers - 1; l >= 0; l--) {
@@ -286,11 +286,11 @@ INLINE void down(const int64_t *const *starts, int64_t layers, const float *shar
                 /* a sum of zero has gradient zero, the limit of forbidding all its parts */
                 const lane sum = sums[row * V + o];
                 above[o] = choose(sum > 0.0f, adjoint[row * V + o] / sum, (lane){0});
-                if (own) spent[o] = adjoint[row + o] / totals[row + o];
+                if (batched) spent[o] = adjoint[row + o] / totals[row + o];
             }
-            if (own) {
-                own_block_down(own->lanes + edge, layer.width, layer.fan_in, above, spent, parts, below);
-                store_from(own, edge);
+            if (batched) {
+                batched_block_down(batched->lanes + edge, layer.width, layer.fan_in, above, spent, parts, below);
+                store_from(batched, edge);
             } else
                 block_down(edge, layer.width, layer.fan_in, shared, above, parts, below, gradient, V);
             const int64_t *in = layer.inputs + f * layer.fan_in;
@@ -369,17 +369,18 @@ INLINE int run_tile(const Task *task, const int64_t *const *starts, int64_t firs
     lane *rows = scratch, *sums = rows + sizes[1] * V, *adjoint = sums + sizes[1] * V;
     lane *totals = adjoint + sizes[1] * V, *rest = totals + (lanes ? sizes[1] : 0), *root = rows + sizes[4] * V;
     load_rows(task->values + first, sizes[2], batch, count, rows, V);
-    Own tile = {task->logits + first * parameters, task->to_logits + first * parameters, count, parameters, 0, lanes};
-    Own *own = lanes ? &tile : NULL;
-    if (up(task->plan, sizes[0], shared, own, totals, rows, sums, rest, V)) return 1;
+    const int64_t offset = first * parameters;
+    Batched tile = {task->logits + offset, task->to_logits + offset, count, parameters, 0, lanes};
+    Batched *batched = lanes ? &tile : NULL;
+    if (up(task->plan, sizes[0], shared, batched, totals, rows, sums, rest, V)) return 1;
     store_rows(root, 1, batch, count, task->result + first, V);
     if (!task->gradient) return 0;
     memset(adjoint, 0, (size_t)(sizes[1] * V) * sizeof *adjoint);
     lane *top = adjoint + sizes[4] * V;
     load_rows(task->gradient + first, 1, batch, count, top, V);
     for (int v = 0; v < V; v++) top[v] = choose(root[v] > -INFINITY, top[v], (lane){0});
-    down(starts, sizes[0], shared, own, totals, rows, sums, adjoint, rest, sizes, task->to_logits, V);
-    if (own) store_from(own, 0);
+    down(starts, sizes[0], shared, batched, totals, rows, sums, adjoint, rest, sizes, task->to_logits, V);
+    if (batched) store_from(batched, 0);
     if (task->to_values) store_rows(adjoint, sizes[2], batch, count, task->to_values + first, V);
     return 0;
 }
@@ -404,23 +405,24 @@ INLINE void want_large_pages(float *memory, int64_t count) {
 #endif
 }
 
-INLINE int run(const Task *task, const int is_own, const int V) {
+INLINE int run(const Task *task, const int is_batched, const int V) {
     const int64_t *sizes = task->sizes;
     const int64_t **starts = layer_starts(task->plan, sizes[0]);
-    const int64_t lanes = (3 * sizes[1] + 2 * sizes[5] + 2 * sizes[6]) * V + (is_own ? sizes[1] + sizes[3] + LANE : 0);
+    const int64_t tile = is_batched ? sizes[1] + sizes[3] + LANE : 0;
+    const int64_t lanes = (3 * sizes[1] + 2 * sizes[5] + 2 * sizes[6]) * V + tile;
     char *memory = malloc((size_t)lanes * sizeof(lane) + 64); /* rounded up to whole cache lines below */
-    float *shared = is_own ? NULL : malloc((size_t)sizes[3] * sizeof *shared);
-    int status = starts && memory && (is_own || shared) ? 0 : 2;
-    if (is_own) want_large_pages(task->to_logits, task->batch * sizes[3]);
-    lane *own = is_own ? (lane *)(((uintptr_t)memory + 63) & ~(uintptr_t)63) : NULL;
-    lane *scratch = is_own ? own + sizes[3] + LANE : (lane *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
-    if (!status && !is_own) {
+    float *shared = is_batched ? NULL : malloc((size_t)sizes[3] * sizeof *shared);
+    int status = starts && memory && (is_batched || shared) ? 0 : 2;
+    if (is_batched) want_large_pages(task->to_logits, task->batch * sizes[3]);
+    lane *batched = is_batched ? (lane *)(((uintptr_t)memory + 63) & ~(uintptr_t)63) : NULL;
+    lane *scratch = is_batched ? batched + sizes[3] + LANE : (lane *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
+    if (!status && !is_batched) {
         normalize(task->plan, sizes[0], task->logits, shared);
         if (task->gradient) memset(task->to_logits, 0, (size_t)sizes[3] * sizeof *shared);
     }
     for (int64_t first = 0; first < task->batch && !status; first += LANE * V)
-        status = run_tile(task, starts, first, shared, own, scratch, V);
-    if (!status && !is_own && task->gradient) normalize_gradient(task->plan, sizes[0], shared, task->to_logits);
+        status = run_tile(task, starts, first, shared, batched, scratch, V);
+    if (!status && !is_batched && task->gradient) normalize_gradient(task->plan, sizes[0], shared, task->to_logits);
     free(shared);
     free(memory);
     free(starts);
@@ -431,4 +433,4 @@ INLINE int run(const Task *task, const int is_own, const int V) {
 
 EXPORT int spn_shared(const Task *task) { return task->batch <= LANE ? run(task, 0, 1) : run(task, 0, 4); }
 
-EXPORT int spn_own(const Task *task) { return run(task, 1, 1); }
+EXPORT int spn_batched(const Task *task) { return run(task, 1, 1); }
