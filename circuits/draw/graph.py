@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from circuits.circuit import Circuit
 from circuits.distribution import CircuitDistribution
-from circuits.draw.boxes import Box, Edge, flows_and_weights, node_boxes, region_boxes
+from circuits.draw.boxes import flows_and_weights, node_boxes, region_boxes
 from circuits.draw.layout import layered_layout
 from circuits.draw.paint import paint
 from circuits.draw.style import Labels, save_figure
@@ -57,26 +57,26 @@ def draw(
         >>> pi = circuits.CircuitDistribution(c, torch.zeros(c.num_parameters))
         >>> figure = circuits.draw(pi, evidence={0: 1}, names=["rain", "umbrella"], value_names=["no", "yes"])
     """
-    if isinstance(circuit, CircuitDistribution):
-        distribution, circuit = circuit, circuit.circuit
-    else:
-        distribution = None
+    distribution = circuit if isinstance(circuit, CircuitDistribution) else None
+    circuit = circuit.circuit if isinstance(circuit, CircuitDistribution) else circuit
     labels = Labels(circuit.cardinalities, names, value_names)
     subtitle = ""
     if evidence is not None:
         if distribution is None:
             raise StructureError("evidence needs probabilities; pass CircuitDistribution(circuit, logits) to draw it.")
         check_single(distribution)
-        subtitle = f"given {labels.evidence(evidence, circuit.cardinalities)}"
+        subtitle = f"given {labels.evidence(evidence)}"
         distribution = distribution.condition(evidence)
     numbers = None if distribution is None else flows_and_weights(check_single(distribution))
+    note = ""
     if circuit.num_nodes <= _MAX_NODES:
         boxes, edges = node_boxes(circuit, numbers, labels)
-        note = ""
     else:
         boxes, edges = region_boxes(circuit, numbers, labels, most=_MAX_REGIONS)
         note = f"{circuit.num_nodes:,} nodes are too many to draw, so each box is a region: all nodes of one scope"
-    figure = _compose(boxes, edges, [_title(circuit), note, subtitle], has_numbers=numbers is not None)
+    layout = layered_layout([box.size for box in boxes], [(edge.parent, edge.child) for edge in edges])
+    titles = [title for title in (_title(circuit), note, subtitle) if title]
+    figure = paint(boxes, edges, layout, titles, has_numbers=numbers is not None)
     if path is not None:
         save_figure(figure, path)
     return figure
@@ -101,10 +101,3 @@ def _title(circuit: Circuit) -> str:
     )
     sizes = ", ".join(f"{count:,} {noun}{'' if count == 1 else 's'}" for count, noun in counts)
     return f"{circuit.name}: {sizes}"
-
-
-def _compose(
-    boxes: Sequence[Box], edges: Sequence[Edge], titles: Sequence[str], *, has_numbers: bool
-) -> "matplotlib.figure.Figure":
-    layout = layered_layout([box.size for box in boxes], [(edge.parent, edge.child) for edge in edges])
-    return paint(boxes, edges, layout, [title for title in titles if title], has_numbers=has_numbers)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import networkx as nx
 import numpy as np
 from jaxtyping import Float
 
@@ -51,7 +52,10 @@ class _Layers:
     def __init__(self, sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]]) -> None:
         self.width = [width for width, _ in sizes]
         self.height = [height for _, height in sizes]
-        self.rank = self._ranks(len(sizes), edges)
+        graph = nx.DiGraph(edges)
+        graph.add_nodes_from(range(len(sizes)))
+        rank_of = {vertex: rank for rank, layer in enumerate(nx.topological_generations(graph)) for vertex in layer}
+        self.rank = [rank_of[vertex] for vertex in range(len(sizes))]
         self.chains: list[list[int]] = []
         for parent, child in edges:
             # Long edges become chains of unit steps with an invisible vertex in every layer between: only so can a
@@ -67,14 +71,6 @@ class _Layers:
             self.below[upper].append(lower)
             self.above[lower].append(upper)
         self.order = self._first_order()
-
-    @staticmethod
-    def _ranks(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
-        rank = [0] * count
-        # Parents have larger numbers than children, so from the largest down a rank is final before it is passed on.
-        for parent, child in sorted(edges, reverse=True):
-            rank[child] = max(rank[child], rank[parent] + 1)
-        return rank
 
     def _first_order(self) -> list[list[int]]:
         """Order each layer as a depth-first walk from the top meets it."""
@@ -156,15 +152,10 @@ class _Layers:
 
 
 def _apart(wanted: Float[np.ndarray, " boxes"], width: Float[np.ndarray, " boxes"]) -> Float[np.ndarray, " boxes"]:
-    """Return the places nearest to the wanted ones, in squares, that keep the order and a gap (pool adjacent)."""
+    """Return the places nearest to the wanted ones, in squares, that keep the order and a gap."""
+    from scipy.optimize import isotonic_regression
+
     # Without its least distance from the first, every box only has to stand no further left than the one before: that
-    # is isotonic regression. Neighbours that are out of order merge and stand at their common mean.
+    # is isotonic regression.
     offset = np.concatenate([[0.0], np.cumsum((width[1:] + width[:-1]) / 2 + _GAP_X)])
-    pools: list[tuple[float, int]] = []
-    for value in (wanted - offset).tolist():
-        mean, size = value, 1
-        while pools and pools[-1][0] > mean:
-            other, count = pools.pop()
-            mean, size = (mean * size + other * count) / (size + count), size + count
-        pools.append((mean, size))
-    return np.concatenate([np.full(size, mean) for mean, size in pools]) + offset
+    return isotonic_regression(wanted - offset).x + offset

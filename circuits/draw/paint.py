@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from circuits.draw.boxes import Box, Edge
 from circuits.draw.layout import Layout
-from circuits.draw.style import BAND, FAINT, INK, PAPER, USED, ink_on, new_figure, number, shade
+from circuits.draw.style import BAND, FAINT, INK, PAPER, ink_on, new_figure, number, shade
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -26,6 +26,9 @@ _PREFERRED = (0.62, 0.7, 0.54, 0.46, 0.78, 0.38, 0.3, 0.66, 0.58, 0.5, 0.42, 0.7
 """Where a weight may stand on the line to the child, best first."""
 _LABEL_SIZE = (0.27, 0.14)
 _MAX_GUTTER = 3
+
+_Lines = Sequence[np.ndarray]
+"""Points (points, 2) of each edge."""
 
 
 def paint(
@@ -50,9 +53,9 @@ def paint(
     for position, title in enumerate(titles):
         y = height - 0.28 - _TITLE_LINE * position
         size = 12 if position == 0 else 9.5
-        axes.text(_MARGIN, y, title, fontsize=size, color=INK, va="center", gid="title")
+        _write(axes, _MARGIN, y, title, size, gid="title")
     centers = layout.centers + shift
-    _paint_layers(axes, margins, [centers[list(layer)] for layer in layout.layers], width)
+    _paint_layers(axes, margins, [centers[list(layer)] for layer in layout.layers])
     _paint_edges(axes, boxes, edges, centers, [route + shift for route in layout.routes])
     for box, center in zip(boxes, centers, strict=True):
         _paint_box(axes, box, float(center[0]), float(center[1]))
@@ -62,30 +65,29 @@ def paint(
     return figure
 
 
+def _write(axes: "matplotlib.axes.Axes", x: float, y: float, text: str, size: float, **look: Any) -> None:
+    axes.text(x, y, text, fontsize=size, **{"color": INK, "va": "center", **look})
+
+
 def _scopes_of(layer: Sequence[int], boxes: Sequence[Box]) -> list[str]:
     scopes = list(dict.fromkeys(boxes[index].scope for index in layer if boxes[index].scope))
     return scopes if len(scopes) <= _MAX_GUTTER else [*scopes[: _MAX_GUTTER - 1], f"and {len(scopes) - 2} more scopes"]
 
 
 def _paint_layers(
-    axes: "matplotlib.axes.Axes", margins: Sequence[Sequence[str]], centers: Sequence[np.ndarray], width: float
+    axes: "matplotlib.axes.Axes", margins: Sequence[Sequence[str]], centers: Sequence[np.ndarray]
 ) -> None:
     """Write the scopes of each layer on the left, on a band where there are any."""
-    from matplotlib.patches import Rectangle
-
     for lines, layer in zip(margins, centers, strict=True):
-        if not lines:
-            continue
-        y, half = float(layer[0, 1]), max(0.21, 0.075 * len(lines) + 0.06)
-        axes.add_patch(Rectangle((0, y - half), width, 2 * half, facecolor=BAND, linewidth=0, zorder=0))
-        text = "\n".join(lines)
-        axes.text(_MARGIN, y, text, fontsize=8, color=INK, alpha=0.75, va="center", gid="scope")
+        if lines:
+            y, half = float(layer[0, 1]), max(0.21, 0.075 * len(lines) + 0.06)
+            axes.axhspan(y - half, y + half, facecolor=BAND, linewidth=0, zorder=0)
+            _write(axes, _MARGIN, y, "\n".join(lines), 8, alpha=0.75, gid="scope")
 
 
 def _paint_edges(
-    axes: "matplotlib.axes.Axes", boxes: Sequence[Box], edges: Sequence[Edge], centers: np.ndarray,
-    routes: Sequence[np.ndarray],
-) -> None:  # fmt: skip
+    axes: "matplotlib.axes.Axes", boxes: Sequence[Box], edges: Sequence[Edge], centers: np.ndarray, routes: _Lines
+) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
@@ -103,19 +105,14 @@ def _paint_edges(
         codes = [Path.MOVETO, *[Path.CURVE4] * (len(points) - 1)]
         thickness = 1.0 if edge.weight is None else 0.5 + 3.2 * edge.weight
         dark = 0.55 if edge.flow is None else 0.13 + 0.77 * min(edge.flow, 1.0) ** 0.6
-        axes.add_patch(
-            PathPatch(
-                Path(points, codes), facecolor="none", edgecolor=INK, linewidth=thickness, alpha=dark, zorder=2,
-                capstyle="butt", gid="edge",
-            )
-        )  # fmt: skip
+        look = {"facecolor": "none", "edgecolor": INK, "linewidth": thickness, "alpha": dark, "zorder": 2}
+        axes.add_patch(PathPatch(Path(points, codes), capstyle="butt", gid="edge", **look))
     _paint_weights(axes, boxes, edges, centers, curves)
 
 
 def _paint_weights(
-    axes: "matplotlib.axes.Axes", boxes: Sequence[Box], edges: Sequence[Edge], centers: np.ndarray,
-    curves: Sequence[np.ndarray],
-) -> None:  # fmt: skip
+    axes: "matplotlib.axes.Axes", boxes: Sequence[Box], edges: Sequence[Edge], centers: np.ndarray, curves: _Lines
+) -> None:
     """Write each weight on its line where it covers nothing; where there is no room, thickness must do."""
     samples = [_sample(curve, np.linspace(0, 1, _SAMPLES)) for curve in curves]
     owner = np.repeat(np.arange(len(curves)), [len(sample) for sample in samples])
@@ -140,11 +137,11 @@ def _paint_weights(
         crowd = [int((np.abs(others - place) < size / 2 + 0.02).all(1).sum()) for place in free]
         best = free[int(np.argmin(crowd))]
         blocks, reach = np.concatenate([blocks, best[None]]), np.concatenate([reach, size[None]])
-        axes.text(
-            best[0], best[1], number(edge.weight), fontsize=7, color=INK, ha="center", va="center", zorder=4,
-            alpha=1.0 if edge.flow is None or edge.flow > 0 else 0.45, gid="weight",
-            bbox={"boxstyle": "round,pad=0.12", "facecolor": PAPER, "linewidth": 0, "alpha": 0.9},
-        )  # fmt: skip
+        alpha = 1.0 if edge.flow is None or edge.flow > 0 else 0.45
+        frame = {"boxstyle": "round,pad=0.12", "facecolor": PAPER, "linewidth": 0, "alpha": 0.9}
+        _write(
+            axes, best[0], best[1], number(edge.weight), 7, ha="center", zorder=4, alpha=alpha, gid="weight", bbox=frame
+        )
 
 
 def _sample(
@@ -175,11 +172,10 @@ def _paint_box(axes: "matplotlib.axes.Axes", box: Box, x: float, y: float) -> No
     size = 8.0 if box.kind in ("input", "region") else 11.0
     top = y if not (box.bars or len(box.lines) > 1 or box.cells) else y + height / 2 - 0.14
     for position, line in enumerate(box.lines):
-        weight = "bold" if box.kind == "region" and position == 0 else "normal"
-        axes.text(
-            x, top - 0.16 * position, line, fontsize=size, color=color, alpha=0.5 if faint else 1.0, ha="center",
-            va="center_baseline" if size > 10 else "center", zorder=5, fontweight=weight, gid=f"{box.kind} label",
-        )  # fmt: skip
+        look = {"color": color, "alpha": 0.5 if faint else 1.0, "ha": "center", "zorder": 5, "gid": f"{box.kind} label"}
+        look["fontweight"] = "bold" if box.kind == "region" and position == 0 else "normal"
+        look["va"] = "center_baseline" if size > 10 else "center"
+        _write(axes, x, top - 0.16 * position, line, size, **look)
     if box.bars:
         _paint_bars(axes, box, x, top)
     if box.cells:
@@ -188,42 +184,28 @@ def _paint_box(axes: "matplotlib.axes.Axes", box: Box, x: float, y: float) -> No
 
 def _paint_bars(axes: "matplotlib.axes.Axes", box: Box, x: float, top: float) -> None:
     """Write the values of an input below each other, with bars as long as their probabilities."""
-    from matplotlib.patches import Rectangle
-
     left, right = x - box.size[0] / 2 + 0.07, x + box.size[0] / 2 - 0.07
-    start = right - 0.68
     flow = 1.0 if box.flow is None else box.flow
-    for position, (value, weight, text) in enumerate(box.bars):
-        y = top - 0.15 * (position + 1)
-        axes.add_patch(
-            Rectangle((start, y - 0.045), 0.38 * weight, 0.09, facecolor=shade(0.12 + 0.88 * flow), linewidth=0,
-                      zorder=4)
-        )  # fmt: skip
-        axes.text(left, y, value, fontsize=7.5, color=INK, va="center", zorder=5, gid="value")
-        axes.text(right, y, text, fontsize=7, color=INK, va="center", ha="right", zorder=5, gid="probability")
+    places = top - 0.15 * np.arange(1, len(box.bars) + 1)
+    lengths = [0.38 * weight for _, weight, _ in box.bars]
+    axes.barh(places, lengths, 0.09, right - 0.68, color=shade(0.12 + 0.88 * flow), zorder=4)
+    for y, (value, _, text) in zip(places, box.bars, strict=True):
+        _write(axes, left, y, value, 7.5, zorder=5, gid="value")
+        _write(axes, right, y, text, 7, ha="right", zorder=5, gid="probability")
 
 
 def _paint_cells(axes: "matplotlib.axes.Axes", box: Box, x: float, bottom: float) -> None:
     """Show the units of a region as a row of cells, as dark as their use."""
-    from matplotlib.patches import Rectangle
-
     side = min(0.16, (box.size[0] - 0.16) / len(box.cells))
-    left = x - side * len(box.cells) / 2
-    for position, flow in enumerate(box.cells):
-        axes.add_patch(
-            Rectangle((left + side * position, bottom), side, 0.13, facecolor=shade(flow), edgecolor=FAINT,
-                      linewidth=0.6, zorder=4, gid="unit")
-        )  # fmt: skip
+    places = x + side * (np.arange(len(box.cells)) - (len(box.cells) - 1) / 2)
+    look = {"color": [shade(flow) for flow in box.cells], "edgecolor": FAINT, "linewidth": 0.6}
+    axes.bar(places, 0.13, side, bottom, zorder=4, gid="unit", **look)
 
 
 def _paint_key(axes: "matplotlib.axes.Axes", more: str) -> None:
     """Explain shades, and what more there is to explain, in the lower left corner."""
-    from matplotlib.patches import Rectangle
-
     step, y = 0.055, 0.27
-    axes.text(_MARGIN, y, "0", fontsize=8, color=INK, va="center")
-    for cell in range(20):
-        place = (_MARGIN + 0.14 + step * cell, y - 0.06)
-        axes.add_patch(Rectangle(place, step + 0.005, 0.12, facecolor=shade(cell / 19, USED), linewidth=0))
-    text = f"1   probability that a part is used{more}"
-    axes.text(_MARGIN + 0.2 + 20 * step, y, text, fontsize=8, color=INK, va="center", gid="key")
+    _write(axes, _MARGIN, y, "0", 8)
+    cells = np.arange(20)
+    axes.bar(_MARGIN + 0.14 + step * (cells + 0.5), 0.12, step + 0.005, y - 0.06, color=[shade(c / 19) for c in cells])
+    _write(axes, _MARGIN + 0.2 + 20 * step, y, f"1   probability that a part is used{more}", 8, gid="key")

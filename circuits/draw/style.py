@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ class Labels:
     """
 
     def __init__(self, cardinalities: Sequence[int], names: Any = None, value_names: Any = None) -> None:
-        count = len(cardinalities)
+        self.cardinalities, count = cardinalities, len(cardinalities)
         self.has_names = names is not None
         self.variables = [f"x{i}" for i in range(count)] if names is None else _texts("names", names)
         if len(self.variables) != count:
@@ -70,14 +71,9 @@ class Labels:
     def scope(self, scope: int) -> str:
         """Return the variables of a bit mask in a short text; runs of unnamed variables become ranges."""
         members = list(variables_of(scope))
-        runs: list[list[int]] = []
-        for variable in members:
-            if runs and runs[-1][-1] == variable - 1:
-                runs[-1].append(variable)
-            else:
-                runs.append([variable])
         parts: list[str] = []
-        for run in runs:
+        for _, neighbours in groupby(enumerate(members), lambda place: place[1] - place[0]):
+            run = [variable for _, variable in neighbours]
             if len(run) > 2 and (not self.has_names or len(members) > 4):
                 parts.append(f"{self.variables[run[0]]}\N{EN DASH}{self.variables[run[-1]]}")
             else:
@@ -86,12 +82,12 @@ class Labels:
             return ", ".join(parts[:4]) + f", \N{HORIZONTAL ELLIPSIS} ({len(members)} variables)"
         return ", ".join(parts)
 
-    def evidence(self, evidence: EvidenceLike, cardinalities: Sequence[int]) -> str:
+    def evidence(self, evidence: EvidenceLike) -> str:
         """Return what the evidence says about each variable, in one line."""
-        table = Evidence.of(evidence, cardinalities).log_weights
+        table = Evidence.of(evidence, self.cardinalities).log_weights
         if table.dim() > 2:
             raise StructureError(f"evidence has batch shape {tuple(table.shape[:-2])}; draw one row of it at a time.")
-        parts = [self._about(variable, table[variable, :k]) for variable, k in enumerate(cardinalities)]
+        parts = [self._about(variable, table[variable, :k]) for variable, k in enumerate(self.cardinalities)]
         said = [part for part in parts if part]
         more = f", \N{HORIZONTAL ELLIPSIS} ({len(said)} variables)" if len(said) > 5 else ""
         return ", ".join(said[:5]) + more or "nothing"
@@ -123,15 +119,13 @@ def number(probability: float) -> str:
     return ">.99" if probability > 0.995 else f"{probability:.2f}"[1:]
 
 
-def shade(probability: float, full: str = USED) -> tuple[float, float, float]:
-    """Return the colour of a probability, from paper at 0 to `full` at 1; small ones are lifted to be seen."""
+def shade(probability: float) -> tuple[float, ...]:
+    """Return the colour of a probability, from paper at 0 to full at 1; small ones are lifted to be seen."""
     from matplotlib.colors import to_rgb
 
-    low, high = to_rgb(PAPER), to_rgb(full)
     # Flows may exceed one in the last digits.
     part = min(max(probability, 0.0), 1.0) ** _LIFT
-    red, green, blue = (a + (b - a) * part for a, b in zip(low, high, strict=True))
-    return red, green, blue
+    return tuple(a + (b - a) * part for a, b in zip(to_rgb(PAPER), to_rgb(USED), strict=True))
 
 
 def ink_on(probability: float) -> str:

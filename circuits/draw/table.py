@@ -65,9 +65,8 @@ def draw_table(
     about = ", ".join(labels.variables[variable] for variable in chosen)
     titles = [f"P({about})"]
     if given is not None:
-        evidence = labels.evidence(given, cardinalities)
         tables.append(_table(distribution.condition(given), chosen))
-        titles.append(f"P({about} | {evidence})")
+        titles.append(f"P({about} | {labels.evidence(given)})")
     figure = _bars(tables, titles, chosen[0], labels) if len(chosen) == 1 else _maps(tables, titles, chosen, labels)
     if path is not None:
         save_figure(figure, path)
@@ -97,7 +96,11 @@ def _bars(
     axes.set_xticks(np.arange(count), names, fontsize=9, color=INK)
     top = 1.14 * max(float(table.max()) for table in tables)
     axes.set(ylim=(0, top), xlim=(-0.6, count - 0.4))
-    _dress(axes)
+    axes.set_facecolor(PAPER)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT)
+    axes.tick_params(axis="x", length=0)
+    axes.set_yticks([])
     for position, (title, color) in enumerate(zip(titles, colors, strict=True)):
         y = 1 - (0.32 + 0.28 * position) / figure.get_figheight()
         x = 0.35 / width
@@ -118,19 +121,21 @@ def _maps(
     left = 0.6 + 0.085 * max(map(len, row_names))
     below = 0.5 + (0.085 * longest if is_steep else 0.15)
     cell = max(min(_CELL, 8.0 / max(rows, columns)), 0.06)
-    core = np.array([max(cell * columns, 1.2), max(cell * rows, 1.2)])
+    core = max(cell * columns, 1.2), max(cell * rows, 1.2)
     panel = left + core[0] + _MARGIN_BARS + _GAP
     panel = max(panel, 0.2 + 0.095 * max(map(len, titles)))
     width, height = panel * len(tables) + 0.3, _TITLE + _MARGIN_BARS + core[1] + below + 0.25
     figure = new_figure(width, height)
+
+    def place(left: float, bottom: float, across: float, up: float) -> "matplotlib.axes.Axes":
+        return figure.add_axes((left / width, bottom / height, across / width, up / height))
+
     # One scale for all maps, or the same shade would mean different numbers before and after.
     largest = max(float(table.max()) for table in tables)
     for position, (table, title) in enumerate(zip(tables, titles, strict=True)):
         x = position * panel + 0.15
         figure.text((x + 0.2) / width, 1 - 0.35 / height, title, fontsize=11, color=INK, va="center")
-        frame = np.array([width, height, width, height])
-        box = np.array([x + left, below, *core])
-        axes = figure.add_axes(tuple(box / frame))
+        axes = place(x + left, below, *core)
         _heat(axes, table, largest)
         axes.set_xticks(range(columns), column_names, rotation=90 if is_steep else 0)
         axes.set_yticks(range(rows), row_names)
@@ -138,10 +143,10 @@ def _maps(
         axes.set_ylabel(labels.variables[variables[0]], color=INK, fontsize=9.5)
         if max(rows, columns) > _MAX_LABELLED:
             axes.set(xticks=[], yticks=[])
-        above = np.array([x + left, below + core[1] + 0.06, core[0], _MARGIN_BARS - 0.1])
-        beside = np.array([x + left + core[0] + 0.06, below, _MARGIN_BARS - 0.1, core[1]])
-        _margin(figure.add_axes(tuple(above / frame)), table.sum(0), is_vertical=True)
-        _margin(figure.add_axes(tuple(beside / frame)), table.sum(1), is_vertical=False)
+        above = place(x + left, below + core[1] + 0.06, core[0], _MARGIN_BARS - 0.1)
+        beside = place(x + left + core[0] + 0.06, below, _MARGIN_BARS - 0.1, core[1])
+        _margin(above, table.sum(0), is_vertical=True)
+        _margin(beside, table.sum(1), is_vertical=False)
     return figure
 
 
@@ -163,9 +168,7 @@ def _heat(axes: "matplotlib.axes.Axes", table: np.ndarray, largest: float) -> No
 
 
 def _margin(axes: "matplotlib.axes.Axes", values: np.ndarray, *, is_vertical: bool) -> None:
-    places = np.arange(len(values))
-    draw = axes.bar if is_vertical else axes.barh
-    bars = draw(places, values, 0.8, color=FAINT, gid="margin")
+    bars = (axes.bar if is_vertical else axes.barh)(range(len(values)), values, 0.8, color=FAINT, gid="margin")
     along, across = (-0.5, len(values) - 0.5), (0.0, 1.5 * max(float(values.max()), 1e-12))
     if is_vertical:
         axes.set(xlim=along, ylim=across)
@@ -174,11 +177,3 @@ def _margin(axes: "matplotlib.axes.Axes", values: np.ndarray, *, is_vertical: bo
     if len(values) <= _MAX_LABELLED:
         axes.bar_label(bars, [number(p) for p in values.tolist()], fontsize=7.5, color=INK, padding=1.5)
     axes.set_axis_off()
-
-
-def _dress(axes: "matplotlib.axes.Axes") -> None:
-    axes.set_facecolor(PAPER)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(FAINT)
-    axes.tick_params(axis="x", length=0)
-    axes.set_yticks([])
