@@ -178,7 +178,7 @@ def _region_box(regions: _Regions, scope: int, place: dict[int, int], numbers: N
     cells: tuple[float, ...] = ()
     if numbers is not None and units <= _MAX_CELLS:
         cells = tuple(numbers[0][unit] for unit in regions.units[scope])
-    # Text is measured by its characters: the font's own sizes are known only when the picture is painted.
+    # Text is measured by its characters: the sizes of the font are known only when the picture is painted.
     width = max(*(_width(line) for line in lines), 0.2 + 0.1 * len(cells))
     flow = None if numbers is None else regions.use(scope, numbers[0])
     return Box("region", tuple(lines), (width, 0.14 + 0.16 * len(lines) + 0.2 * bool(cells)), flow, cells=cells)

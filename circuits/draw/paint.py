@@ -129,7 +129,7 @@ def _paint_weights(
         places = _sample(curves[position], np.array(_PREFERRED), last=True)
         if len(curves[position]) > 4:
             places = np.concatenate([places, _sample(curves[position][:4], np.array(_PREFERRED))])
-        # Of the free places the one that hides least of other lines; its own line may pass behind it.
+        # Of the free places the one that hides least of other lines; the line of the label may pass behind it.
         others = everything[owner != position]
         free = [place for place in places if not (np.abs(blocks - place) < reach).all(1).any()]
         if not free:

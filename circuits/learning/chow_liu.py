@@ -11,7 +11,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.errors import StructureError
-from circuits.learning.data import check_complete, check_data, check_smoothing, check_weights
+from circuits.learning.data import check_smoothing, complete_rows
 from circuits.learning.maximum_likelihood import maximum_likelihood
 from circuits.numerics import entropy_of
 from circuits.structures import tree
@@ -54,14 +54,11 @@ def chow_liu(
         [-1, 0, -1]
     """
     cards = check_cardinalities(cardinalities)
-    values = check_data(data, cards)
-    check_complete(values, "Chow-Liu", _WAY_OUT)
-    row_weights = check_weights(weights, values)
+    values, row_weights = complete_rows(data, cards, "Chow-Liu", _WAY_OUT, weights=weights)
     check_smoothing(smoothing)
     price = parameter_price(penalty, row_weights)
     counts = pair_counts(values, cards, row_weights)
-    gains = forest_gains(counts, cards, smoothing=smoothing, price=price)
-    return spanning_forest(gains.edges)
+    return spanning_forest(forest_gains(counts, cards, smoothing=smoothing, price=price).edges)
 
 
 def chow_liu_tree(
@@ -122,9 +119,7 @@ def forest_gains(counts: Tensor, cards: Sequence[int], *, smoothing: float, pric
         price: nats that one free parameter costs.
     """
     sizes = torch.tensor(cards, dtype=torch.float64, device=counts.device)
-    owner = torch.repeat_interleave(
-        torch.arange(len(cards), device=counts.device), torch.tensor(cards).to(counts.device)
-    )
+    owner = torch.arange(len(cards), device=counts.device).repeat_interleave(sizes.long())
     member = torch.nn.functional.one_hot(owner, len(cards)).to(torch.float64)
     # The values of one variable together count every row once.
     rows = float(counts.diagonal()[: cards[0]].sum())

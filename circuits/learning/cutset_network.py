@@ -12,7 +12,7 @@ from torch import Tensor
 from circuits.circuit import Circuit, CircuitBuilder
 from circuits.errors import StructureError
 from circuits.learning.chow_liu import ForestGains, forest_gains, pair_counts, parameter_price, spanning_forest
-from circuits.learning.data import check_complete, check_data, check_smoothing, check_weights
+from circuits.learning.data import check_smoothing, complete_rows
 from circuits.learning.maximum_likelihood import maximum_likelihood
 from circuits.structures.tree import add_forest
 from circuits.variables import check_cardinalities
@@ -62,9 +62,8 @@ def learn_cutset_network(
         True
     """
     cards = check_cardinalities(cardinalities)
-    values = check_data(data, cards)
-    check_complete(values, "learn_cutset_network", "Drop or fill those rows, or fix a structure and use EM.")
-    row_weights = check_weights(weights, values)
+    way_out = "Drop or fill those rows, or fix a structure and use EM."
+    values, row_weights = complete_rows(data, cards, "learn_cutset_network", way_out, weights=weights)
     check_smoothing(smoothing)
     if max_depth < 0:
         raise StructureError(f"learn_cutset_network got max_depth {max_depth}; it is at least 0 (one forest).")
@@ -96,11 +95,11 @@ class _Grower:
 
     def leaf(self, rows: Tensor, variables: tuple[int, ...]) -> _Leaf:
         """Fit the best forest over variables to rows."""
-        own_cards = [self.cards[v] for v in variables]
-        counts = pair_counts(self.data[rows][:, list(variables)], own_cards, self.weights[rows])
-        # Unsmoothed, because BIC is about the largest likelihood: every part of a split would bring pseudo-rows of its
-        # own, and the scores of few rows would be those of the smoothing.
-        gains = forest_gains(counts, own_cards, smoothing=0.0, price=self.price)
+        sizes = [self.cards[v] for v in variables]
+        counts = pair_counts(self.data[rows][:, list(variables)], sizes, self.weights[rows])
+        # Unsmoothed, because BIC is about the largest likelihood: every part of a split would bring pseudo-rows
+        # again, and the scores of few rows would be those of the smoothing.
+        gains = forest_gains(counts, sizes, smoothing=0.0, price=self.price)
         parents = spanning_forest(gains.edges)
         score = float(gains.alone.sum()) + sum(float(gains.edges[i, p]) for i, p in enumerate(parents) if p >= 0)
         forest = {v: variables[p] if p >= 0 else -1 for v, p in zip(variables, parents, strict=True)}

@@ -35,15 +35,25 @@ def check_data(data: Tensor, cardinalities: Sequence[int], *, name: str = "data"
     return values
 
 
-def check_complete(data: Tensor, what: str, way_out: str) -> None:
-    """Raise unless no value is missing."""
-    missing = data == MISSING
+def complete_rows(
+    data: Tensor,
+    cardinalities: Sequence[int],
+    what: str,
+    way_out: str,
+    *,
+    weights: Tensor | None = None,
+    name: str = "data",
+) -> tuple[Tensor, Tensor]:
+    """Return data without missing values, as `check_data` does, and the weights of its rows."""
+    values = check_data(data, cardinalities, name=name)
+    missing = values == MISSING
     if missing.any():
         row, variable = missing.nonzero()[0].tolist()
         raise EvidenceError(
             f"{what} needs complete data, but {int(missing.any(1).sum())} rows have missing values (-1), first row "
             f"{row}, variable {variable}. {way_out}"
         )
+    return values, check_weights(weights, values)
 
 
 def check_weights(weights: Tensor | None, data: Tensor) -> Tensor:

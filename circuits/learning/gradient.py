@@ -22,21 +22,8 @@ def fit_gradient(
 
     `expectation_maximization` needs fewer passes as a rule; this is the yardstick, and follows small batches smoothly.
 
-    Args:
-        circuit: any circuit.
-        data: integers, shape (rows, variables); -1 where a value is missing (at random).
-        weights: how often each row counts, shape (rows,), at least 0; one each when None.
-        validation: rows that are not learned from, shape (rows, variables); the best epoch on them is returned.
-        options: see `FitOptions`; `smoothing` is the same Dirichlet prior as in EM.
-        generator: source of the initial weights and of the order of batches; torch's global one when None.
+    Arguments, result and errors are those of `expectation_maximization`, with the same prior; `step_size` is Adam's.
 
-    Returns:
-        A `Fit`: logits in float64 and the mean log-likelihood of every epoch.
-
-    Raises:
-        EvidenceError: malformed data or weights.
-        ImpossibleEvidenceError: rows have probability zero; the message names them.
-        StructureError: initial logits of the wrong shape.
     Cost: one upward and one downward pass per update, and one upward pass an epoch, O(edges) per row.
     """
     options = options or FitOptions()

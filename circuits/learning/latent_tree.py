@@ -10,7 +10,7 @@ from torch import Tensor
 from circuits.circuit import Circuit
 from circuits.errors import StructureError
 from circuits.learning.chow_liu import chow_liu, pair_counts
-from circuits.learning.data import check_complete, check_data, check_weights
+from circuits.learning.data import complete_rows
 from circuits.learning.expectation_maximization import expectation_maximization
 from circuits.learning.fit import Fit, FitOptions
 from circuits.structures.latent_tree import LatentTree, latent_tree_nodes
@@ -69,10 +69,9 @@ def learn_latent_tree(
     if states < 1:
         raise StructureError(f"learn_latent_tree states is {states}; it must be at least 1.")
     cards = check_cardinalities(cardinalities)
-    values = check_data(data, cards)
     way_out = "Drop or fill those rows, or use structures.latent_tree(...) with learning.expectation_maximization(...)."
-    check_complete(values, "learn_latent_tree", way_out)
-    counts = pair_counts(values, cards, check_weights(weights, values))
+    values, row_weights = complete_rows(data, cards, "learn_latent_tree", way_out, weights=weights)
+    counts = pair_counts(values, cards, row_weights)
     options = options or FitOptions(epochs=100, smoothing=0.1)
     latent = latent_tree_nodes(cards, chow_liu(values, cards, weights=weights, smoothing=0.0), states)
     if options.initial is None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from circuits.circuit import Circuit
 from circuits.errors import NotTractableError
 from circuits.learning.counts import check_rows_possible, expected_counts, weights_from_counts
-from circuits.learning.data import check_complete, check_data, check_smoothing, check_weights
+from circuits.learning.data import check_smoothing, complete_rows
 
 
 def maximum_likelihood(
@@ -48,9 +48,9 @@ def maximum_likelihood(
             f"closed-form maximum likelihood needs determinism, but {circuit.overlap.describe()}. "
             "Use learning.expectation_maximization(...), which takes any circuit."
         )
-    values = check_data(data, circuit.cardinalities)
-    check_complete(values, "closed-form maximum likelihood", "Use learning.expectation_maximization(...) for those.")
-    row_weights = check_weights(weights, values)
+    way_out = "Use learning.expectation_maximization(...) for those."
+    what = "closed-form maximum likelihood"
+    values, row_weights = complete_rows(data, circuit.cardinalities, what, way_out, weights=weights)
     check_smoothing(smoothing)
     compiled = circuit.compiled
     # A row takes one way through a deterministic circuit whatever the weights are, as long as none is zero.

@@ -1,4 +1,4 @@
-"""Structures: one family a file. Each builder takes cardinalities first, then its own options."""
+"""Structures: one family a file. Each builder takes cardinalities first, then its options."""
 
 from collections.abc import Callable
 

@@ -149,8 +149,7 @@ def _build(cards: tuple[int, ...], tables: list[_Table], *, name: str) -> Circui
                 nodes[state] = builder.input(t, [value for value, _ in allowed])
                 continue
             for value, after in allowed:
-                # States that a value sends to the same place share the product, and each sum has a weight of its own
-                # for it.
+                # States that a value sends to the same place share the product; each sum weights it by itself.
                 if (value, after) not in elements:
                     elements[value, after] = builder.product(indicators[value], following[after])
             children = [elements[edge] for edge in allowed]

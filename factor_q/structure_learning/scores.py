@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from circuits.errors import EvidenceError, StructureError
-from circuits.learning.data import check_complete, check_data, check_weights
+from circuits.learning.data import complete_rows
 from circuits.variables import value_offsets
 from factor_q.graph import FactorGraph, Scope
 
@@ -54,8 +54,8 @@ class Samples(NamedTuple):
 
 def check_samples(cardinalities: Sequence[int], actions: Tensor, targets: Tensor, weights: Tensor | None) -> Samples:
     """Return the data in long and float64, or raise `EvidenceError` with what is wrong and where."""
-    values = check_data(actions, cardinalities, name="actions")
-    check_complete(values, "structure search", "Drop those rows.")
+    what, way_out = "structure search", "Drop those rows."
+    values, rows = complete_rows(actions, cardinalities, what, way_out, weights=weights, name="actions")
     if targets.shape != values.shape[:1] or not targets.is_floating_point():
         raise EvidenceError(
             f"targets have shape {tuple(targets.shape)} and dtype {targets.dtype}; give one floating-point number for "
@@ -65,7 +65,6 @@ def check_samples(cardinalities: Sequence[int], actions: Tensor, targets: Tensor
     if not bool(numbers.isfinite().all()):
         row = int((~numbers.isfinite()).nonzero()[0])
         raise EvidenceError(f"the target of row {row} is {float(numbers[row])}; targets are finite.")
-    rows = check_weights(weights, values)
     rows = rows / rows.mean()
     return Samples(values, numbers, rows, bool((rows != rows[0]).any()))
 

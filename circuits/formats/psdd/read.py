@@ -119,7 +119,7 @@ class _Tree(NamedTuple):
 
 def _read_vtree(file: str) -> _Tree:
     # `open_` holds nodes that have no parent yet. Children stand above their parent and leave it, so no node can have
-    # two parents or be its own ancestor, and what is left at the end are the roots.
+    # two parents or stand below itself, and what is left at the end are the roots.
     places: dict[int, _Place] = {}
     open_: set[int] = set()
     seen: set[int] = set()
@@ -242,8 +242,8 @@ def _log_rest(log_probability: float) -> float:
 
 def _check_variable(word: _Word, variable: int, place: _Place) -> None:
     if variable != place.variable:
-        owner = "is not a leaf" if place.variable < 0 else f"holds variable {place.variable + 1}"
-        word.fail(f"variable {variable + 1} stands here, but the vtree node {owner}.")
+        holder = "is not a leaf" if place.variable < 0 else f"holds variable {place.variable + 1}"
+        word.fail(f"variable {variable + 1} stands here, but the vtree node {holder}.")
 
 
 def _check_sum(word: _Word, logs: list[float]) -> None:

@@ -185,7 +185,7 @@ class DecisionGraph:
         reached = {self.owner[edge] for edge in np.unique(self.active[rows[self.weights[rows, 0] > 0]])}
         copies: dict[int, int] = {}
         # From below: a copy must point to the copies of what stands behind it. A clone that no row reaches would be an
-        # equal part with parameters of its own and nothing to learn them from, so the original stays.
+        # equal part with more parameters and nothing to learn them from, so the original stays.
         for choice in reversed(order):
             variable, scope = self.choices[choice].variable, self.choices[choice].scope
             on_the_way = scope[found.variable] and variable != found.variable

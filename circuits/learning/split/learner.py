@@ -11,7 +11,7 @@ from torch import Tensor
 from circuits.circuit import Circuit
 from circuits.errors import StructureError
 from circuits.learning.chow_liu import chow_liu, parameter_price
-from circuits.learning.data import check_complete, check_data, check_smoothing, check_weights
+from circuits.learning.data import check_smoothing, complete_rows
 from circuits.learning.maximum_likelihood import maximum_likelihood
 from circuits.learning.split.gain import best_split
 from circuits.learning.split.graph import Candidate, DecisionGraph
@@ -112,10 +112,12 @@ def grow_structure(
     """
     options = options or SplitOptions()
     cards = check_cardinalities(cardinalities)
-    rows = _rows(data, "data", cards)
-    row_weights = check_weights(weights, rows)
+    what, way_out = "grow_structure", "Drop or fill those rows, or fix a structure and use EM."
+    rows, row_weights = complete_rows(data, cards, what, way_out, weights=weights)
     price = parameter_price(options.penalty, row_weights)
-    both = rows if validation is None else torch.cat([rows, _rows(validation, "validation", cards)])
+    both = rows
+    if validation is not None:
+        both = torch.cat([rows, complete_rows(validation, cards, what, way_out, name="validation")[0]])
     counted = np.stack([np.zeros(len(both)), np.ones(len(both))], 1)
     counted[: len(rows)] = np.stack([row_weights.cpu().numpy(), np.zeros(len(rows))], 1)
     parents = chow_liu(rows, cards, weights=weights, smoothing=options.smoothing)
@@ -124,12 +126,6 @@ def grow_structure(
     circuit = graph.build("split_and_clone")
     logits = maximum_likelihood(circuit, rows, weights=weights, smoothing=options.smoothing)
     return Growth(circuit, logits, tuple(train), tuple(held_out), best)
-
-
-def _rows(data: Tensor, name: str, cards: tuple[int, ...]) -> Tensor:
-    values = check_data(data, cards, name=name)
-    check_complete(values, "grow_structure", "Drop or fill those rows, or fix a structure and use EM.")
-    return values
 
 
 class _Search:
