@@ -80,7 +80,7 @@ class Circuit:
     @cached_property
     def num_edges(self) -> int:
         """Number of parent-child pairs."""
-        return sum(len(node.children) for node in self.nodes if not isinstance(node, Input))
+        return sum(len(node.children) for node in self.nodes)
 
     @property
     def num_parameters(self) -> int:

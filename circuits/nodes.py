@@ -10,6 +10,11 @@ class Input(NamedTuple):
     variable: int
     values: tuple[int, ...]
 
+    @property
+    def children(self) -> tuple[int, ...]:
+        """None."""
+        return ()
+
 
 class Product(NamedTuple):
     """Independent parts: the children's scopes are disjoint."""
@@ -30,9 +35,8 @@ def prune(nodes: Sequence[Node], root: int) -> tuple[list[Node], dict[int, int]]
     """Return the nodes that a root reaches, in the same order and numbered anew, and the new number of each old one."""
     needed = {root}
     for index in range(root, -1, -1):
-        node = nodes[index]
-        if index in needed and not isinstance(node, Input):
-            needed.update(node.children)
+        if index in needed:
+            needed.update(nodes[index].children)
     places = {old: new for new, old in enumerate(sorted(needed))}
     return [renumber(nodes[old], places) for old in places], places
 

@@ -207,7 +207,7 @@ class Disjointness:
         if isinstance(first, Input):
             values = [value for element in elements for value in self._input(element).values]
             return len(values) == len(set(values))
-        rows = [self._inner(element).children for element in elements]
+        rows = [self._nodes[element].children for element in elements]
         splits = {tuple(self._scopes[child] for child in row) for row in rows}
         if len(splits) != 1:
             return False
@@ -218,11 +218,6 @@ class Disjointness:
     def _input(self, index: int) -> Input:
         node = self._nodes[index]
         assert isinstance(node, Input)
-        return node
-
-    def _inner(self, index: int) -> Product | Sum:
-        node = self._nodes[index]
-        assert not isinstance(node, Input)
         return node
 
     def _elements(self, unit: int) -> set[int]:

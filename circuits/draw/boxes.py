@@ -138,10 +138,9 @@ class _Regions:
         for index, node in enumerate(circuit.nodes):
             scope = circuit.scopes[index]
             parts = self.parts.setdefault(scope, {})
-            children = () if isinstance(node, Input) else node.children
-            count = len(node.values) if isinstance(node, Input) else len(children)
+            count = len(node.values if isinstance(node, Input) else node.children)
             self.edges[scope] = self.edges.get(scope, 0) + count
-            for child in children:
+            for child in node.children:
                 if circuit.scopes[child] != scope:
                     parts[circuit.scopes[child]] = None
                     outside.add(child)

@@ -180,30 +180,20 @@ class CompiledCircuit:
         return tuple(runs)
 
     @cached_property
-    def _child_lists(self) -> tuple[tuple[int, ...], ...]:
+    def children(self) -> tuple[tuple[int, ...], ...]:
+        """The rows that each row is made of; none for the indicators."""
         lists: list[tuple[int, ...]] = [()] * self.num_values
         for layer in self.layers:
             if isinstance(layer, ProductLayer):
-                pairs = zip(layer.left.positions.tolist(), layer.right.positions.tolist(), strict=True)
-                lists.extend(pairs)
+                lists.extend(zip(layer.left.positions.tolist(), layer.right.positions.tolist(), strict=True))
             else:
                 lists.extend(map(tuple, layer.children.positions.reshape(layer.size, layer.fan_in).tolist()))
         return tuple(lists)
 
-    def children_of(self, row: int) -> tuple[int, ...]:
-        """Return the rows that a row is made of; none for the indicators."""
-        return self._child_lists[row]
-
-    def is_sum(self, row: int) -> bool:
-        """Return whether a row is a sum."""
-        return bool(self._sum_flags[row])
-
     @cached_property
-    def _sum_flags(self) -> np.ndarray:
-        flags = np.zeros(self.num_rows, dtype=np.bool_)
-        for layer in self.sum_layers:
-            flags[layer.start : layer.stop] = True
-        return flags
+    def is_sum(self) -> np.ndarray:
+        """Whether each row is a sum, shape (rows,)."""
+        return np.isin(np.arange(self.num_rows), self.edge_sum.positions)
 
     @cached_property
     def edge_child(self) -> Rows:

@@ -3,7 +3,6 @@
 Rows are topologically ordered, so a pair (a, b) depends on pairs with a smaller a + b only.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations, product
 
@@ -69,7 +68,7 @@ def plan_overlaps(compiled: CompiledCircuit, rows: list[int]) -> OverlapPlan:
     edges: list[tuple[int, int, int]] = []
     for row in bounded:
         first = asked.first_edge[row]
-        for (i, a), (j, b) in product(enumerate(compiled.children_of(row)), repeat=2):
+        for (i, a), (j, b) in product(enumerate(compiled.children[row]), repeat=2):
             edges.append((first + i, first + j, answers.position(asked.pair(a, b))))
     table = np.array([edge for edge in edges if edge[2] != _ZERO], dtype=np.int64).reshape(-1, 3)
     is_disjoint = ~np.isin(compiled.edge_sum.positions, rows)
@@ -101,7 +100,7 @@ class _Asked:
 
     def children_of(self, row: int) -> bool:
         """Ask about all pairs of a sum's children; False, with nothing changed, if that is too much."""
-        children = self._compiled.children_of(row)
+        children = self._compiled.children[row]
         if len(children) > _MOST_CHILDREN:
             return False
         new: dict[Pair, _Question] = {}
@@ -127,15 +126,17 @@ class _Asked:
 
     def _choices(self, row: int) -> list[tuple[int, int]]:
         """Return the (edge, child) pairs of a sum; any other row chooses itself."""
-        if not self._compiled.is_sum(row):
+        if not self._compiled.is_sum[row]:
             return [(self._no_edge, row)]
-        return list(enumerate(self._compiled.children_of(row), start=self.first_edge[row]))
+        return list(enumerate(self._compiled.children[row], start=self.first_edge[row]))
 
     def _expand(self, pair: Pair) -> _Question:
-        if any(self._compiled.is_sum(row) for row in pair):
+        if any(self._compiled.is_sum[row] for row in pair):
             choices = product(*map(self._choices, pair))
             return _Question(True, tuple((e, f, self.pair(a, b)) for (e, a), (f, b) in choices))
-        parts = _matching_parts(*(self._factors(row) for row in pair))
+        first, second = (self._factors(row) for row in pair)
+        # Factors with one scope in both; the others overlap by at most one.
+        parts = ((row, second[scope]) for scope, row in first.items() if scope in second)
         return _Question(False, tuple((0, 0, self.pair(a, b)) for a, b in parts))
 
     def _factors(self, row: int) -> dict[int, int]:
@@ -144,16 +145,11 @@ class _Asked:
         stack = [row]
         while stack:
             current = stack.pop()
-            if self._compiled.is_sum(current) or current < self._compiled.num_values:
+            if self._compiled.is_sum[current] or current < self._compiled.num_values:
                 factors[self._compiled.row_scopes[current]] = current
             else:
-                stack.extend(self._compiled.children_of(current))
+                stack.extend(self._compiled.children[current])
         return factors
-
-
-def _matching_parts(first: dict[int, int], second: dict[int, int]) -> Iterable[Pair]:
-    """Yield the factors with one scope in both; the others overlap by at most one."""
-    return ((row, second[scope]) for scope, row in first.items() if scope in second)
 
 
 class _Answers:

@@ -147,7 +147,7 @@ class _Side:
         if self.kind(element) is not Sum:
             return [(NO_EDGE, element)]
         top, hole = (element, None) if isinstance(element, int) else element
-        edges = enumerate(_children(self._nodes[top]), start=self._first_edge(top))
+        edges = enumerate(self._nodes[top].children, start=self._first_edge(top))
         if hole is None:
             return list(edges)
         return [(edge, (child, hole)) for edge, child in edges if self._reaches(child, hole)]
@@ -160,10 +160,10 @@ class _Side:
         if self.kind(element) is not Product:
             return (element,)
         if isinstance(element, int):
-            return _children(self._nodes[element])
+            return self._nodes[element].children
         top, hole = element
         inside = self._scopes[hole]  # factors apart from it are whole; the one that holds it keeps the hole
-        return tuple((f, hole) if self._scopes[f] & inside else f for f in _children(self._nodes[top]) if f != hole)
+        return tuple((f, hole) if self._scopes[f] & inside else f for f in self._nodes[top].children if f != hole)
 
     def cut(self, element: _Element, scope: int) -> list[tuple[_Element, _Element]] | None:
         """Write an element as a sum of products of an outer part and an inner part over `scope`; None if impossible."""
@@ -179,7 +179,7 @@ class _Side:
     def describe(self, parts: _Parts) -> str:
         """Return a split as people read it, with the product node that makes it."""
         tops = {part if isinstance(part, int) else part[0] for part in parts}
-        parent = next((i for i, node in enumerate(self._nodes) if tops <= set(_children(node))), None)
+        parent = next((i for i, node in enumerate(self._nodes) if tops <= set(node.children)), None)
         where = f"nodes {sorted(tops)}" if parent is None else f"product node {parent}"
         return f"{where} into {' | '.join(describe_scope(self.scope(part)) for part in parts)}"
 
@@ -220,7 +220,7 @@ class _Side:
         """Return the children among which to look for nodes over a scope."""
         if self._scopes[node] == scope:
             return ()
-        children = _children(self._nodes[node])
+        children = self._nodes[node].children
         if isinstance(self._nodes[node], Sum):
             return children
         return tuple(child for child in children if not scope & ~self._scopes[child])
@@ -384,7 +384,3 @@ class _Matching:
             if old in new_index:
                 origin[circuit.parameters_of(new_index[old])] = edges
         return ProductCircuit(circuit, Rows(origin[:, 0]), Rows(origin[:, 1]))
-
-
-def _children(node: Node) -> tuple[int, ...]:
-    return () if isinstance(node, Input) else node.children

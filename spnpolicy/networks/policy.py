@@ -200,8 +200,8 @@ def _decided_entries(
         {variable: value} for variable, k in enumerate(compiled.cardinalities) for value in range(k)
     ]
     for row in range(compiled.num_values, compiled.num_rows):
-        children = compiled.children_of(row)
-        if compiled.is_sum(row):
+        children = compiled.children[row]
+        if compiled.is_sum[row]:
             first, *others = (fixed[child] for child in children)
             fixed.append({v: a for v, a in first.items() if all(other.get(v) == a for other in others)})
         else:

@@ -89,7 +89,7 @@ def psdd_text(distribution: CircuitDistribution) -> tuple[str, str]:
     _check(distribution)
     vtree = _Vtree(circuit)
     writer = _Writer(circuit, distribution.log_weights.detach().cpu().double().tolist(), vtree)
-    return vtree.text(), writer.text()
+    return vtree.text, writer.text()
 
 
 def _check(distribution: CircuitDistribution) -> None:
@@ -124,9 +124,8 @@ class _Vtree:
                 for child in node.children:
                     parts.setdefault(circuit.scopes[child], set()).add(child)
         self.order = {scope: self._ordered(parts) for scope, parts in columns.items()}
-        self.root = self.key((circuit.scopes[-1],))
         self.ids: dict[tuple[int, ...], int] = {}
-        self._number()
+        self.text = self._write(self.key((circuit.scopes[-1],)))
 
     def _ordered(self, parts: dict[int, set[int]]) -> tuple[int, ...]:
         """Parts whose nodes exclude each other first, small ones before large ones."""
@@ -146,31 +145,22 @@ class _Vtree:
         """Return the left and the right child of a vtree node, or None for a leaf."""
         return (self.key(key[:1]), self.key(key[1:])) if len(key) > 1 else None
 
-    def _number(self) -> None:
-        """Number the nodes from left to right."""
-        stack: list[tuple[tuple[int, ...], bool]] = [(self.root, False)]
+    def _write(self, root: tuple[int, ...]) -> str:
+        """Return the .vtree file; nodes are numbered from left to right and written children first."""
+        lines: list[str] = []
+        stack: list[tuple[tuple[int, ...], str]] = [(root, "enter")]
         while stack:
-            key, ready = stack.pop()
+            key, step = stack.pop()
             below = self.children(key)
             # In order, not children first: the packages that read these files number a vtree from left to right.
-            if ready or below is None:
+            if below is None or step == "number":
                 self.ids[key] = len(self.ids)
-            else:
-                stack += [(below[1], False), (key, True), (below[0], False)]
-
-    def text(self) -> str:
-        """Return the .vtree file."""
-        lines: list[str] = []
-        stack: list[tuple[tuple[int, ...], bool]] = [(self.root, False)]
-        while stack:
-            key, ready = stack.pop()
-            below = self.children(key)
             if below is None:
                 lines.append(f"L {self.ids[key]} {key[0].bit_length()}")
-            elif ready:
+            elif step == "leave":
                 lines.append(f"I {self.ids[key]} {self.ids[below[0]]} {self.ids[below[1]]}")
-            else:
-                stack += [(key, True), (below[1], False), (below[0], False)]
+            elif step == "enter":
+                stack += [(key, "leave"), (below[1], "enter"), (key, "number"), (below[0], "enter")]
         return _VTREE_HEADER + f"vtree {len(lines)}\n" + "\n".join(lines) + "\n"
 
 
@@ -201,7 +191,7 @@ class _Writer:
                 continue
             if mixture not in plans:
                 flat = self._flatten(mixture)
-                if self._is_leaf(mixture):
+                if len(self._key(mixture)) == 1:
                     self._add_leaf(mixture, flat)
                     continue
                 plans[mixture] = self._elements(flat)
@@ -210,9 +200,6 @@ class _Writer:
                 stack += waiting
             else:
                 self._add_decision(mixture, plans.pop(mixture))
-
-    def _is_leaf(self, mixture: _Mixture) -> bool:
-        return len(self._key(mixture)) == 1
 
     def _key(self, mixture: _Mixture) -> tuple[int, ...]:
         """Return the vtree node that a mixture belongs to."""
