@@ -1,5 +1,6 @@
 """Index arithmetic and checks behind Factors: where each entry lies in the flat tensor."""
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -31,7 +32,7 @@ def index_layout(graph: FactorGraph, device: torch.device) -> Layout:
     # reads variable 0, which is harmless because its stride of 0 moves nothing.
     arity = max((len(scope) for scope in graph.scopes), default=0)
     columns = [scope + (0,) * (arity - len(scope)) for scope in graph.scopes]
-    strides = [_strides(shape) + (0,) * (arity - len(shape)) for shape in graph.table_shapes]
+    strides = [strides_of(shape) + (0,) * (arity - len(shape)) for shape in graph.table_shapes]
 
     def tensor(numbers: Sequence[object], *shape: int) -> Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=device).reshape(shape)
@@ -52,7 +53,7 @@ def agent_layout(graph: FactorGraph, agent: int, device: torch.device) -> tuple[
     """Return the factors with the agent, those without it, and the agent's stride in the first."""
     own = [i for i, scope in enumerate(graph.scopes) if agent in scope]
     others = [i for i, scope in enumerate(graph.scopes) if agent not in scope]
-    strides = [_strides(graph.table_shapes[i])[graph.scopes[i].index(agent)] for i in own]
+    strides = [strides_of(graph.table_shapes[i])[graph.scopes[i].index(agent)] for i in own]
     with torch.inference_mode(False):
         own, others, strides = (torch.tensor(x, dtype=torch.long, device=device) for x in (own, others, strides))
     return own, others, strides
@@ -79,12 +80,9 @@ def merge(graph: FactorGraph, other: FactorGraph, device: torch.device) -> tuple
         return merged, torch.cat(pieces).to(device)
 
 
-def _strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the row-major strides of a table."""
-    strides = [1]
-    for size in reversed(shape[1:]):
-        strides.append(strides[-1] * size)
-    return tuple(reversed(strides)) if shape else ()
+def strides_of(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the step of each axis of a row-major table."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def common_shape(shapes: Sequence[torch.Size], what: str) -> torch.Size:

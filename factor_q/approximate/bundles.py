@@ -1,6 +1,7 @@
 """Bundles: tables of one shape stacked, each seen from one of its sides; what makes message passing one tensor step."""
 
 from collections.abc import Iterable
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -60,10 +61,10 @@ def make_bundles(graph: FactorGraph, views: Iterable[View], device: torch.device
     orders: dict[tuple[object, ...], Tensor] = {}
     for view in views:
         table = graph.table_shapes[view.factor]
-        shape = tuple(_size(table, side) for side in view.sides)
+        shape = tuple(prod(table[axis] for axis in side) for side in view.sides)
         if (table, view.sides) not in orders:
             axes = [axis for side in view.sides for axis in side]
-            orders[table, view.sides] = torch.arange(_size(table, axes)).reshape(table).permute(axes).flatten()
+            orders[table, view.sides] = torch.arange(prod(table)).reshape(table).permute(axes).flatten()
         entries = orders[table, view.sides] + graph.offsets[view.factor]
         groups.setdefault(shape, []).append((entries, view.starts))
     # Without this a first call under inference mode would cache tensors that training cannot use.
@@ -89,13 +90,6 @@ def tempered_entries(name: str, factors: Factors, temperature: Temperature) -> F
     if not bool((factors.flat < torch.inf).all()):
         raise StructureError(f"{name}: a table of {factors.graph} holds nan or +inf; entries are finite or -inf.")
     return tempered(factors, temperature, name).flat
-
-
-def _size(table: tuple[int, ...], axes: Iterable[int]) -> int:
-    size = 1
-    for axis in axes:
-        size *= table[axis]
-    return size
 
 
 def _bundle(shape: tuple[int, ...], members: list[tuple[Tensor, tuple[int, ...]]], device: torch.device) -> Bundle:

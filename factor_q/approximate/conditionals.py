@@ -3,13 +3,14 @@
 from functools import lru_cache
 from typing import NamedTuple
 
+import networkx
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.numerics import choose, logsumexp, posterior
-from factor_q.approximate.coloring import color_classes
 from factor_q.graph import FactorGraph
+from factor_q.layout import strides_of
 
 
 class ColorPlan(NamedTuple):
@@ -24,6 +25,20 @@ class ColorPlan(NamedTuple):
     others: Int[Tensor, "meetings others"]
     strides: Int[Tensor, "meetings others"]
     """Step of each other variable in the table, 0 where the factor has fewer."""
+
+
+@lru_cache(maxsize=256)
+def color_classes(graph: FactorGraph) -> tuple[tuple[int, ...], ...]:
+    """Return the variables of each colour: no two of one share a factor, so that updating them at once is in turn.
+
+    Greedy, variables with most neighbours first.
+
+    Example:
+        >>> color_classes(FactorGraph([2, 2, 2], [(0, 1), (1, 2)]))
+        ((0, 2), (1,))
+    """
+    classes = networkx.utils.groups(networkx.greedy_color(graph.to_networkx())).values()
+    return tuple(sorted(tuple(sorted(members)) for members in classes))
 
 
 @lru_cache(maxsize=256)
@@ -94,7 +109,7 @@ def _color_plan(graph: FactorGraph, members: tuple[int, ...], device: torch.devi
         for axis, v in enumerate(scope):
             if v not in place:
                 continue
-            steps = _strides(shape)
+            steps = strides_of(shape)
             targets.append(place[v])
             entries.append([offset + min(a, shape[axis] - 1) * steps[axis] for a in range(most)])
             rest = [j for j in range(len(scope)) if j != axis]
@@ -115,11 +130,3 @@ def _color_plan(graph: FactorGraph, members: tuple[int, ...], device: torch.devi
         tensor(others, arity - 1),
         tensor(strides, arity - 1),
     )
-
-
-def _strides(shape: tuple[int, ...]) -> list[int]:
-    """Return the step of each axis of a row-major table."""
-    steps = [1] * len(shape)
-    for axis in range(len(shape) - 2, -1, -1):
-        steps[axis] = steps[axis + 1] * shape[axis + 1]
-    return steps

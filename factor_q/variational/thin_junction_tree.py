@@ -8,8 +8,7 @@ from torch import Tensor
 from circuits import CircuitDistribution
 from circuits.numerics import NEGATIVE_INFINITY
 from factor_q.approximate.mean_field.blocks import BlockRule
-from factor_q.approximate.mean_field.coordinate_ascent import MeanField
-from factor_q.approximate.mean_field.structured import structured_mean_field
+from factor_q.approximate.mean_field.mean_field import MeanField, structured_mean_field
 from factor_q.compile import DEFAULT_MAX_PARAMETERS, compile
 from factor_q.elimination.ordering import elimination_cliques, elimination_order, table_size
 from factor_q.factors import Factors

@@ -5,7 +5,7 @@ from tests.planted.bug import Bug
 BUGS = (
     Bug(
         "belief propagation: messages stay as they began",
-        "factor_q/approximate/messages/belief_propagation.py",
+        "factor_q/approximate/messages/factor_messages.py",
         "messages = damped(messages, new, damping)",
         "messages = damped(new, messages, damping)",
         ("tests/factor_q/approximate/test_belief_propagation.py",),
@@ -41,20 +41,20 @@ BUGS = (
     Bug(
         "max-plus: sums instead of maxima",
         "factor_q/approximate/messages/max_plus.py",
-        "new = normalized(layout, to_variables(layout.bundles, tables, rest, maximum), maximum)",
-        "new = normalized(layout, -to_variables(layout.bundles, tables, rest, maximum), maximum)",
+        "pass_messages(search.layout, flat, messages, torch.amax, damping, rounds, note)",
+        "pass_messages(search.layout, flat, messages, torch.sum, damping, rounds, note)",
         ("tests/factor_q/approximate/test_max_plus.py",),
     ),
     Bug(
         "mean field: the worst restart is kept",
-        "factor_q/approximate/mean_field/coordinate_ascent.py",
+        "factor_q/approximate/mean_field/mean_field.py",
         "best, which = value.max(0)\n    index = which[None",
         "best, which = value.min(0)\n    index = which[None",
         ("tests/factor_q/approximate/test_mean_field.py",),
     ),
     Bug(
         "mean field: half the entropy",
-        "factor_q/approximate/mean_field/coordinate_ascent.py",
+        "factor_q/approximate/mean_field/mean_field.py",
         "return expected_energy(energy, state.means) + state.entropies.sum(-1)",
         "return expected_energy(energy, state.means) + 0.5 * state.entropies.sum(-1)",
         ("tests/factor_q/approximate/test_mean_field.py",),

@@ -1,17 +1,21 @@
 """Mini-buckets: upper bounds of the maximum and of log Z by elimination with a limit on the tables."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple, Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.errors import StructureError
 from circuits.numerics import logsumexp, posterior
-from factor_q.approximate.bounds.mini_bucket_plan import MiniBucketPlan, mini_bucket_plan
 from factor_q.approximate.bundles import tempered_entries
+from factor_q.elimination.ordering import Order, checked_order, table_size
 from factor_q.elimination.passes import aligned, batch_last
+from factor_q.elimination.plan import Term, term
 from factor_q.factors import Factors
+from factor_q.graph import FactorGraph, Scope
 from factor_q.limits import Limits, Rounds
 
 Eliminate = Callable[[int, int, Tensor], Tensor]
@@ -29,9 +33,28 @@ class UpperBound(NamedTuple):
     """Tightening steps made."""
 
 
-def mini_bucket_maximum(
-    factors: Factors, *, max_entries: int = 2**12, order: Sequence[int] | None = None
-) -> Float[Tensor, "*batch"]:
+class MiniBucket(NamedTuple):
+    """Join the terms to a table (variable, *message), then eliminate the variable from it."""
+
+    terms: tuple[Term, ...]
+    shape: tuple[int, ...]
+
+
+class MiniBucketPlan(NamedTuple):
+    """What is joined, one variable after the other. Tables 0 to F - 1 are the factors, then come the messages."""
+
+    buckets: tuple[tuple[MiniBucket, ...], ...]
+    """The mini-buckets of each variable, in elimination order; more than one is where the bound loses."""
+    constants: tuple[int, ...]
+    """Tables that depend on nothing; their sum is the result."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether no bucket was split."""
+        return all(len(minis) <= 1 for minis in self.buckets)
+
+
+def mini_bucket_maximum(factors: Factors, *, max_entries: int = 2**12, order: Order = None) -> Float[Tensor, "*batch"]:
     """Return an upper bound of the largest value over all joint assignments.
 
     When the tables that meet in a variable are too large to be joined, they are maximised in groups: each group may
@@ -40,7 +63,7 @@ def mini_bucket_maximum(
     Args:
         factors: tables of any arity; -inf entries are forbidden.
         max_entries: most entries of a joined table per batch row; a larger factor stays alone.
-        order: elimination order, a permutation of the variables; None uses `elimination_order`.
+        order: elimination order, a permutation of the variables or the name of a heuristic; None for the best found.
 
     Returns:
         Shape (*batch,), differentiable. -inf proves that every assignment is forbidden.
@@ -56,10 +79,9 @@ def mini_bucket_maximum(
         >>> mini_bucket_maximum(f).item()
         2.0
     """
-    plan = mini_bucket_plan(factors.graph, order, max_entries)
-    return _run(
-        plan, factors, tempered_entries("mini_bucket_maximum", factors, 1.0), lambda _, __, joint: joint.amax(0)
-    )
+    plan = _plan(factors.graph, order, max_entries)
+    flat = tempered_entries("mini_bucket_maximum", factors, 1.0)
+    return _run(plan, factors, flat, lambda _, __, joint: joint.amax(0))
 
 
 def weighted_mini_bucket(
@@ -67,7 +89,7 @@ def weighted_mini_bucket(
     temperature: float | Float[Tensor, "..."] = 1.0,
     *,
     max_entries: int = 2**16,
-    order: Sequence[int] | None = None,
+    order: Order = None,
     learning_rate: float = 0.1,
     **limits: Unpack[Limits],
 ) -> UpperBound:
@@ -81,7 +103,7 @@ def weighted_mini_bucket(
         factors: tables of any arity; -inf entries are forbidden.
         temperature: positive and finite; one number, or a tensor that broadcasts to one per batch row.
         max_entries: most entries of a joined table per batch row; a larger factor stays alone.
-        order: elimination order, a permutation of the variables; None uses `elimination_order`.
+        order: as in `mini_bucket_maximum`.
         learning_rate: step size of Adam.
         **limits: `steps` of tightening (0), `seconds`, `on_step`; `tolerance` is not used.
 
@@ -102,7 +124,7 @@ def weighted_mini_bucket(
         (True, False)
     """
     rounds = Rounds(limits, steps=0)
-    plan = mini_bucket_plan(factors.graph, order, max_entries)
+    plan = _plan(factors.graph, order, max_entries)
     flat = tempered_entries("weighted_mini_bucket", factors, temperature)
     shifts = _Shifts(plan, flat)
     steps = 0 if plan.is_exact else _tighten(plan, factors, flat.detach(), shifts, learning_rate, rounds)
@@ -113,12 +135,13 @@ class _Shifts:
     """Weights of the mini-buckets of each split variable, and the tables shifted between them, for every row."""
 
     def __init__(self, plan: MiniBucketPlan, flat: Tensor) -> None:
-        rows = flat[..., 0].numel() if flat.shape[-1] else flat.shape[:-1].numel()
+        rows = flat.shape[:-1].numel()
         self._split: dict[int, tuple[Tensor, Tensor]] = {}
-        for i, bucket in enumerate(plan.buckets):
-            if len(bucket.minis) > 1:
-                logits = flat.new_zeros(len(bucket.minis), rows).detach()
-                self._split[i] = logits, flat.new_zeros(len(bucket.minis), bucket.cardinality, rows).detach()
+        for i, minis in enumerate(plan.buckets):
+            if len(minis) > 1:
+                # Every mini-bucket of a variable has its values along the first axis.
+                shift = flat.new_zeros(len(minis), minis[0].shape[0], rows)
+                self._split[i] = flat.new_zeros(len(minis), rows), shift
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -187,8 +210,61 @@ def _run(plan: MiniBucketPlan, factors: Factors, flat: Tensor, eliminate: Elimin
     """Eliminate all variables; rows are the last axis, so that tiny tables still run along contiguous memory."""
     rows = flat.shape[:-1].numel()
     tables = batch_last(flat, factors.graph.table_shapes)
-    for i, bucket in enumerate(plan.buckets):
-        for j, mini in enumerate(bucket.minis):
+    for i, minis in enumerate(plan.buckets):
+        for j, mini in enumerate(minis):
             views = aligned(mini.terms, tables, rows, keep=True)
             tables[len(tables)] = eliminate(i, j, sum(views, start=flat.new_zeros(*mini.shape, rows)))
     return sum((tables[i] for i in plan.constants), start=flat.new_zeros(rows)).reshape(flat.shape[:-1])
+
+
+def _plan(graph: FactorGraph, order: Order, max_entries: int) -> MiniBucketPlan:
+    """Return the plan; a table of the factors that alone exceeds `max_entries` makes a mini-bucket of its own."""
+    if max_entries < 1:
+        raise StructureError(f"mini-buckets: max_entries is {max_entries}, but a table has at least 1 entry.")
+    return _made_plan(graph, checked_order(graph, order), max_entries)
+
+
+@lru_cache(maxsize=256)
+def _made_plan(graph: FactorGraph, order: tuple[int, ...], max_entries: int) -> MiniBucketPlan:
+    position = {variable: i for i, variable in enumerate(order)}
+    scopes: list[Scope] = []
+    # A table waits for the first of its variables that is eliminated; behind them all wait the constants.
+    waiting: list[list[int]] = [[] for _ in range(len(order) + 1)]
+
+    def file(scope: Scope) -> None:
+        waiting[min((position[variable] for variable in scope), default=-1)].append(len(scopes))
+        scopes.append(scope)
+
+    for scope in graph.scopes:
+        file(scope)
+    buckets: list[tuple[MiniBucket, ...]] = []
+    for variable, tables in zip(order, waiting, strict=False):
+        minis: list[MiniBucket] = []
+        for members in _partition(graph, scopes, tables, max_entries) or [[]]:
+            joined = {v for table in members for v in scopes[table]} - {variable}
+            message = tuple(sorted(joined, key=position.__getitem__))
+            whole = (variable, *message)
+            terms = tuple(term(graph, table, scopes[table], whole) for table in members)
+            minis.append(MiniBucket(terms, tuple(graph.cardinalities[v] for v in whole)))
+            file(message)
+        buckets.append(tuple(minis))
+    return MiniBucketPlan(tuple(buckets), tuple(waiting[-1]))
+
+
+def _partition(graph: FactorGraph, scopes: list[Scope], tables: list[int], max_entries: int) -> list[list[int]]:
+    """Put each table, large ones first, where it adds least to a mini-bucket that stays within the limit."""
+    minis: list[tuple[set[int], list[int]]] = []
+    for table in sorted(tables, key=lambda table: (-table_size(graph, scopes[table]), table)):
+        # Not the smallest result but the smallest growth: a table that lies inside another joins it for nothing.
+        growth: dict[int, float] = {}
+        for i, (joined, _) in enumerate(minis):
+            size = table_size(graph, tuple(joined.union(scopes[table])))
+            if size <= max_entries:
+                growth[i] = size / table_size(graph, tuple(joined))
+        if not growth:
+            growth[len(minis)] = 1.0
+            minis.append((set(), []))
+        joined, members = minis[min(growth, key=growth.__getitem__)]
+        joined.update(scopes[table])
+        members.append(table)
+    return [members for _, members in minis]

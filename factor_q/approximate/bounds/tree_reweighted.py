@@ -2,6 +2,7 @@
 
 from typing import NamedTuple, Unpack
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -114,36 +115,35 @@ def _lower(model: _Pairwise, forests: Forests, learning_rate: float, rounds: Rou
     shape = model.nodes.shape[:-2]
     logits = model.nodes.new_zeros(*shape, len(forests.covers))
     messages = model.nodes.new_zeros(*shape, len(model.ends), model.nodes.shape[-1])
-    best = _Best(_Split(messages.clone(), logits.clone()), model.nodes.new_full(shape, torch.inf))
+    best = _Best(_Split(messages, logits), model.nodes.new_full(shape, torch.inf))
     passing = int(_MESSAGE_SHARE * rounds.steps)
     weights = forests.covers.to(logits.dtype).mean(0).repeat(2).unsqueeze(-1)
-    parameters: list[Tensor] = []
+    split = _Split(weights * messages, logits)
     optimizer: torch.optim.Optimizer | None = None
     steps = 0
     for steps in rounds:
         # Messages come close in a few iterations but need not lower the bound; Adam does, slowly. So messages first,
         # and Adam starts from the best split that they passed through.
         if steps <= passing:
-            split = _Split(weights * messages, logits)
             best.offer(split, _bound(model, forests, split))
             messages = _pass(model, messages, weights)
+            split = _Split(weights * messages, logits)
         else:
             if optimizer is None:
-                split = _Split(weights * messages, logits)
                 best.offer(split, _bound(model, forests, split))
-                parameters = [tensor.clone().requires_grad_() for tensor in best.split]
-                optimizer = torch.optim.Adam(parameters, lr=learning_rate)
+                split = _Split(*(tensor.clone().requires_grad_() for tensor in best.split))
+                optimizer = torch.optim.Adam(split, lr=learning_rate)
             with torch.enable_grad():
-                value = _bound(model, forests, _Split(*parameters))
+                value = _bound(model, forests, split)
                 optimizer.zero_grad()
+                # A row proven impossible has nothing left to lower, and its -inf would drown the other rows.
                 torch.where(value > -torch.inf, value, 0.0).sum().backward()
-            best.offer(_Split(*(tensor.detach() for tensor in parameters)), value.detach())
+            best.offer(split, value)
             optimizer.step()
         rounds.report(steps, best.value)
         if steps > passing + _PATIENCE and bool(best.is_stable(rounds.tolerance).all()):
             break
-    split = _Split(*(tensor.detach() for tensor in parameters)) if parameters else _Split(weights * messages, logits)
-    best.offer(split, _bound(model, forests, split).detach())
+    best.offer(split, _bound(model, forests, split))
     return best.split, best.is_stable(rounds.tolerance), steps
 
 
@@ -156,11 +156,12 @@ class _Best:
 
     def offer(self, split: _Split, value: Tensor) -> None:
         """Keep the split in the rows where it is better."""
+        value = value.detach()
         better = value < self.value
-        shifts = torch.where(better[..., None, None], split.shifts, self.split.shifts)
-        logits = torch.where(better.unsqueeze(-1), split.logits, self.split.logits)
-        # A copy: an optimiser changes its parameters in place.
-        self.split, self.value = _Split(shifts.clone(), logits.clone()), torch.minimum(value, self.value)
+        # `where` copies, and must: an optimiser changes its parameters in place.
+        shifts = torch.where(better[..., None, None], split.shifts.detach(), self.split.shifts)
+        logits = torch.where(better.unsqueeze(-1), split.logits.detach(), self.split.logits)
+        self.split, self.value = _Split(shifts, logits), torch.minimum(value, self.value)
         self._history = [*self._history[-_PATIENCE:], value]
 
     def is_stable(self, tolerance: float) -> Bool[Tensor, "*batch"]:
@@ -226,27 +227,24 @@ def _pairwise(graph: FactorGraph, flat: Tensor) -> tuple[_Pairwise, tuple[tuple[
     # Two entries more, 0 and -inf, fill the tables up to one shape: a value that a variable lacks has weight -inf as
     # a node and 0 on its edges: forbidden once is enough, and the messages to it stay finite.
     zero, minus = graph.num_entries, graph.num_entries + 1
-    nodes = [[zero] * cardinality + [minus] * (most - cardinality) for cardinality in graph.cardinalities]
-    edges: list[tuple[int, ...]] = []
-    matrices: list[list[int]] = []
+    edges = tuple(scope for scope in graph.scopes if len(scope) == 2)
+    nodes = np.where(np.arange(most) < np.array(graph.cardinalities, np.int64)[:, None], zero, minus)
+    matrices = np.full((len(edges), most, most), zero)
     constants: list[int] = []
-    for scope, shape, offset in zip(graph.scopes, graph.table_shapes, graph.offsets, strict=True):
+    free = iter(matrices)
+    for scope, shape, offset, size in zip(
+        graph.scopes, graph.table_shapes, graph.offsets, graph.table_sizes, strict=True
+    ):
+        entries = offset + np.arange(size).reshape(shape)
         if not scope:
             constants.append(offset)
         elif len(scope) == 1:
-            nodes[scope[0]][: shape[0]] = range(offset, offset + shape[0])
+            nodes[scope[0], : shape[0]] = entries
         else:
-            inside = [[offset + a * shape[1] + b for b in range(shape[1])] for a in range(shape[0])]
-            rows = [row + [zero] * (most - shape[1]) for row in inside]
-            matrices.append([entry for row in rows for entry in row] + [zero] * (most * (most - shape[0])))
-            edges.append(scope)
+            next(free)[: shape[0], : shape[1]] = entries
     extra = torch.tensor([0.0, -torch.inf], dtype=flat.dtype, device=flat.device)
     padded = torch.cat([flat, extra.expand(*flat.shape[:-1], 2)], -1)
-
-    def positions(rows: list[list[int]], columns: int) -> Tensor:
-        return torch.tensor(rows, dtype=torch.long, device=flat.device).reshape(len(rows), columns)
-
-    ends = torch.tensor([*(e[0] for e in edges), *(e[1] for e in edges)], dtype=torch.long, device=flat.device)
-    tables = take(padded, positions(matrices, most * most)).unflatten(-1, (most, most))
-    model = _Pairwise(take(padded, positions(nodes, most)), tables, flat[..., constants].sum(-1), ends)
-    return model, tuple(edges)
+    positions = (torch.from_numpy(rows).to(flat.device) for rows in (nodes, matrices.reshape(-1, most * most)))
+    rows, tables = (take(padded, own) for own in positions)
+    ends = torch.tensor(edges, dtype=torch.long, device=flat.device).reshape(-1, 2).t().flatten()
+    return _Pairwise(rows, tables.unflatten(-1, (most, most)), flat[..., constants].sum(-1), ends), edges

@@ -1,7 +1,5 @@
 """Lower bounds: variables, or blocks of them, made independent."""
 
-from factor_q.approximate.mean_field.coordinate_ascent import MeanField
-from factor_q.approximate.mean_field.mean_field import mean_field
-from factor_q.approximate.mean_field.structured import structured_mean_field
+from factor_q.approximate.mean_field.mean_field import MeanField, mean_field, structured_mean_field
 
 __all__ = ["MeanField", "mean_field", "structured_mean_field"]

@@ -7,8 +7,10 @@ variables as blocks give mean field.
 """
 
 from functools import lru_cache
+from itertools import combinations
 from typing import NamedTuple
 
+import networkx
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -16,7 +18,6 @@ from torch import Tensor
 from circuits.errors import StructureError
 from circuits.numerics import logsumexp, posterior, weighted
 from factor_q.approximate.bundles import Bundle, BundledTables, View, make_bundles, split_forbidden, take
-from factor_q.approximate.coloring import greedy_colors
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph, Scope
 from factor_q.queries.log_partition import log_partition
@@ -109,13 +110,13 @@ class _Layout:
         self._graph = graph
         self._home = {v: (b, place) for b, block in enumerate(blocks) for place, v in enumerate(block)}
         parts: list[dict[Scope, None]] = [{(place,): None for place in range(len(block))} for block in blocks]
-        neighbors: dict[int, set[int]] = {b: set() for b in range(len(blocks))}
+        meetings = networkx.empty_graph(len(blocks))
         for scope in graph.scopes:
             met = {self._home[v][0] for v in scope}
+            meetings.add_edges_from(combinations(met, 2))
             for b in met:
-                neighbors[b] |= met - {b}
                 parts[b][tuple(sorted(self._home[v][1] for v in scope if self._home[v][0] == b))] = None
-        self._color = greedy_colors(neighbors)
+        self._color = networkx.greedy_color(meetings)
         self._starts: dict[tuple[int, Scope], int] = {}
         self.classes: list[tuple[BlockClass, ...]] = []
         self.size = 0

@@ -11,13 +11,11 @@ from circuits.numerics import logsumexp, posterior
 from factor_q.approximate.bundles import tempered_entries
 from factor_q.approximate.messages.factor_messages import (
     MessageGraph,
-    change,
-    damped,
     joined,
     message_graph,
     normalized,
+    pass_messages,
     rows_of,
-    to_variables,
     total_and_rest,
 )
 from factor_q.factors import Factors
@@ -81,19 +79,10 @@ def loopy_belief_propagation(
     with torch.no_grad():
         flat = tempered_entries("loopy_belief_propagation", factors, temperature)
         layout = message_graph(factors.graph, factors.device)
-        tables = [bundle.tables(flat) for bundle in layout.bundles]
-        messages = normalized(layout, flat.new_zeros(*flat.shape[:-1], layout.size), logsumexp)
-        _, rest = total_and_rest(layout, messages)
-        steps, converged = 0, torch.zeros(flat.shape[:-1], dtype=torch.bool, device=flat.device)
-        for steps in rounds:
-            new = normalized(layout, to_variables(layout.bundles, tables, rest, logsumexp), logsumexp)
-            residual = change(messages, new)
-            messages = damped(messages, new, damping)
-            _, rest = total_and_rest(layout, messages)
-            converged = residual <= rounds.tolerance
-            rounds.report(steps, residual)
-            if bool(converged.all()):
-                break
+        start = normalized(layout, flat.new_zeros(*flat.shape[:-1], layout.size), logsumexp)
+        messages, converged, steps = pass_messages(
+            layout, flat, start, logsumexp, damping, rounds, lambda _, residual: residual
+        )
         return _read_off(factors, layout, flat, messages, converged, steps)
 
 

@@ -5,14 +5,15 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from factor_q.approximate.bundles import Bundle, View, make_bundles, take
 from factor_q.graph import FactorGraph
+from factor_q.limits import Rounds
 
 Reduce = Callable[[Tensor, int], Tensor]
-"""logsumexp or max along a dimension."""
+"""logsumexp or torch.amax along a dimension."""
 
 
 class MessageGraph(NamedTuple):
@@ -150,6 +151,39 @@ def change(old: Tensor, new: Tensor) -> Float[Tensor, "*batch"]:
     return torch.where(old == new, 0.0, new - old).abs().amax(-1)
 
 
-def maximum(values: Tensor, dim: int) -> Tensor:
-    """Return the largest value along a dimension."""
-    return values.amax(dim)
+def pass_messages(
+    layout: MessageGraph,
+    flat: Float[Tensor, "*batch entries"],
+    messages: Float[Tensor, "*batch numbers"],
+    reduce: Reduce,
+    damping: float,
+    rounds: Rounds,
+    note: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[Float[Tensor, "*batch numbers"], Bool[Tensor, "*batch"], int]:
+    """Pass messages, all at once in every iteration, until none changes by more than the tolerance.
+
+    Args:
+        layout: where messages lie.
+        flat: entries of all tables.
+        messages: those to variables, to begin with.
+        reduce: as in `to_variables`.
+        damping: share of the old message kept.
+        rounds: the limits.
+        note: takes the messages to factors and the largest change of each row, and returns what is reported.
+
+    Returns:
+        The last messages to variables, the rows that converged, and the iterations made.
+    """
+    tables = [bundle.tables(flat) for bundle in layout.bundles]
+    _, rest = total_and_rest(layout, messages)
+    steps, converged = 0, torch.zeros(flat.shape[:-1], dtype=torch.bool, device=flat.device)
+    for steps in rounds:
+        new = normalized(layout, to_variables(layout.bundles, tables, rest, reduce), reduce)
+        residual = change(messages, new)
+        messages = damped(messages, new, damping)
+        _, rest = total_and_rest(layout, messages)
+        converged = residual <= rounds.tolerance
+        rounds.report(steps, note(rest, residual))
+        if bool(converged.all()):
+            break
+    return messages, converged, steps

@@ -1,27 +1,25 @@
 """Max-plus: an anytime search for a good joint assignment by messages; exact on trees, a lower bound of the maximum."""
 
+from functools import lru_cache
 from typing import NamedTuple, Unpack
 
+import networkx
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.errors import StructureError
 from factor_q.approximate.bundles import tempered_entries
-from factor_q.approximate.coloring import breadth_first_levels
 from factor_q.approximate.conditionals import ascend_coordinates, conditional_plan
 from factor_q.approximate.messages.factor_messages import (
-    MessageGraph,
-    change,
-    damped,
-    maximum,
     message_graph,
-    normalized,
+    pass_messages,
     rows_of,
     to_variables,
     total_and_rest,
 )
 from factor_q.factors import Factors
+from factor_q.graph import FactorGraph
 from factor_q.limits import Limits, Rounds
 
 _NOISE = 0.1
@@ -88,25 +86,31 @@ def max_plus(
         messages = _NOISE * torch.randn(shape, dtype=flat.dtype, device=flat.device, generator=generator)
         _, rest = total_and_rest(search.layout, messages)
         search.offer(search.decode(rest) if start is None else start.expand(*flat.shape[:-1], -1))
-        return _iterate(search, flat, messages, damping, rounds)
+
+        def note(rest: Tensor, _: Tensor) -> Tensor:
+            search.offer(search.decode(rest))
+            return search.value
+
+        _, converged, steps = pass_messages(search.layout, flat, messages, torch.amax, damping, rounds, note)
+        return MaxPlus(search.value, search.assignment, converged, steps)
 
 
-def _iterate(search: "_Search", flat: Tensor, messages: Tensor, damping: float, rounds: Rounds) -> MaxPlus:
-    """Pass messages and offer what they decode to."""
-    layout = search.layout
-    tables = [bundle.tables(flat) for bundle in layout.bundles]
-    _, rest = total_and_rest(layout, messages)
-    steps, converged = 0, torch.zeros(flat.shape[:-1], dtype=torch.bool, device=flat.device)
-    for steps in rounds:
-        new = normalized(layout, to_variables(layout.bundles, tables, rest, maximum), maximum)
-        converged = change(messages, new) <= rounds.tolerance
-        messages = damped(messages, new, damping)
-        _, rest = total_and_rest(layout, messages)
-        search.offer(search.decode(rest))
-        rounds.report(steps, search.value)
-        if bool(converged.all()):
-            break
-    return MaxPlus(search.value, search.assignment, converged, steps)
+@lru_cache(maxsize=256)
+def breadth_first_levels(graph: FactorGraph) -> tuple[tuple[int, ...], ...]:
+    """Return the variables in steps: two that share a factor are in different steps, in breadth-first order.
+
+    On a tree the steps are the distances from a centre. A variable joins the first step after those of its
+    neighbours that come earlier in the breadth-first order.
+    """
+    interactions = graph.to_networkx()
+    step: dict[int, int] = {}
+    for component in networkx.connected_components(interactions):
+        root = max(component, key=lambda variable: (interactions.degree[variable], -variable))
+        for variable in [root, *(child for _, child in networkx.bfs_edges(interactions, root))]:
+            earlier = [step[other] for other in interactions.neighbors(variable) if other in step]
+            step[variable] = 1 + max(earlier, default=-1)
+    levels = networkx.utils.groups(step)
+    return tuple(tuple(sorted(levels[level])) for level in sorted(levels))
 
 
 class _Search:
@@ -115,7 +119,7 @@ class _Search:
     def __init__(self, factors: Factors, improve: bool) -> None:
         self._factors, self._improve = factors, improve
         graph, device = factors.graph, factors.device
-        self.layout: MessageGraph = message_graph(graph, device, breadth_first_levels(graph))
+        self.layout = message_graph(graph, device, breadth_first_levels(graph))
         self._tables = [[b.tables(factors.flat) for b in bundles] for _, bundles in self.layout.by_variable]
         self._plans = conditional_plan(graph, device)
         self.assignment = torch.zeros(*factors.batch_shape, graph.num_variables, dtype=torch.long, device=device)
@@ -135,7 +139,7 @@ class _Search:
         layout = self.layout
         values = torch.zeros_like(self.assignment)
         for (members, bundles), tables in zip(layout.by_variable, self._tables, strict=True):
-            heard = to_variables(bundles, tables, to_factors, maximum)
+            heard = to_variables(bundles, tables, to_factors, torch.amax)
             beliefs, _ = total_and_rest(layout, heard)
             choice = rows_of(beliefs, layout.values[members]).max(-1).indices
             values[..., members] = choice

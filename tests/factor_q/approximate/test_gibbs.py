@@ -5,8 +5,8 @@ import torch
 from circuits.errors import ImpossibleEvidenceError
 from factor_q import EvidenceError, FactorGraph, Factors, NotTractableError
 from factor_q.approximate import feasible, gibbs_sample
-from factor_q.approximate.coloring import breadth_first_levels, color_classes
-from factor_q.approximate.conditionals import ascend_coordinates, conditional, conditional_plan
+from factor_q.approximate.conditionals import ascend_coordinates, color_classes, conditional, conditional_plan
+from factor_q.approximate.messages.max_plus import breadth_first_levels
 from tests.factor_q import factor_oracle as oracle
 from tests.factor_q.approximate.models import DOUBLE, build, ising, truth
 from tests.statistical import LEVEL, chi_square, counts_of

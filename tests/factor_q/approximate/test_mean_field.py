@@ -6,7 +6,7 @@ import torch
 from factor_q import FactorGraph, Factors, NotTractableError, StructureError, log_partition
 from factor_q.approximate import mean_field, structured_mean_field
 from factor_q.approximate.mean_field.blocks import choose_blocks, grid_columns
-from factor_q.approximate.mean_field.coordinate_ascent import bound, initial_state
+from factor_q.approximate.mean_field.mean_field import bound, initial_state
 from factor_q.approximate.mean_field.product_family import bundle_energy, product_family, update_color
 from factor_q.temperature import tempered
 from tests.factor_q import factor_oracle as oracle
