@@ -12,9 +12,9 @@ from factor_q.approximate import (
     tree_reweighted,
     weighted_mini_bucket,
 )
-from factor_q.circuit_q import CircuitQ, CircuitQCritic
+from factor_q.circuit_q import CircuitQ
 from factor_q.compile import compile
-from factor_q.critic import FactorQ
+from factor_q.critic import CircuitQCritic, FactorQ
 from factor_q.elimination import elimination_order, elimination_width, largest_table
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph

@@ -1,4 +1,4 @@
-"""FactorQ: a network that turns a state, or one observation per agent, into Factors."""
+"""Critics: networks that turn a state, or one observation per agent, into Factors or into a CircuitQ."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from circuits import Circuit
 from circuits.errors import StructureError
+from factor_q.circuit_q import CircuitQ
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
 from factor_q.layers import mlp
@@ -59,11 +61,7 @@ class FactorQ(nn.Module):
         agent_id: bool = False,
     ) -> None:
         super().__init__()
-        if observation_size < 1 or not hidden or min(hidden) < 1:
-            raise StructureError(
-                f"FactorQ: observation_size {observation_size} and hidden {tuple(hidden)} must be positive, "
-                "with at least one hidden layer."
-            )
+        _check_sizes("FactorQ", observation_size, hidden)
         if not per_agent and (agent_id or not share_factors):
             raise StructureError("FactorQ: agent_id and share_factors=False need per_agent=True.")
         self.graph = graph
@@ -75,7 +73,11 @@ class FactorQ(nn.Module):
         # Torch's own first weights: the heads behind are scaled for them.
         sizes = [seen + (graph.num_variables if agent_id else 0), *hidden]
         self.trunk = mlp(sizes, output_gain=None, ends_in_relu=True)
-        self.heads = _AgentHeads(graph, hidden[-1], share_factors) if per_agent else _StateHead(graph, hidden[-1])
+        self.heads = (
+            _AgentHeads(graph, hidden[-1], share_factors)
+            if per_agent
+            else _small(_StackedLinear(1, hidden[-1], graph.num_entries))
+        )
 
     def forward(self, observation: Float[Tensor, "*batch features"]) -> Factors:
         """Return the factors of each state.
@@ -91,12 +93,7 @@ class FactorQ(nn.Module):
         """
         # An encoder says itself what it can read.
         size = observation.shape[-1] if self.encoder is not None else self.observation_size
-        expected = (self.graph.num_variables, size) if self.per_agent else (size,)
-        if tuple(observation.shape[-len(expected) :]) != expected:
-            axes = "(*batch, agents, observation_size)" if self.per_agent else "(*batch, observation_size)"
-            raise StructureError(
-                f"FactorQ: the observation has shape {tuple(observation.shape)}, but it must end in {expected}: {axes}."
-            )
+        _check_observation("FactorQ", observation, (self.graph.num_variables, size), self.per_agent)
         if self.encoder is not None:
             observation = self.encoder(observation)
         if self.agent_id:
@@ -109,16 +106,76 @@ class FactorQ(nn.Module):
         return f"{self.graph}, observation_size={self.observation_size}, per_agent={self.per_agent}"
 
 
-class _StateHead(nn.Module):
-    """One linear layer from the embedding of the state to the entries of all tables."""
+class CircuitQCritic(nn.Module):
+    """A critic Q(state, u) shaped like a circuit: a network computes the score of every choice.
 
-    def __init__(self, graph: FactorGraph, width: int) -> None:
+    Unlike `FactorQ` it has an exact maximum, soft value and Boltzmann policy at every size, because it uses only the
+    interactions that the circuit can express; the policy lives on the same circuit, so the ELBO has no gap.
+
+    Args:
+        circuit: a deterministic circuit over the agents' actions.
+        observation_size: numbers per state, or per agent with `per_agent`.
+        hidden: widths of the hidden layers (ReLU), shared by all agents with `per_agent`; at least one.
+        per_agent: expect one observation per agent, shape (*batch, n, observation_size); the embeddings, agent after
+            agent, go to the last layer.
+
+    Raises:
+        NotTractableError: some sum of the circuit is not deterministic.
+        StructureError: a size is not positive.
+
+    Example:
+        >>> from circuits import structures
+        >>> critic = CircuitQCritic(structures.markov_chain([2, 3]), observation_size=4)
+        >>> critic(torch.zeros(5, 4)).batch_shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        circuit: Circuit,
+        observation_size: int = 64,
+        *,
+        hidden: Sequence[int] = (128, 128),
+        per_agent: bool = False,
+    ) -> None:
         super().__init__()
-        self.output = _small(_StackedLinear(1, width, graph.num_entries))
+        _check_sizes("CircuitQCritic", observation_size, hidden)
+        CircuitQ(circuit, torch.zeros(circuit.num_parameters))
+        self.circuit = circuit
+        self.observation_size = observation_size
+        self.per_agent = per_agent
+        self.trunk = mlp((observation_size, *hidden), output_gain=None, ends_in_relu=True)
+        width = hidden[-1] * (circuit.num_variables if per_agent else 1)
+        self.head = _small(_StackedLinear(1, width, circuit.num_parameters))
 
-    def forward(self, embedding: Tensor) -> Tensor:
-        """Map (*batch, width) to (*batch, num_entries)."""
-        return self.output(embedding.unsqueeze(-2)).squeeze(-2)
+    def forward(self, observation: Float[Tensor, "*batch features"]) -> CircuitQ:
+        """Return the Q-function of each state, of batch shape (*batch,); shapes and errors as in `FactorQ`."""
+        expected = (self.circuit.num_variables, self.observation_size)
+        _check_observation("CircuitQCritic", observation, expected, self.per_agent)
+        embedding = self.trunk(observation)
+        return CircuitQ(self.circuit, self.head(embedding.flatten(-2) if self.per_agent else embedding))
+
+    def extra_repr(self) -> str:
+        """Return what print(critic) shows beside the layers."""
+        return f"{self.circuit!r}, observation_size={self.observation_size}, per_agent={self.per_agent}"
+
+
+def _check_sizes(critic: str, observation_size: int, hidden: Sequence[int]) -> None:
+    if observation_size < 1 or not hidden or min(hidden) < 1:
+        raise StructureError(
+            f"{critic}: observation_size {observation_size} and hidden {tuple(hidden)} must be positive, "
+            "with at least one hidden layer."
+        )
+
+
+def _check_observation(critic: str, observation: Tensor, shape: tuple[int, int], per_agent: bool) -> None:
+    """Raise unless an observation ends in (agents, observation_size), or without `per_agent` in the size alone."""
+    expected = shape if per_agent else shape[1:]
+    if tuple(observation.shape[-len(expected) :]) != expected:
+        axes = "(*batch, agents, observation_size)" if per_agent else "(*batch, observation_size)"
+        raise StructureError(
+            f"{critic}: the observation has shape {tuple(observation.shape)}, but it must end in {expected}: {axes}."
+        )
 
 
 class _AgentHeads(nn.Module):
@@ -176,7 +233,7 @@ class _FactorGroup(nn.Module):
 
 
 class _StackedLinear(nn.Module):
-    """Linear layers side by side, one per row of the second-last axis, or a single one for all rows."""
+    """Linear layers side by side, one per row of the second-last axis; a single one takes rows of any shape."""
 
     def __init__(self, copies: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -187,7 +244,7 @@ class _StackedLinear(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Map (*batch, rows, inputs) to (*batch, rows, outputs)."""
         if len(self.weight) == 1:
-            return rows @ self.weight[0] + self.bias
+            return rows @ self.weight[0] + self.bias[0]
         return torch.einsum("...ri,rio->...ro", rows, self.weight) + self.bias
 
 

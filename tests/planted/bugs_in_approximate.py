@@ -68,17 +68,17 @@ BUGS = (
     ),
     Bug(
         "circuit Q: the policy forgets the temperature",
-        "factor_q/circuit_q/circuit_q.py",
+        "factor_q/circuit_q.py",
         'return self._policy(divided(self.scores, temperature, "boltzmann"), "boltzmann")',
         'return self._policy(divided(self.scores, 1.0, "boltzmann"), "boltzmann")',
-        ("tests/factor_q/circuit_q/test_circuit_q.py",),
+        ("tests/factor_q/test_circuit_q.py",),
     ),
     Bug(
         "circuit Q: a proximal step starts anew",
-        "factor_q/circuit_q/circuit_q.py",
+        "factor_q/circuit_q.py",
         'return self._policy(tempered + old.log_weights.movedim(0, -1), "proximal_step")',
         'return self._policy(tempered, "proximal_step")',
-        ("tests/factor_q/circuit_q/test_circuit_q.py",),
+        ("tests/factor_q/test_circuit_q.py",),
     ),
     Bug(
         "evidence files: a variable may be observed twice",

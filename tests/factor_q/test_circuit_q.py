@@ -10,7 +10,7 @@ import torch
 import circuits
 from circuits import CircuitDistribution, structures
 from circuits.errors import EvidenceError, ImpossibleEvidenceError, NotTractableError, StructureError
-from factor_q.circuit_q import CircuitQ, CircuitQCritic
+from factor_q import CircuitQ, CircuitQCritic
 from tests import oracles, strategies
 from tests.seeds import first_now
 
