@@ -11,7 +11,7 @@ from circuits.errors import NotTractableError
 from circuits.numerics import NEGATIVE_INFINITY
 from circuits.structures.clique_tree import build_clique_tree
 from factor_q.elimination.ordering import Order, checked_order
-from factor_q.elimination.passes import aligned, log_sum, upward
+from factor_q.elimination.passes import SUM_PRODUCT, aligned, upward
 from factor_q.elimination.plan import make_plan, sizes
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
@@ -60,7 +60,7 @@ def compile(
     structure = _structure(factors.graph, order)
     cooled = tempered(factors, temperature, "compile")
     plan = make_plan(factors.graph, order)
-    up = upward(plan, cooled.flat, lambda joint: (log_sum(joint),), keep=True)
+    up = upward(plan, cooled.flat, SUM_PRODUCT.up, keep=True)
     check_possible(up.root.reshape(cooled.batch_shape), "compile")
     conditionals: list[Tensor] = []
     for i, step in enumerate(plan.steps, start=len(plan.factor_shapes)):

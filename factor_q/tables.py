@@ -97,6 +97,11 @@ class Tables:
         """Device of the entries."""
         return self._flat.device
 
+    @property
+    def records_gradients(self) -> bool:
+        """Whether autograd will hold what is computed from the entries."""
+        return torch.is_grad_enabled() and self._flat.requires_grad
+
     def __iter__(self) -> Iterator[tuple[Scope, Tensor]]:
         return iter(zip(self._graph.scopes, self.tables, strict=True))
 

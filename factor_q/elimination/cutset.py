@@ -57,17 +57,13 @@ def choose_cutset(graph: FactorGraph, max_entries: int, batch: int = 1, order: O
     return found
 
 
-def _peak(graph: FactorGraph, order: Order, batch: int) -> int:
-    return peak(graph, order, batch=batch)
-
-
 def find_cutset(
     graph: FactorGraph,
     max_entries: int,
     *,
     batch: int = 1,
     order: Order = None,
-    held: Held = _peak,
+    held: Held = peak,
     most: int | None = None,
 ) -> tuple[int, ...] | None:
     """Return a cutset as `choose_cutset` does, None where there is none of at most that many assignments."""
@@ -169,7 +165,7 @@ def over_assignments(
         return query(fix(type(factors).from_flat(graph, flat), cutset, points, single=True))
 
     for values in _assignments(graph, cutset, size, factors.device):
-        if torch.is_grad_enabled() and factors.flat.requires_grad:
+        if factors.records_gradients:
             answer = checkpoint(part, factors.flat, values, use_reentrant=False, preserve_rng_state=False)
             assert isinstance(answer, Tensor)
         else:

@@ -2,8 +2,6 @@
 
 import math
 
-import torch
-
 from circuits.errors import NotTractableError
 from factor_q.elimination.cutset import find_cutset
 from factor_q.elimination.ordering import Order, checked_order, table_size
@@ -36,7 +34,7 @@ def check_memory(factors: Tables, order: Order, needed: int, max_entries: int, *
 def both_passes(factors: Tables, order: Order) -> int:
     """Return the entries that a pass up and a pass down hold at once."""
     size, batch = sizes(factors.graph, order), math.prod(factors.batch_shape)
-    if torch.is_grad_enabled() and factors.flat.requires_grad:
+    if factors.records_gradients:
         return 4 * size.total * batch
     return (2 * size.messages + 3 * size.largest) * batch
 

@@ -39,7 +39,7 @@ def elimination_order(graph: FactorGraph, heuristic: Heuristic = "best") -> tupl
         >>> elimination_order(FactorGraph([2, 2, 2], [(0, 1), (0, 2)]))
         (1, 0, 2)
     """
-    return _found_order(graph, heuristic, ())
+    return checked_order(graph, heuristic)
 
 
 def elimination_width(graph: FactorGraph, order: Order = None) -> int:
@@ -92,7 +92,13 @@ def checked_order(graph: FactorGraph, order: Order, kept: Scope = ()) -> tuple[i
     Variables that are to be kept come last, in the order in which they are kept.
     """
     if order is None or isinstance(order, str):
-        return _found_order(graph, order or "best", kept)
+        if order is None or order == "best":
+            return _best_order(graph, kept)
+        if order not in ("min_fill", "min_degree"):
+            raise StructureError(
+                f"elimination_order: the heuristic {order!r} is not 'best', 'min_fill' or 'min_degree'."
+            )
+        return _greedy_order(graph, order == "min_fill", kept)
     if sorted(order) != list(range(graph.num_variables)):
         raise StructureError(
             f"the elimination order {tuple(order)} must name each of {graph.num_variables} variables once."
@@ -103,17 +109,6 @@ def checked_order(graph: FactorGraph, order: Order, kept: Scope = ()) -> tuple[i
 def table_size(graph: FactorGraph, variables: Sequence[int]) -> int:
     """Return the number of joint values of some variables."""
     return math.prod(graph.cardinalities[variable] for variable in variables)
-
-
-def _found_order(graph: FactorGraph, heuristic: str, kept: Scope) -> tuple[int, ...]:
-    """Search an order, with the kept variables last."""
-    if heuristic == "best":
-        return _best_order(graph, kept)
-    if heuristic not in ("min_fill", "min_degree"):
-        raise StructureError(
-            f"elimination_order: the heuristic {heuristic!r} is not 'best', 'min_fill' or 'min_degree'."
-        )
-    return _greedy_order(graph, heuristic == "min_fill", kept)
 
 
 @lru_cache(maxsize=256)

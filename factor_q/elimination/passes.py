@@ -29,9 +29,9 @@ class Upward(NamedTuple):
 
 
 class Semiring(NamedTuple):
-    """How beliefs are reduced on the way down: `up` one axis at a time, `down` all axes but some at once."""
+    """How tables are reduced: on the way up one axis at a time, on the way down all axes but some at once."""
 
-    up: Callable[[Tensor], Tensor]
+    up: Reduce
     down: Callable[[Tensor, tuple[int, ...]], Tensor]
     """Takes an opened belief and the axes to remove."""
     open: Callable[[Tensor], Tensor]
@@ -90,7 +90,8 @@ def downward(plan: Plan, up: Upward, semiring: Semiring) -> Iterator[tuple[Step,
     """
     first, batch = len(plan.factor_shapes), up.root.shape[-1]
     # What the rest of the model says to each message, by the message's number: all else divided out of the belief.
-    outer = {t.table: _without(semiring, up.root, up.tables[t.table]) for t in plan.root if t.table >= first}
+    total = torch.zeros_like(up.root) if semiring.normalised else up.root
+    outer = {t.table: difference(total, up.tables[t.table]) for t in plan.root if t.table >= first}
     for i in reversed(range(len(plan.steps))):
         step = plan.steps[i]
         joint = _sum(aligned(step.terms, up.tables, batch, keep=True) or [up.root.new_zeros(*step.shape, batch)])
@@ -129,11 +130,6 @@ def by_variable(plan: Plan, up: Upward, semiring: Semiring, single: Tensor) -> T
     return torch.stack([pad(part, (0, 0, 0, longest - len(part)), value=fill) for part in parts])
 
 
-def _without(semiring: Semiring, total: Tensor, message: Tensor) -> Tensor:
-    """Return what the rest of the root says to one of its messages."""
-    return difference(torch.zeros_like(total) if semiring.normalised else total, message)
-
-
 def difference(whole: Tensor, part: Tensor) -> Tensor:
     """Return whole - part, and -inf where the part is: nothing added to it changes an impossible part."""
     # -inf - (-inf) is nan, and one nan would spread to every belief below.
@@ -147,13 +143,13 @@ def _log(probability: Tensor) -> Tensor:
     return probability.masked_fill(zero, 1.0).log().masked_fill(zero, NEGATIVE_INFINITY)
 
 
-def log_sum(joint: Tensor) -> Tensor:
+def _log_sum(joint: Tensor) -> tuple[Tensor]:
     """Return the log of the sum of the exponentials along the first axis."""
     if joint.requires_grad and torch.is_grad_enabled():
-        return logsumexp(joint, 0)
+        return (logsumexp(joint, 0),)
     # In place: without gradients nobody else holds these numbers, and the table is the largest there is.
     weights, shift = shifted_exp(joint, 0)
-    return weights.sum(0).log_().add_(shift.squeeze(0))
+    return (weights.sum(0).log_().add_(shift.squeeze(0)),)
 
 
 def _remove(function: Callable[..., Tensor]) -> Callable[[Tensor, tuple[int, ...]], Tensor]:
@@ -161,8 +157,8 @@ def _remove(function: Callable[..., Tensor]) -> Callable[[Tensor, tuple[int, ...
     return lambda table, axes: function(table, axes) if axes else table
 
 
-SUM_PRODUCT = Semiring(log_sum, _remove(torch.sum), torch.exp, _log, normalised=True)
-MAX_SUM = Semiring(lambda joint: joint.amax(0), _remove(torch.amax), lambda x: x, lambda x: x, normalised=False)
+SUM_PRODUCT = Semiring(_log_sum, _remove(torch.sum), torch.exp, _log, normalised=True)
+MAX_SUM = Semiring(lambda joint: (joint.amax(0),), _remove(torch.amax), lambda x: x, lambda x: x, normalised=False)
 
 
 def aligned(terms: tuple[Term, ...], tables: dict[int, Tensor], batch: int, *, keep: bool) -> list[Tensor]:

@@ -72,7 +72,7 @@ def sizes(graph: FactorGraph, order: Order, kept: Scope = ()) -> Sizes:
     return _sizes(graph, checked_order(graph, order, kept), len(kept))
 
 
-def peak(graph: FactorGraph, order: Order, kept: Scope = (), *, batch: int = 1) -> int:
+def peak(graph: FactorGraph, order: Order, batch: int = 1, kept: Scope = ()) -> int:
     """Return the most entries that elimination without gradients holds at once, all batch rows together.
 
     That is the messages that still wait to be joined, the new one, and the slice of the joined table in work.

@@ -6,7 +6,7 @@ from torch import Tensor
 from circuits.numerics import weighted
 from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, both_passes, check_memory
 from factor_q.elimination.ordering import Order
-from factor_q.elimination.passes import SUM_PRODUCT, difference, downward, log_sum, upward
+from factor_q.elimination.passes import SUM_PRODUCT, difference, downward, upward
 from factor_q.elimination.plan import make_plan
 from factor_q.tables import Tables
 from factor_q.temperature import Temperature, check_possible, tempered
@@ -50,7 +50,7 @@ def entropy(
     cooled = tempered(factors, temperature, "entropy")
     check_memory(cooled, order, both_passes(cooled, order), max_entries)
     plan = make_plan(cooled.graph, order)
-    up = upward(plan, cooled.flat, lambda joint: (log_sum(joint),), keep=True)
+    up = upward(plan, cooled.flat, SUM_PRODUCT.up, keep=True)
     check_possible(up.root.reshape(cooled.batch_shape), "entropy")
     total = up.root.new_zeros(up.root.shape)
     message = len(plan.factor_shapes) + len(plan.steps)

@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -10,7 +9,7 @@ from circuits.numerics import NEGATIVE_INFINITY, logsumexp
 from factor_q.elimination.cutset import DEFAULT_MAX_ASSIGNMENTS, Cutset, Held, over_assignments, resolve_cutset
 from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, check_memory
 from factor_q.elimination.ordering import Order
-from factor_q.elimination.passes import log_sum, upward
+from factor_q.elimination.passes import SUM_PRODUCT, upward
 from factor_q.elimination.plan import make_plan, peak, sizes
 from factor_q.graph import FactorGraph
 from factor_q.tables import Tables
@@ -61,26 +60,15 @@ def log_partition(
         4.0
     """
     cooled = tempered(factors, temperature, "log_partition")
-    limits = {"max_entries": max_entries, "max_assignments": max_assignments}
-    held = _held_by_autograd(max_entries) if _records(cooled) else _held
-    fixed = resolve_cutset(cooled, cutset, order, held, **limits)
+    held = _held_by_autograd(max_entries) if cooled.records_gradients else peak
+    fixed = resolve_cutset(cooled, cutset, order, held, max_entries=max_entries, max_assignments=max_assignments)
 
     def part(slices: Tables) -> Tensor:
-        return _eliminate(slices, order, max_entries)
+        return _eliminate(slices, order, max_entries, held)
 
     if not fixed:
         return part(cooled)
     return logsumexp(over_assignments(cooled, fixed, part, held, order=order, max_entries=max_entries), 0)
-
-
-def _records(factors: Tables) -> bool:
-    """Return whether gradients are recorded."""
-    return torch.is_grad_enabled() and factors.flat.requires_grad
-
-
-def _held(graph: FactorGraph, order: Order, batch: int) -> int:
-    """Return the entries that are held at once without gradients."""
-    return peak(graph, order, batch=batch)
 
 
 def _held_by_autograd(max_entries: int) -> Held:
@@ -94,15 +82,12 @@ def _held_by_autograd(max_entries: int) -> Held:
     return held
 
 
-def _eliminate(factors: Tables, order: Order, max_entries: int) -> Tensor:
+def _eliminate(factors: Tables, order: Order, max_entries: int, held: Held) -> Tensor:
     """Return the log-partition function at temperature 1."""
     graph, batch = factors.graph, math.prod(factors.batch_shape)
-    records = _records(factors)
-    held = _held_by_autograd(max_entries) if records else _held
     check_memory(factors, order, held(graph, order, batch), max_entries)
-    recompute = records and sizes(graph, order).total * batch > max_entries
-    plan = make_plan(graph, order)
-    up = upward(plan, factors.flat, lambda joint: (log_sum(joint),), recompute=recompute)
+    recompute = factors.records_gradients and sizes(graph, order).total * batch > max_entries
+    up = upward(make_plan(graph, order), factors.flat, SUM_PRODUCT.up, recompute=recompute)
     total = up.root.reshape(factors.batch_shape)
     # One impossible part of a disconnected graph makes a row impossible: its other parts get no gradient either.
     return total.masked_fill(total == NEGATIVE_INFINITY, NEGATIVE_INFINITY)

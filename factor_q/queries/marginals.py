@@ -11,7 +11,7 @@ from circuits.errors import EvidenceError
 from circuits.numerics import logsumexp, posterior
 from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, both_passes, check_memory
 from factor_q.elimination.ordering import Order
-from factor_q.elimination.passes import SUM_PRODUCT, by_variable, log_sum, upward
+from factor_q.elimination.passes import SUM_PRODUCT, by_variable, upward
 from factor_q.elimination.plan import make_plan, peak, sizes
 from factor_q.tables import Tables
 from factor_q.temperature import Temperature, check_possible, tempered
@@ -52,7 +52,7 @@ def marginals(
     cooled = tempered(factors, temperature, "marginals")
     check_memory(cooled, order, both_passes(cooled, order), max_entries)
     plan = make_plan(cooled.graph, order)
-    up = upward(plan, cooled.flat, lambda joint: (log_sum(joint),), keep=True)
+    up = upward(plan, cooled.flat, SUM_PRODUCT.up, keep=True)
     check_possible(up.root.reshape(cooled.batch_shape), "marginals")
     found = by_variable(plan, up, SUM_PRODUCT, torch.ones_like(up.root))
     # The logarithms carry rounding errors of their magnitude; what is left of them goes into the total.
@@ -93,11 +93,10 @@ def marginal(
     kept = checked_variables(variables, factors.graph.num_variables)
     cooled = tempered(factors, temperature, "marginal")
     graph, batch = cooled.graph, math.prod(cooled.batch_shape)
-    records = torch.is_grad_enabled() and cooled.flat.requires_grad
-    needed = sizes(graph, order, kept).total * batch if records else peak(graph, order, kept, batch=batch)
+    records = cooled.records_gradients
+    needed = sizes(graph, order, kept).total * batch if records else peak(graph, order, batch, kept)
     check_memory(cooled, order, needed, max_entries, kept=kept)
-    plan = make_plan(graph, order, kept)
-    root = upward(plan, cooled.flat, lambda joint: (log_sum(joint),)).root
+    root = upward(make_plan(graph, order, kept), cooled.flat, SUM_PRODUCT.up).root
     joint = root.flatten(0, -2) if root.ndim > 1 else root.unsqueeze(0)
     total = logsumexp(joint, 0)
     check_possible(total.reshape(cooled.batch_shape), "marginal")

@@ -39,6 +39,6 @@ def max_marginals(
     """
     check_memory(factors, order, both_passes(factors, order), max_entries)
     plan = make_plan(factors.graph, order)
-    up = upward(plan, factors.flat, lambda joint: (joint.amax(0),), keep=True)
+    up = upward(plan, factors.flat, MAX_SUM.up, keep=True)
     found = by_variable(plan, up, MAX_SUM, up.root)
     return found.movedim(-1, 0).reshape(*factors.batch_shape, *found.shape[:2])

@@ -11,7 +11,7 @@ from factor_q.elimination.cutset import DEFAULT_MAX_ASSIGNMENTS, Cutset, assignm
 from factor_q.elimination.fix import fix
 from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, check_memory
 from factor_q.elimination.ordering import Order
-from factor_q.elimination.passes import upward
+from factor_q.elimination.passes import MAX_SUM, upward
 from factor_q.elimination.plan import Plan, make_plan, peak, sizes
 from factor_q.graph import FactorGraph
 from factor_q.tables import Tables
@@ -67,9 +67,8 @@ def max_assignment(
         >>> value.item(), assignment.tolist()
         (2.0, [1, 1])
     """
-    limits = {"max_entries": max_entries, "max_assignments": max_assignments}
     with torch.no_grad():
-        fixed = resolve_cutset(factors, cutset, order, _held, **limits)
+        fixed = resolve_cutset(factors, cutset, order, _held, max_entries=max_entries, max_assignments=max_assignments)
         if not fixed:
             assignment = _eliminate(factors, order, max_entries)
         else:
@@ -86,14 +85,13 @@ def max_assignment(
 
 def _held(graph: FactorGraph, order: Order, batch: int) -> int:
     """Return the entries that are held at once; a choice takes one byte, a quarter of the smallest usual entry."""
-    return peak(graph, order, batch=batch) + -(-sizes(graph, order).messages * batch // 4)
+    return peak(graph, order, batch) + -(-sizes(graph, order).messages * batch // 4)
 
 
 def _value(factors: Tables, order: Order, max_entries: int) -> Tensor:
     """Return the largest value alone."""
-    needed = peak(factors.graph, order, batch=math.prod(factors.batch_shape))
-    check_memory(factors, order, needed, max_entries)
-    up = upward(make_plan(factors.graph, order), factors.flat, lambda joint: (joint.amax(0),))
+    check_memory(factors, order, peak(factors.graph, order, math.prod(factors.batch_shape)), max_entries)
+    up = upward(make_plan(factors.graph, order), factors.flat, MAX_SUM.up)
     return up.root.reshape(factors.batch_shape)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from circuits.numerics import choose, shifted_exp
 from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, check_memory
 from factor_q.elimination.ordering import Order
-from factor_q.elimination.passes import Upward, aligned, log_sum, upward
+from factor_q.elimination.passes import SUM_PRODUCT, Upward, aligned, upward
 from factor_q.elimination.plan import SLICE, Plan, Step, make_plan, sizes
 from factor_q.tables import Tables
 from factor_q.temperature import Temperature, check_possible, tempered
@@ -61,7 +61,7 @@ def sample(
         needed = size.messages * batch + min(size.largest * batch, max(SLICE, max(cooled.cardinalities, default=1)))
         check_memory(cooled, order, needed, max_entries)
         plan = make_plan(cooled.graph, order)
-        up = upward(plan, cooled.flat, lambda joint: (log_sum(joint),), keep=True)
+        up = upward(plan, cooled.flat, SUM_PRODUCT.up, keep=True)
         check_possible(up.root.reshape(cooled.batch_shape), "sample")
         most = max(1, _CHUNK // max(1, batch * max(cooled.cardinalities, default=1)))
         count = math.prod(sample_shape)
