@@ -49,7 +49,7 @@ def _walk(factors: Factors, generator: torch.Generator | None) -> tuple[Tensor, 
         values = gibbs_sweep(plans, -penalty * conflicts, values, generator=generator)
         allowed = factors(values) > -torch.inf
         chain = allowed.to(torch.uint8).argmax(0)
-        first = values.gather(0, chain[None, ..., None].expand(1, *values.shape[1:])).squeeze(0)
+        first = values.take_along_dim(chain[None, ..., None], 0).squeeze(0)
         new = allowed.any(0) & ~found
         kept = torch.where(new.unsqueeze(-1), first, kept)
         found = found | new

@@ -1,5 +1,8 @@
 """Exact answers about factors, or None where memory or time forbids them."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -16,27 +19,23 @@ _GRADIENT_WORK = 4
 """A pass up with gradients and the pass back, in passes up without."""
 
 
+Result = TypeVar("Result")
+
+
 def exact_log_partition(factors: Factors, max_entries: int) -> float | None:
     """Return log Z in nats, None where that is too much."""
-    loops = _loops(factors)
-    if not loops:
-        return None
-    try:
-        return float(factors.log_partition(max_entries=max_entries, cutset="auto", max_assignments=loops))
-    except NotTractableError:
-        return None
+    return _unless_refused(
+        factors,
+        lambda loops: float(factors.log_partition(max_entries=max_entries, cutset="auto", max_assignments=loops)),
+    )
 
 
 def exact_maximum(factors: Factors, max_entries: int) -> tuple[float, list[int]] | None:
     """Return the largest value and an assignment that has it, None where that is too much."""
-    loops = _loops(factors)
-    if not loops:
-        return None
-    try:
-        value, assignment = factors.max(max_entries=max_entries, cutset="auto", max_assignments=loops)
-    except NotTractableError:
-        return None
-    return float(value), assignment.tolist()
+    found = _unless_refused(
+        factors, lambda loops: factors.max(max_entries=max_entries, cutset="auto", max_assignments=loops)
+    )
+    return found and (float(found.value), found.assignment.tolist())
 
 
 def exact_marginals(factors: Factors, max_entries: int) -> list[list[float]] | None:
@@ -47,19 +46,12 @@ def exact_marginals(factors: Factors, max_entries: int) -> list[list[float]] | N
 
     Requires: log Z > -inf.
     """
-    loops = _loops(factors)
-    if not loops:
-        return None
-    try:
-        return own_values(factors.marginals(max_entries=max_entries), factors.cardinalities)
-    except NotTractableError:
-        pass
-    if loops < _GRADIENT_WORK:
-        return None
-    try:
-        return _gradient(factors, max_entries, loops // _GRADIENT_WORK)
-    except NotTractableError:
-        return None
+    found = _unless_refused(
+        factors, lambda _: own_values(factors.marginals(max_entries=max_entries), factors.cardinalities)
+    )
+    if found is not None:
+        return found
+    return _unless_refused(factors, lambda loops: _gradient(factors, max_entries, loops), passes=_GRADIENT_WORK)
 
 
 def own_values(probabilities: Tensor, cardinalities: tuple[int, ...]) -> list[list[float]]:
@@ -82,7 +74,18 @@ def _gradient(factors: Factors, max_entries: int, loops: int) -> list[list[float
     return [(part / part.sum()).tolist() for part in found.split(list(graph.table_sizes))]
 
 
-def _loops(factors: Factors) -> int:
-    """Return how often all joined tables may be made; fixing variables makes none of them larger."""
-    # Memory alone is no limit of time: a cutset always makes tables that fit, and then loops for years.
-    return min(MOST_ASSIGNMENTS, MOST_WORK // max(1, sizes(factors.graph, None).total))
+def _unless_refused(factors: Factors, ask: Callable[[int], Result], *, passes: int = 1) -> Result | None:
+    """Return what a query says that may loop over so many assignments of a cutset, None where that is too much.
+
+    Args:
+        factors: what the query is about.
+        ask: takes the most assignments.
+        passes: how often the query makes all joined tables for each.
+    """
+    # Memory alone is no limit of time: a cutset always makes tables that fit, and then loops for years. Fixing
+    # variables makes no table larger.
+    loops = min(MOST_ASSIGNMENTS, MOST_WORK // max(1, sizes(factors.graph, None).total)) // passes
+    try:
+        return ask(loops) if loops else None
+    except NotTractableError:
+        return None

@@ -59,7 +59,7 @@ def solve(
         >>> round(math.exp(answer.log_z.exact), 6), answer.maximum.assignment
         (7.0, [1, 1])
     """
-    effort, report = effort or Effort(), on_progress or _ignore
+    effort, report = effort or Effort(), on_progress or (lambda progress: None)
     _check(model, questions, effort)
     factors = model.detach().to(dtype=torch.float64)
     if evidence is not None:
@@ -174,7 +174,3 @@ def _check(model: Factors, questions: Collection[str], effort: Effort) -> None:
             f"solve: {len(cardinalities):,} variables of up to {max(cardinalities):,} values need a table of "
             f"{padded:,} marginals, but max_entries is {effort.max_entries:,}. Raise it if there is memory."
         )
-
-
-def _ignore(progress: Progress) -> None:
-    """Tell nobody."""

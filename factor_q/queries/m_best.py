@@ -58,7 +58,7 @@ def m_best(factors: Tables, count: int, *, order: Order = None, max_entries: int
     found = factors(values)
     # Rounding in the passes can swap assignments whose values are almost equal.
     found, places = found.sort(dim=0, descending=True, stable=True)
-    return Best(values.gather(0, places.unsqueeze(-1).expand_as(values)), found)
+    return Best(values.take_along_dim(places.unsqueeze(-1), 0), found)
 
 
 class _Parts(NamedTuple):

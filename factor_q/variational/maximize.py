@@ -1,8 +1,11 @@
-"""Variational inference: the distribution of a circuit's family that comes closest to exp(f / temperature)."""
+"""Variational inference: the distribution of a circuit's family that comes closest to exp(f / temperature).
+
+One search from given starts, and searches from new starts while there is time.
+"""
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import NamedTuple, Unpack
 
@@ -19,9 +22,14 @@ from factor_q.limits import Limits, Rounds
 from factor_q.temperature import Temperature, tempered
 from factor_q.variational.ascent import METHODS, Method, Point
 from factor_q.variational.starts import STARTS
-from factor_q.variational.terms import bound, terms_of
+from factor_q.variational.terms import Terms, bound, terms_of
 
 _COLDEST = 0.1
+_PATIENCE = 5
+"""So many rounds that bring nothing end the search."""
+
+Starts = Sequence[str | Tensor]
+"""Names of `STARTS`, or logits (*batch, parameters)."""
 
 
 class Progress(NamedTuple):
@@ -52,7 +60,7 @@ def maximize_elbo(
     *,
     temperature: Temperature = 1.0,
     method: str = "natural_gradient",
-    starts: Sequence[str | Tensor] = ("closed_form", "mode", "mean_field", "random"),
+    starts: Starts = ("closed_form", "mode", "mean_field", "random"),
     generator: torch.Generator | None = None,
     **limits: Unpack[Limits],
 ) -> VariationalFit:
@@ -108,7 +116,77 @@ def maximize_elbo(
     return VariationalFit(distribution, best, steps, converged, tuple(search.history))
 
 
-def _check(factors: Factors, circuit: Circuit, method: str, starts: Sequence[str | Tensor]) -> None:
+class Budget(NamedTuple):
+    """What a fit may use."""
+
+    labels: int
+    max_parameters: int | None
+    generator: torch.Generator | None
+    limits: Limits
+    begin: float
+    """When the time began to run, on the monotonic clock."""
+
+    def left(self, share: float = 1.0) -> Limits:
+        """Return the limits with the seconds that are left of a share of the time."""
+        seconds = self.limits.get("seconds")
+        if seconds is None:
+            return self.limits
+        return Limits(**{**self.limits, "seconds": max(0.0, share * seconds - (time.monotonic() - self.begin))})
+
+    def half(self) -> "Budget":
+        """Return the same budget with half of the time that is left."""
+        left = self.left()
+        if (seconds := left.get("seconds")) is None:
+            return self
+        return self._replace(limits=Limits(**{**left, "seconds": seconds / 2}), begin=time.monotonic())
+
+    def is_used(self, share: float) -> bool:
+        """Return whether a share of the time has passed."""
+        return self.left(share).get("seconds") == 0.0
+
+
+def maximize_with_restarts(
+    target: Factors,
+    circuit: Circuit,
+    starts: Starts,
+    budget: Budget,
+    *,
+    fresh: Callable[[], Starts] = lambda: ("mean_field", "random"),
+) -> VariationalFit:
+    """Maximise the bound from the given starts, then from new random ones until five rounds bring nothing.
+
+    Without a limit on seconds there is one round. Each batch row keeps its own best.
+
+    Args:
+        target: factors at temperature 1, float64.
+        circuit: a deterministic circuit.
+        starts: of the first round.
+        budget: what is left of the time, and the source of random starts.
+        fresh: returns the starts of a later round.
+    """
+    best = maximize_elbo(target, circuit, starts=starts, generator=budget.generator, **budget.left())
+    idle, origin = 0, time.monotonic() - best.history[-1].seconds
+    while idle < _PATIENCE and budget.left().get("seconds"):
+        shift = time.monotonic() - origin
+        other = maximize_elbo(target, circuit, starts=fresh(), generator=budget.generator, **budget.left())
+        rises = bool((other.lower_bound > best.lower_bound + 1e-9 * best.lower_bound.abs().clamp(min=1.0)).any())
+        idle = 0 if rises else idle + 1
+        best = _merged(best, other, shift)
+    return best
+
+
+def _merged(first: VariationalFit, second: VariationalFit, shift: float) -> VariationalFit:
+    """Return for each batch row the better fit; the history goes on."""
+    better = second.lower_bound > first.lower_bound
+    logits = torch.where(better.unsqueeze(-1), second.distribution.logits, first.distribution.logits)
+    value = torch.maximum(first.lower_bound, second.lower_bound)
+    distribution = CircuitDistribution(first.distribution.circuit, logits, validate_args=False)
+    now = Progress(shift + second.history[-1].seconds, float(value.mean()))
+    converged = second.converged if bool(better.any()) else first.converged
+    return VariationalFit(distribution, value, first.steps + second.steps, converged, (*first.history, now))
+
+
+def _check(factors: Factors, circuit: Circuit, method: str, starts: Starts) -> None:
     if tuple(circuit.cardinalities) != factors.cardinalities:
         raise StructureError(
             f"maximize_elbo: the factors are about variables with cardinalities {factors.cardinalities}, the circuit "
@@ -126,22 +204,18 @@ def _check(factors: Factors, circuit: Circuit, method: str, starts: Sequence[str
 class _Search:
     """All starts side by side, in one batch axis in front of the factors' own; keeps the best of each."""
 
-    def __init__(
-        self, circuit: Circuit, target: Factors, starts: Sequence[str | Tensor], generator: torch.Generator | None
-    ) -> None:
+    def __init__(self, circuit: Circuit, target: Factors, starts: Starts, generator: torch.Generator | None) -> None:
         self._begin = time.monotonic()
         self.compiled = circuit.compiled
         terms = terms_of(target)
-        wide = (None if part is None else part.unsqueeze(1) for part in (terms.finite, terms.forbidden))
-        self.terms = terms._replace(**dict(zip(("finite", "forbidden"), wide, strict=True)))
+        forbidden = None if terms.forbidden is None else terms.forbidden.unsqueeze(1)
+        self.terms = Terms(terms.scopes, terms.finite.unsqueeze(1), forbidden)
         with torch.no_grad():
             self.best_logits = torch.stack([self._start(start, target, generator) for start in starts], 1)
             self.best = bound(self.compiled, self.terms, self.best_logits)[0]
         self.history = [self._progress()]
         first = [_COLDEST if isinstance(start, str) and start == "random" else 1.0 for start in starts]
-        self._first_scale = (
-            torch.tensor(first, dtype=target.dtype).reshape(-1, *(1,) * len(target.batch_shape)).to(target.device)
-        )
+        self._first_scale = target.flat.new_tensor(first).reshape(-1, *(1,) * len(target.batch_shape))
 
     def _start(self, start: str | Tensor, target: Factors, generator: torch.Generator | None) -> Tensor:
         if isinstance(start, str):
@@ -175,8 +249,7 @@ class _Search:
     def best_rows(self) -> tuple[Tensor, Tensor]:
         """Return for each batch row the best start's logits (parameters, *batch) and bound (*batch)."""
         best, which = self.best.max(0)
-        index = which.expand(1, self.best_logits.shape[0], *which.shape).movedim(0, 1)
-        return self.best_logits.gather(1, index).squeeze(1), best
+        return self.best_logits.take_along_dim(which[None, None], 1).squeeze(1), best
 
     def _scales(self, steps: int) -> Iterator[Tensor]:
         """Yield the energy's scale for each step: annealed starts reach all of it after `steps`."""

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import permutations
 from math import inf, prod
 from typing import Unpack
 
@@ -11,20 +10,24 @@ import torch
 from circuits import Circuit, structures
 from circuits.errors import NotTractableError, StructureError
 from circuits.nodes import Node
+from circuits.structures.regions.coupling import coupling_of
 from factor_q.compile import DEFAULT_MAX_PARAMETERS, compile
-from factor_q.elimination.ordering import elimination_cliques, elimination_order
-from factor_q.elimination.plan import sizes
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
 from factor_q.limits import Limits
 from factor_q.structure_learning.order import chow_liu_parents
 from factor_q.temperature import Temperature, tempered
-from factor_q.variational.maximize import Progress, VariationalFit, maximize_elbo
-from factor_q.variational.restarts import Budget, maximize_with_restarts
+from factor_q.variational.maximize import (
+    Budget,
+    Progress,
+    VariationalFit,
+    maximize_elbo,
+    maximize_with_restarts,
+)
 from factor_q.variational.starts import closed_form
 from factor_q.variational.strengths import factor_informations, factor_strengths
 from factor_q.variational.terms import bound, terms_of
-from factor_q.variational.thin_junction_tree import fit_thin_junction_tree
+from factor_q.variational.thin_junction_tree import fit_thin_junction_tree, is_thin
 
 _CHOOSING = 0.2
 """Of the time, for building circuits to choose from; and as much again for comparing them."""
@@ -143,11 +146,7 @@ def _fit_exactly(target: Factors, budget: Budget) -> VariationalFit:
 
 
 def _separators_fit(graph: FactorGraph, budget: Budget) -> bool:
-    """Return whether no separator of the best order has more joint values than labels, and the circuit is small."""
-    order = elimination_order(graph)
-    widest = max(prod(graph.cardinalities[v] for v in clique[1:]) for clique in elimination_cliques(graph, order))
-    most = budget.max_parameters or DEFAULT_MAX_PARAMETERS
-    return widest <= budget.labels and sizes(graph, order).total <= most
+    return is_thin(graph, "best", budget.labels, budget.max_parameters or DEFAULT_MAX_PARAMETERS)
 
 
 def _start_value(circuit: Circuit, target: Factors) -> float:
@@ -170,12 +169,8 @@ def _chain(factors: Factors, labels: int) -> Circuit:
 
 def _tree(factors: Factors, labels: int) -> Circuit:
     """The spanning tree (or forest) of the strongest factors."""
-    count = len(factors.cardinalities)
-    weights = torch.zeros(count, count, dtype=torch.float64)
-    for scope, strength in zip(factors.scopes, factor_strengths(factors), strict=True):
-        for first, second in permutations(scope, 2):
-            weights[first, second] += strength
-    return structures.tree(factors.cardinalities, chow_liu_parents(weights))
+    weights = coupling_of(len(factors.cardinalities), factors.scopes, factor_strengths(factors), "fit_structure")
+    return structures.tree(factors.cardinalities, chow_liu_parents(torch.from_numpy(weights)))
 
 
 def _cutset(factors: Factors, labels: int) -> Circuit:

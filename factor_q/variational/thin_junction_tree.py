@@ -1,7 +1,6 @@
 """Thin junction trees: the junction tree of as many strong factors as fit, started at structured mean field."""
 
 from collections.abc import Sequence
-from math import prod
 
 from torch import Tensor
 
@@ -10,11 +9,11 @@ from circuits.numerics import NEGATIVE_INFINITY
 from factor_q.approximate.mean_field.blocks import BlockRule
 from factor_q.approximate.mean_field.mean_field import MeanField, structured_mean_field
 from factor_q.compile import DEFAULT_MAX_PARAMETERS, compile
-from factor_q.elimination.ordering import elimination_cliques, elimination_order, table_size
+from factor_q.elimination.ordering import Order, checked_order, elimination_cliques, table_size
+from factor_q.elimination.plan import sizes
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph, Scope
-from factor_q.variational.maximize import VariationalFit
-from factor_q.variational.restarts import Budget, maximize_with_restarts
+from factor_q.variational.maximize import Budget, VariationalFit, maximize_with_restarts
 from factor_q.variational.strengths import factor_informations
 
 _RULES: tuple[BlockRule, ...] = ("auto", "trees", "chains", "pairs")
@@ -117,7 +116,7 @@ def _thin_graph(target: Factors, forest: Sequence[Scope], labels: int, most: int
         if not waiting or budget.is_used(2 * _SHARE):
             break
         trial = FactorGraph(target.cardinalities, [*graph.scopes, *waiting[:run]])
-        if _is_thin(trial, labels, most):
+        if is_thin(trial, "min_fill", labels, most):
             graph, waiting, run = trial, waiting[run:], run * 2
         elif run == 1:
             waiting = waiting[1:]
@@ -126,7 +125,8 @@ def _thin_graph(target: Factors, forest: Sequence[Scope], labels: int, most: int
     return graph
 
 
-def _is_thin(graph: FactorGraph, labels: int, most: int) -> bool:
-    cliques = elimination_cliques(graph, elimination_order(graph, "min_fill"))
-    widest = max(prod(graph.cardinalities[v] for v in clique[1:]) for clique in cliques)
-    return widest <= labels and sum(table_size(graph, clique) for clique in cliques) <= most
+def is_thin(graph: FactorGraph, order: Order, labels: int, most: int) -> bool:
+    """Return whether no message has more entries than labels, and the junction tree no more parameters than `most`."""
+    order = checked_order(graph, order)
+    widest = max(table_size(graph, clique[1:]) for clique in elimination_cliques(graph, order))
+    return widest <= labels and sizes(graph, order).total <= most

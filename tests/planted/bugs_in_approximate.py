@@ -48,8 +48,8 @@ BUGS = (
     Bug(
         "mean field: the worst restart is kept",
         "factor_q/approximate/mean_field/mean_field.py",
-        "best, which = value.max(0)\n    index = which[None",
-        "best, which = value.min(0)\n    index = which[None",
+        "best, which = value.max(0)\n",
+        "best, which = value.min(0)\n",
         ("tests/factor_q/approximate/test_mean_field.py",),
     ),
     Bug(

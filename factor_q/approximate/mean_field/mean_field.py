@@ -207,9 +207,8 @@ def ascend(
         if bool(converged.all()):
             break
     best, which = value.max(0)
-    index = which[None, ..., None].expand(1, *which.shape, state.means.shape[-1])
-    means = state.means.gather(0, index).squeeze(0)
-    settled = converged.gather(0, which.unsqueeze(0)).squeeze(0)
+    means = state.means.take_along_dim(which[None, ..., None], 0).squeeze(0)
+    settled = converged.take_along_dim(which.unsqueeze(0), 0).squeeze(0)
     return MeanField(best, single_marginals(family, means), steps, settled, tuple(_parts(family, blocks, means)))
 
 

@@ -14,7 +14,7 @@ from circuits.engine.passes import normalize
 from factor_q import FactorGraph, Factors, NotTractableError, StructureError, fit_structure, maximize_elbo
 from factor_q.variational import FITTED_STRUCTURES, factor_informations, factor_strengths
 from factor_q.variational.ascent import METHODS, _regions, coordinate_ascent, natural_gradient
-from factor_q.variational.restarts import Budget, maximize_with_restarts
+from factor_q.variational.maximize import Budget, maximize_with_restarts
 from factor_q.variational.starts import STARTS, closed_form, from_marginals
 from factor_q.variational.terms import bound, edge_values, terms_of
 from tests.factor_q import factor_oracle as oracle
