@@ -15,7 +15,7 @@ from factor_q.approximate import (
 from factor_q.circuit_q import CircuitQ
 from factor_q.compile import compile
 from factor_q.critic import CircuitQCritic, FactorQ
-from factor_q.elimination import elimination_order, elimination_width, largest_table
+from factor_q.elimination.ordering import elimination_order, elimination_width, largest_table
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
 from factor_q.queries import log_partition, max_assignment

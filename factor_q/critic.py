@@ -146,14 +146,17 @@ class CircuitQCritic(nn.Module):
         self.per_agent = per_agent
         self.trunk = mlp((observation_size, *hidden), output_gain=None, ends_in_relu=True)
         width = hidden[-1] * (circuit.num_variables if per_agent else 1)
-        self.head = _small(_StackedLinear(1, width, circuit.num_parameters))
+        bound = OUTPUT_SCALE / math.sqrt(width)
+        self.weight = nn.Parameter(torch.empty(width, circuit.num_parameters).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(circuit.num_parameters))
 
     def forward(self, observation: Float[Tensor, "*batch features"]) -> CircuitQ:
         """Return the Q-function of each state, of batch shape (*batch,); shapes and errors as in `FactorQ`."""
         expected = (self.circuit.num_variables, self.observation_size)
         _check_observation("CircuitQCritic", observation, expected, self.per_agent)
         embedding = self.trunk(observation)
-        return CircuitQ(self.circuit, self.head(embedding.flatten(-2) if self.per_agent else embedding))
+        joined = embedding.flatten(-2) if self.per_agent else embedding
+        return CircuitQ(self.circuit, joined @ self.weight + self.bias)
 
     def extra_repr(self) -> str:
         """Return what print(critic) shows beside the layers."""

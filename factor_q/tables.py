@@ -13,20 +13,7 @@ from factor_q.layout import agent_layout, check_values, common_shape, flatten_ta
 
 
 class Tables:
-    """A batch of functions f(u) = sum of tables, one table per scope of a factor graph: the numbers of `Factors`.
-
-    All tables live end to end in one tensor `flat` of shape (*batch, num_entries). An entry of -inf forbids
-    every assignment that uses it. Iterating yields (scope, table) pairs. Elimination and queries work on this class,
-    so that `Factors` can have them as methods.
-
-    Args:
-        graph: the scopes.
-        tables: one floating tensor (*batch, k_a, k_b, ...) per scope, axes in the order of the scope;
-            the leading shapes are broadcast to one batch shape.
-
-    Raises:
-        StructureError: a table has the wrong number, shape, dtype or device; the message names its scope.
-    """
+    """`Factors` without the queries: these work on this class, so that `Factors` can have them as methods."""
 
     def __init__(self, graph: FactorGraph, tables: Sequence[Tensor]) -> None:
         self._graph = graph

@@ -3,16 +3,12 @@
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from factor_q.approximate.bounds import (
-    TreeReweighted,
-    UpperBound,
-    mini_bucket_maximum,
-    tree_reweighted,
-    weighted_mini_bucket,
-)
-from factor_q.approximate.mean_field import MeanField, mean_field, structured_mean_field
-from factor_q.approximate.messages import BeliefPropagation, MaxPlus, loopy_belief_propagation, max_plus
-from factor_q.approximate.sampling import gibbs_sample
+from factor_q.approximate.bounds.mini_bucket import UpperBound, mini_bucket_maximum, weighted_mini_bucket
+from factor_q.approximate.bounds.tree_reweighted import TreeReweighted, tree_reweighted
+from factor_q.approximate.mean_field.mean_field import MeanField, mean_field, structured_mean_field
+from factor_q.approximate.messages.belief_propagation import BeliefPropagation, loopy_belief_propagation
+from factor_q.approximate.messages.max_plus import MaxPlus, max_plus
+from factor_q.approximate.sampling.gibbs import gibbs_sample
 from factor_q.limits import Limits
 
 

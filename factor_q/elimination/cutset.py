@@ -1,7 +1,7 @@
 """Cutset conditioning: fix a few variables, eliminate the rest for each of their assignments, and combine."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -119,9 +119,10 @@ def resolve_cutset(
                 f"cutset {list(chosen)} must name distinct variables from 0 to {graph.num_variables - 1}."
             )
     loops = table_size(graph, chosen)
+    shown = ", ".join(map(str, chosen[:8])) + (", ..." if len(chosen) > 8 else "")
     if loops > max_assignments:
         raise NotTractableError(
-            f"cutset conditioning on the {len(chosen)} variables {_shown(chosen)} would loop over "
+            f"cutset conditioning on the {len(chosen)} variables {shown} would loop over "
             f"{amount(loops)} assignments; max_assignments is {amount(max_assignments)}.\n    Raise "
             "max_assignments (time grows with it) or max_entries (a smaller cutset then does), or use bounds: "
             "factor_q.weighted_mini_bucket and factor_q.maximize_elbo."
@@ -164,7 +165,8 @@ def over_assignments(
         points = values.reshape(-1, *(1,) * len(batch), len(cutset))
         return query(fix(type(factors).from_flat(graph, flat), cutset, points, single=True))
 
-    for values in _assignments(graph, cutset, size, factors.device):
+    for start in range(0, loops, size):
+        values = assignment_at(graph, cutset, torch.arange(start, min(start + size, loops), device=factors.device))
         if factors.records_gradients:
             answer = checkpoint(part, factors.flat, values, use_reentrant=False, preserve_rng_state=False)
             assert isinstance(answer, Tensor)
@@ -176,21 +178,5 @@ def over_assignments(
 
 def assignment_at(graph: FactorGraph, cutset: Scope, index: Tensor) -> Tensor:
     """Return the values of the cutset, shape (..., cutset), at positions in row-major order."""
-    values: list[Tensor] = []
-    for variable in reversed(cutset):
-        values.append(index % graph.cardinalities[variable])
-        index = index // graph.cardinalities[variable]
-    return torch.stack(values[::-1], -1)
-
-
-def _shown(cutset: Scope) -> str:
-    """Write the first few variables."""
-    return ", ".join(map(str, cutset[:8])) + (", ..." if len(cutset) > 8 else "")
-
-
-def _assignments(graph: FactorGraph, cutset: Scope, size: int, device: torch.device) -> Iterator[Tensor]:
-    """Yield all assignments of the cutset, at most `size` at a time."""
-    count = table_size(graph, cutset)
-    for start in range(0, count, size):
-        index = torch.arange(start, min(start + size, count), device=device)
-        yield assignment_at(graph, cutset, index)
+    shape = tuple(graph.cardinalities[variable] for variable in cutset)
+    return torch.stack(torch.unravel_index(index, shape), -1)

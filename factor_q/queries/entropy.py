@@ -22,22 +22,11 @@ def entropy(
     """Return H = -sum_u P(u) log P(u) for P(u) = exp(f(u) / temperature) / Z, in nats.
 
     By the chain rule H is the sum over variables of the entropy of each given the variables of its message; no
-    large numbers cancel, as they would in log Z - E[f] / temperature.
-
-    Args:
-        factors: tables of any arity; -inf entries are forbidden.
-        temperature: positive and finite; one number, or a tensor that broadcasts to one per batch row.
-        order: as in `factor_q.log_partition`.
-        max_entries: most table entries to hold at once, as in `factor_q.queries.marginals`.
+    large numbers cancel, as they would in log Z - E[f] / temperature. Takes, raises and costs what
+    `factor_q.queries.marginals` does.
 
     Returns:
         Nats, shape (*batch,), between 0 and the sum of the log cardinalities. Differentiable.
-
-    Raises:
-        NotTractableError: the tables would exceed `max_entries`; raised before they are made.
-        ImpossibleEvidenceError: every assignment of a batch row is forbidden; the message names the rows.
-        StructureError: the temperature is not positive, or order is not a permutation of the variables.
-    Cost: one pass up and one pass down, O(n k^(width + 1)) per batch row.
     Source: Koller & Friedman 2009, section 10.2, with the chain rule of entropy along the elimination order.
 
     Example:

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.errors import EvidenceError
 from circuits.numerics import logsumexp, posterior
+from circuits.queries.marginal import check_variables
 from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, both_passes, check_memory
 from factor_q.elimination.ordering import Order
 from factor_q.elimination.passes import SUM_PRODUCT, by_variable, upward
@@ -90,7 +90,7 @@ def marginal(
     Cost: one pass up with the chosen variables in every message that they reach.
     Source: Koller & Friedman 2009, section 9.3.
     """
-    kept = checked_variables(variables, factors.graph.num_variables)
+    kept = check_variables(variables, factors.graph.num_variables)
     cooled = tempered(factors, temperature, "marginal")
     graph, batch = cooled.graph, math.prod(cooled.batch_shape)
     records = cooled.records_gradients
@@ -102,14 +102,3 @@ def marginal(
     check_possible(total.reshape(cooled.batch_shape), "marginal")
     shape = tuple(graph.cardinalities[variable] for variable in kept)
     return posterior(joint, total).t().reshape((*cooled.batch_shape, *shape))
-
-
-def checked_variables(variables: Sequence[int], num_variables: int) -> tuple[int, ...]:
-    """Return the variables as a tuple of distinct, existing ones, or say which is wrong."""
-    chosen = tuple(int(variable) for variable in variables)
-    for variable in chosen:
-        if not 0 <= variable < num_variables:
-            raise EvidenceError(f"variable {variable} does not exist; the variables are 0 to {num_variables - 1}.")
-    if len(set(chosen)) != len(chosen):
-        raise EvidenceError(f"variables {list(chosen)} are not distinct.")
-    return chosen

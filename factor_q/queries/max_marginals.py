@@ -15,19 +15,11 @@ def max_marginals(
 ) -> Float[Tensor, "*batch variables values"]:
     """Return max f(u) over all u with u_i = x, for every variable i and value x.
 
-    Args:
-        factors: tables of any arity; -inf entries are forbidden.
-        order: as in `factor_q.max_assignment`.
-        max_entries: most table entries to hold at once, as in `factor_q.queries.marginals`.
+    Takes, raises and costs what `factor_q.queries.marginals` does, but for the temperature.
 
     Returns:
         Shape (*batch, n, max cardinality); -inf for impossible values and beyond a variable's own. Each variable's
         largest entry is the maximum of f. Differentiable where the maximisers are unique.
-
-    Raises:
-        NotTractableError: the tables would exceed `max_entries`; raised before they are made.
-        StructureError: order is not a permutation of the variables.
-    Cost: one pass up and one pass down, O(n k^(width + 1)) per batch row.
     Source: Koller & Friedman 2009, section 13.3 (max-sum in a clique tree).
 
     Example:

@@ -1,7 +1,6 @@
 """Agent order: place strongly coupled agents next to each other, and the tree that couples them most."""
 
-from itertools import combinations
-
+import networkx
 import numpy as np
 import torch
 from torch import Tensor
@@ -87,11 +86,7 @@ def chow_liu_parents(weights: FactorGraph | Tensor) -> list[int]:
 def _strengths(weights: FactorGraph | Tensor) -> np.ndarray:
     """Return the strengths in float64, the diagonal zero, or raise."""
     if isinstance(weights, FactorGraph):
-        result = np.zeros((weights.num_variables, weights.num_variables))
-        for scope in weights.scopes:
-            for first, second in combinations(scope, 2):
-                result[first, second] = result[second, first] = 1.0
-        return result
+        return networkx.to_numpy_array(weights.to_networkx(), weight=None)
     if weights.dim() != 2 or weights.shape[0] != weights.shape[1]:
         raise StructureError(f"strengths have shape {tuple(weights.shape)}; give one matrix (agents, agents).")
     result = weights.detach().cpu().to(torch.float64).numpy().copy()
@@ -137,13 +132,7 @@ def _best_order(strengths: np.ndarray) -> list[int]:
 def _spectral_order(strengths: np.ndarray) -> list[int]:
     """Return the connected parts one after the other, each sorted by its Fiedler vector."""
     order: list[int] = []
-    left = set(range(len(strengths)))
-    while left:
-        part, frontier = set(), {min(left)}
-        while frontier:
-            part |= frontier
-            frontier = {int(other) for agent in frontier for other in np.flatnonzero(strengths[agent])} - part
-        left -= part
+    for part in networkx.connected_components(networkx.from_numpy_array(strengths)):
         agents = sorted(part)
         # The slope that breaks its ties is meant for strengths around one.
         near = strengths[np.ix_(agents, agents)]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import combinations
 from typing import NamedTuple
 
@@ -139,8 +139,8 @@ class CandidateCells:
         self._groups: dict[tuple[int, ...], list[int]] = {}
         for i, shape in enumerate(graph.table_shapes):
             self._groups.setdefault(shape, []).append(i)
-        self._counts = self._cells([samples.weights])[0]
-        self._squares = self._cells([samples.weights.square()])[0] if samples.is_weighted else self._counts
+        self._counts = self._cells(samples.weights)
+        self._squares = self._cells(samples.weights.square()) if samples.is_weighted else self._counts
 
     def score(self, residuals: Tensor, *, num_fitted: int = 0, least_variance: float = 0.0) -> InteractionScores:
         """Score residuals, (samples,), of a fit with `num_fitted` parameters; see `interaction_scores`.
@@ -156,7 +156,7 @@ class CandidateCells:
         p_values = torch.ones_like(scores)
         if not variance:  # nothing is left to explain
             return InteractionScores(graph.scopes, scores, p_values)
-        sums = self._cells([samples.weights * centred])[0]
+        sums = self._cells(samples.weights * centred)
         for shape, members in self._groups.items():
             basis = _lower_basis(shape).to(residuals.device)
             for part in torch.tensor(members, device=residuals.device).split(_at_once(basis)):
@@ -169,21 +169,19 @@ class CandidateCells:
                 p_values[part] = torch.where(found.degrees > 0, torch.as_tensor(test).to(scores), 1.0)
         return InteractionScores(graph.scopes, scores, p_values)
 
-    def _cells(self, amounts: Sequence[Tensor]) -> list[list[Tensor]]:
+    def _cells(self, amount: Tensor) -> list[Tensor]:
         """Add up row amounts, (samples,), over the cells of every candidate, as one flat tensor each."""
+        # All pairs come from one matrix product, of which each takes its block; larger scopes are counted one by one.
         pairs = any(len(shape) == 2 for shape in self._groups)
-        tables = _pair_sums(self.samples.actions, self.graph.cardinalities, amounts) if pairs else []
-        result: list[list[Tensor]] = []
-        for j, amount in enumerate(amounts):
-            starts = value_offsets(self.graph.cardinalities)
-            cells = [
-                tables[j][starts[scope[0]] : starts[scope[0] + 1], starts[scope[1]] : starts[scope[1] + 1]].flatten()
-                if len(scope) == 2
-                else _scope_sums(self.samples.actions, scope, shape, amount)
-                for scope, shape in zip(self.graph.scopes, self.graph.table_shapes, strict=True)
-            ]
-            result.append(cells)
-        return result
+        sums = _pair_sums(self.samples.actions, self.graph.cardinalities, amount) if pairs else amount
+        starts = value_offsets(self.graph.cardinalities)
+        own = [slice(start, stop) for start, stop in zip(starts, starts[1:], strict=False)]
+        return [
+            sums[own[scope[0]], own[scope[1]]].flatten()
+            if len(scope) == 2
+            else _scope_sums(self.samples.actions, scope, shape, amount)
+            for scope, shape in zip(self.graph.scopes, self.graph.table_shapes, strict=True)
+        ]
 
 
 class _Tests(NamedTuple):
@@ -246,21 +244,16 @@ def contrasts(cardinality: int) -> Float[Tensor, "values contrasts"]:
 
 def kronecker(matrices: Sequence[Tensor]) -> Tensor:
     """Return all products of one row and one column of each matrix; [[1]] for none."""
-    result = torch.ones(1, 1, dtype=torch.float64)
-    for matrix in matrices:
-        result = torch.kron(result, matrix.contiguous())
-    return result
+    return reduce(torch.kron, (matrix.contiguous() for matrix in matrices), torch.ones(1, 1, dtype=torch.float64))
 
 
 @lru_cache(maxsize=256)
 def _lower_basis(shape: tuple[int, ...]) -> Tensor:
     """Return a basis of the sums of tables over fewer variables, shape (cells, functions)."""
     parts = [torch.cat([torch.ones(k, 1, dtype=torch.float64), contrasts(k)], 1) for k in shape]
-    pure = [torch.arange(k) > 0 for k in shape]
-    is_pure = torch.ones(1, dtype=torch.bool)
-    for own in pure:
-        is_pure = (is_pure.unsqueeze(1) & own).flatten()
-    return kronecker(parts)[:, ~is_pure]
+    # The first function of each variable is constant; a product without any constant depends on all variables.
+    is_pure = kronecker([(torch.arange(k) > 0).double().unsqueeze(0) for k in shape]).squeeze(0)
+    return kronecker(parts)[:, is_pure == 0]
 
 
 def row_chunks(rows: int, width: int) -> Iterator[slice]:
@@ -269,17 +262,16 @@ def row_chunks(rows: int, width: int) -> Iterator[slice]:
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
-def _pair_sums(actions: Tensor, cardinalities: tuple[int, ...], amounts: Sequence[Tensor]) -> list[Tensor]:
-    """Return, for each kind of amount, its sum over the rows that hold two values, shape (values, values)."""
+def _pair_sums(actions: Tensor, cardinalities: tuple[int, ...], amount: Tensor) -> Tensor:
+    """Return the sum of an amount over the rows that hold two values, shape (values, values)."""
     offsets = torch.as_tensor(value_offsets(cardinalities), device=actions.device)
     width = int(offsets[-1])
-    sums = [torch.zeros(width, width, dtype=torch.float64, device=actions.device) for _ in amounts]
+    total = torch.zeros(width, width, dtype=torch.float64, device=actions.device)
     for part in row_chunks(len(actions), width):
         held = torch.zeros(part.stop - part.start, width, dtype=torch.float64, device=actions.device)
         held.scatter_(1, actions[part] + offsets[:-1], 1.0)
-        for total, amount in zip(sums, amounts, strict=True):
-            total.addmm_(held.T, held * amount[part].unsqueeze(1))
-    return sums
+        total.addmm_(held.T, held * amount[part].unsqueeze(1))
+    return total
 
 
 def _scope_sums(actions: Tensor, scope: Scope, shape: tuple[int, ...], amount: Tensor) -> Tensor:

@@ -121,17 +121,15 @@ def learn_factor_graph(
     return _Search(design, cells, significance / max(len(candidates), 1), max_factors, max_width).run(rounds)
 
 
+@dataclass(frozen=True)
 class _Search:
     """The loop of `learn_factor_graph`."""
 
-    def __init__(
-        self, design: TableDesign, cells: CandidateCells, level: float, max_factors: int, max_width: int | None
-    ) -> None:
-        self.design = design
-        self.cells = cells
-        self.level = level
-        self.max_factors = max_factors
-        self.max_width = max_width
+    design: TableDesign
+    cells: CandidateCells
+    level: float
+    max_factors: int
+    max_width: int | None
 
     def run(self, rounds: int) -> LearnedStructure:
         """Run until nothing improves."""

@@ -55,7 +55,8 @@ def _log_with_care(word: str, number: float) -> float:
     """Return the log of a number that is zero, long, or beyond the range of float64."""
     if len(word) > _LARGEST_WORD:
         raise ValueError("too long")
-    if _SMALLEST <= number <= _LARGEST and not (_is_near_one(number) and _count_digits(word) > _DIGITS):
+    near_one = _NEAR_ONE[0] < number < _NEAR_ONE[1]
+    if _SMALLEST <= number <= _LARGEST and not (near_one and _count_digits(word) > _DIGITS):
         return math.log(number)
     if _ZERO.fullmatch(word):
         return -math.inf
@@ -65,10 +66,6 @@ def _log_with_care(word: str, number: float) -> float:
         return float(_ROUNDED.ln(_AS_WRITTEN.create_decimal(word)))
     except decimal.DecimalException:
         raise ValueError("exponent") from None
-
-
-def _is_near_one(number: float) -> bool:
-    return _NEAR_ONE[0] < number < _NEAR_ONE[1]
 
 
 def _count_digits(word: str) -> int:
@@ -84,8 +81,10 @@ def word_of(log: float) -> str:
     if log == -math.inf:
         return "0"
     # At the ends of the range exp may fall just outside.
-    for candidate in _neighbours(min(max(math.exp(log), _SMALLEST), _LARGEST)):
-        if math.log(candidate) == log:
+    number = min(max(math.exp(log), _SMALLEST), _LARGEST)
+    up, down = math.nextafter(number, math.inf), math.nextafter(number, 0.0)
+    for candidate in (number, up, down, math.nextafter(up, math.inf), math.nextafter(down, 0.0)):
+        if _SMALLEST <= candidate <= _LARGEST and math.log(candidate) == log:
             return repr(candidate)
     # Close to 1 float64 is too coarse: the smaller the logarithm, the more digits its exponential needs.
     digits = _DIGITS + 3 + max(0, -math.frexp(log)[1]) * 3 // 10
@@ -99,10 +98,3 @@ def word_of(log: float) -> str:
 def is_writable(log: float) -> bool:
     """Return whether exp(log) is zero or a float64 of full precision."""
     return log == -math.inf or math.log(_SMALLEST) <= log <= math.log(_LARGEST)
-
-
-def _neighbours(number: float) -> list[float]:
-    """Return a float64 and the two nearest on each side."""
-    up, down = math.nextafter(number, math.inf), math.nextafter(number, 0.0)
-    candidates = [number, up, down, math.nextafter(up, math.inf), math.nextafter(down, 0.0)]
-    return [candidate for candidate in candidates if _SMALLEST <= candidate <= _LARGEST]

@@ -23,12 +23,6 @@ def natural_gradient(
     A full step puts every sum on its own maximiser given the others; on a tree of decisions that is soft policy
     iteration. A step of size s mixes log weights, (1 - s) old + s maximiser, which is mirror ascent on the bound.
     Each batch row has its own step size; rows that cannot move stay.
-
-    Args:
-        compiled: the circuit.
-        terms: batch (*batch).
-        logits: shape (parameters, *batch).
-        scales: of the energy, one per step.
     """
     size = torch.ones(logits.shape[1:], dtype=logits.dtype, device=logits.device)
     for scale in scales:
@@ -72,12 +66,6 @@ def coordinate_ascent(
 
     Regions are taken from the leaves to the root, then back, and so on. At scale 1 the bound never falls, there is no
     step size, and a few sweeps reach what takes Adam hundreds of steps.
-
-    Args:
-        compiled: the circuit.
-        terms: batch (*batch).
-        logits: shape (parameters, *batch).
-        scales: of the energy, one per sweep.
     """
     regions = [edges.to(logits.device) for edges in _regions(compiled)]
     for scale in scales:
@@ -92,14 +80,7 @@ def coordinate_ascent(
 
 
 def adam(compiled: CompiledCircuit, terms: Terms, logits: Tensor, scales: Iterator[Tensor]) -> Iterator[Point]:
-    """Yield logits before each step of Adam on the exact bound; edges switched off stay off.
-
-    Args:
-        compiled: the circuit.
-        terms: batch (*batch).
-        logits: shape (parameters, *batch).
-        scales: of the energy, one per step.
-    """
+    """Yield logits before each step of Adam on the exact bound; edges switched off stay off."""
     free = logits.clone().requires_grad_()
     optimizer = torch.optim.Adam([free], lr=_LEARNING_RATE)
     for scale in scales:
@@ -115,6 +96,7 @@ class Method(NamedTuple):
     """A way to ascend, and how long it usually takes."""
 
     ascend: Callable[[CompiledCircuit, Terms, Tensor, Iterator[Tensor]], Iterator[Point]]
+    """(circuit, terms of batch (*batch), logits (parameters, *batch), scales of the energy, one per step or sweep)."""
     steps: int
     """Most steps unless the caller says otherwise."""
     annealed: int

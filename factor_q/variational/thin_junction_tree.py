@@ -68,13 +68,8 @@ def _best_blocks(target: Factors, budget: Budget) -> tuple[BlockRule, MeanField]
 
 def _start(graph: FactorGraph, forest: Factors, most: int) -> CircuitDistribution:
     """Return the distribution of a forest on the clique tree of a larger graph."""
-    known = dict(zip(forest.scopes, forest.tables, strict=True))
-    cards = graph.cardinalities
-    tables = [
-        known[scope] if scope in known else forest.flat.new_zeros(*forest.batch_shape, *(cards[v] for v in scope))
-        for scope in graph.scopes
-    ]
-    return compile(Factors(graph, tables), max_parameters=most)
+    zeros = forest.flat.new_zeros(*forest.batch_shape, graph.num_entries)
+    return compile(Factors.from_flat(graph, zeros) + forest, max_parameters=most)
 
 
 def _forest(target: Factors, parts: Sequence[tuple[Scope, Tensor]]) -> Factors:

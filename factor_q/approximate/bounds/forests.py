@@ -40,23 +40,24 @@ def spanning_forests(num_variables: int, edges: tuple[Scope, ...], least: int, d
 
     Each forest takes the edges that were used least so far, ties broken by a fixed random order.
     """
+    graph = networkx.empty_graph(num_variables)
+    graph.add_edges_from((*scope, {"edge": edge}) for edge, scope in enumerate(edges))
     rng = numpy.random.default_rng(0)
     uses = numpy.zeros(len(edges))
-    chosen: list[list[int]] = []
+    chosen: list[networkx.Graph] = []
     while len(chosen) < max(least, 1) or (len(edges) and uses.min() == 0):
-        taken = _span(num_variables, edges, numpy.lexsort((rng.random(len(edges)), uses)).tolist())
-        uses[taken] += 1
-        chosen.append(taken)
+        for rank, edge in enumerate(numpy.lexsort((rng.random(len(edges)), uses)).tolist()):
+            graph.edges[edges[edge]]["weight"] = rank
+        chosen.append(networkx.minimum_spanning_tree(graph))
+        uses[_edges_of(chosen[-1])] += 1
     levels: list[list[tuple[int, int, int]]] = [[]]
     roots: list[int] = []
-    for forest, taken in enumerate(chosen):
-        for root, children in _rooted(num_variables, edges, taken):
-            roots.append(forest)
-            levels[0].append((root, 0, 0))
-            _place(levels, root, len(levels[0]) - 1, children)
     covers = torch.zeros(len(chosen), len(edges), dtype=torch.float64)
-    for forest, taken in enumerate(chosen):
-        covers[forest, taken] = 1.0
+    for number, forest in enumerate(chosen):
+        covers[number, _edges_of(forest)] = 1.0
+        for component in networkx.connected_components(forest):
+            roots.append(number)
+            _place(levels, forest, _middle(forest, min(component)), edges)
     with torch.inference_mode(False):
         tensors = [torch.tensor(level, dtype=torch.long, device=device).reshape(-1, 3).t() for level in levels]
         roots_tensor = torch.tensor(roots, dtype=torch.long, device=device)
@@ -89,54 +90,28 @@ def forest_log_partitions(
     return totals.new_zeros(shape).index_add(-1, forests.root_forests, totals)
 
 
-def _span(num_variables: int, edges: tuple[Scope, ...], order: list[int]) -> list[int]:
-    """Take edges in order as long as they close no cycle (Kruskal)."""
-    joined = networkx.utils.UnionFind(range(num_variables))
-    taken: list[int] = []
-    for edge in order:
-        first, second = edges[edge]
-        if joined[first] != joined[second]:
-            joined.union(first, second)
-            taken.append(edge)
-    return taken
+def _edges_of(forest: networkx.Graph) -> list[int]:
+    return [edge for _, _, edge in forest.edges(data="edge")]
 
 
-Children = dict[int, list[tuple[int, int]]]
-"""The (child, arc) pairs of each variable of a rooted tree."""
+def _middle(forest: networkx.Graph, start: int) -> int:
+    """Return the middle of a longest path of a tree: rooted there it is as low as possible."""
+    far = list(networkx.bfs_tree(forest, start))[-1]
+    path = max(networkx.single_source_shortest_path(forest, far).values(), key=len)
+    return path[len(path) // 2]
 
 
-def _rooted(num_variables: int, edges: tuple[Scope, ...], taken: list[int]) -> list[tuple[int, Children]]:
-    """Root every tree of a forest in the middle of a longest path, which makes it as low as possible."""
-    forest = networkx.Graph()
-    forest.add_nodes_from(range(num_variables))
-    for edge in taken:
-        forest.add_edge(edges[edge][0], edges[edge][1], edge=edge)
-    found: list[tuple[int, Children]] = []
-    for component in networkx.connected_components(forest):
-        far = list(networkx.bfs_tree(forest, min(component)))[-1]
-        distances = networkx.single_source_shortest_path(forest, far)
-        path = max(distances.values(), key=len)
-        root = path[len(path) // 2]
-        children: Children = {}
-        for parent, child in networkx.bfs_edges(forest, root):
-            edge = forest.edges[parent, child]["edge"]
-            arc = edge if edges[edge][0] == child else edge + len(edges)
-            children.setdefault(parent, []).append((child, arc))
-        found.append((root, children))
-    return found
-
-
-def _place(levels: list[list[tuple[int, int, int]]], root: int, place: int, children: Children) -> None:
+def _place(
+    levels: list[list[tuple[int, int, int]]], forest: networkx.Graph, root: int, edges: tuple[Scope, ...]
+) -> None:
     """Append the nodes of one tree to the levels, breadth first."""
-    front = [(root, place)]
-    depth = 0
-    while front:
-        depth += 1
-        following: list[tuple[int, int]] = []
-        for parent, at in front:
-            for child, arc in children.get(parent, []):
-                if len(levels) <= depth:
-                    levels.append([])
-                levels[depth].append((child, arc, at))
-                following.append((child, len(levels[depth]) - 1))
-        front = following
+    levels[0].append((root, 0, 0))
+    place = {root: (0, len(levels[0]) - 1)}
+    for parent, child in networkx.bfs_edges(forest, root):
+        depth, at = place[parent]
+        if len(levels) == depth + 1:
+            levels.append([])
+        edge = forest.edges[parent, child]["edge"]
+        arc = edge if edges[edge][0] == child else edge + len(edges)
+        place[child] = (depth + 1, len(levels[depth + 1]))
+        levels[depth + 1].append((child, arc, at))

@@ -62,10 +62,7 @@ def _grow(factors: Factors, most_neighbors: int) -> tuple[tuple[int, ...], ...]:
     """Join blocks over the strongest couplings, while one coupling is all that joins the two."""
     graph = factors.graph
     strengths = _strengths(factors)
-    neighbors: list[set[int]] = [set() for _ in range(graph.num_variables)]
-    for first, second in strengths:
-        neighbors[first].add(second)
-        neighbors[second].add(first)
+    neighbors = {v: set(found) for v, found in graph.to_networkx().adjacency()}
     block = {v: [v] for v in range(graph.num_variables)}
     degree = [0] * graph.num_variables
     for first, second in sorted(strengths, key=lambda pair: (-strengths[pair], pair)):

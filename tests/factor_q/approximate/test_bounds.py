@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from factor_q import FactorGraph, Factors, NotTractableError, StructureError, complete, log_partition
-from factor_q.approximate import mini_bucket_maximum, weighted_mini_bucket
-from factor_q.approximate.bounds import tree_reweighted
+from factor_q.approximate import mini_bucket_maximum, tree_reweighted, weighted_mini_bucket
 from factor_q.approximate.bounds.forests import spanning_forests
 from tests.factor_q import factor_oracle as oracle
 from tests.factor_q.approximate.models import DOUBLE, TEMPERATURES, at_most, build, equal, ising, truth
