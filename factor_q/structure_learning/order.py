@@ -86,7 +86,7 @@ def chow_liu_parents(weights: FactorGraph | Tensor) -> list[int]:
 def _strengths(weights: FactorGraph | Tensor) -> np.ndarray:
     """Return the strengths in float64, the diagonal zero, or raise."""
     if isinstance(weights, FactorGraph):
-        return networkx.to_numpy_array(weights.to_networkx(), weight=None)
+        return networkx.to_numpy_array(weights.to_networkx())
     if weights.dim() != 2 or weights.shape[0] != weights.shape[1]:
         raise StructureError(f"strengths have shape {tuple(weights.shape)}; give one matrix (agents, agents).")
     result = weights.detach().cpu().to(torch.float64).numpy().copy()
