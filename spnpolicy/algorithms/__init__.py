@@ -63,7 +63,7 @@ ALGORITHMS: dict[str, Entry] = {
         "value-based, independent", _ALONE, "Tan 1993; Tampuu et al. 2017", "individual",
     ),
     "vdn": Entry(
-        "spnpolicy.algorithms.vdn:VDN", "the joint action value is the sum of the agents' values",
+        "spnpolicy.algorithms.iql:VDN", "the joint action value is the sum of the agents' values",
         "value-based, decomposed", _ALONE, "Sunehag et al. 2018", "common",
     ),
     "qmix": Entry(

@@ -2,20 +2,15 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
-from jaxtyping import Int
-
 from spnpolicy.base.seeding import Streams
-from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch, Memory
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import squared_td_loss
 from spnpolicy.networks.agents import agent_network
-from spnpolicy.networks.layers import frozen_copy
-from spnpolicy.parts.actor_critic import action_log_probs, actor_loss, rollout_needs
+from spnpolicy.parts.actor_critic import action_log_probs, actor_loss
 from spnpolicy.parts.exploration import act_by_policy
-from spnpolicy.parts.optimization import improve, make_optimizer
-from spnpolicy.parts.saving import saves
-from spnpolicy.parts.settings import AgentCriticSettings, LinearSchedule
+from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
+from spnpolicy.parts.settings import AgentCriticSettings, LinearSchedule, data_needs
 from spnpolicy.parts.targets import advantages
 
 
@@ -44,6 +39,7 @@ class IA2C:
     """
 
     name, critic_sees_state = "ia2c", False
+    act = act_by_policy
 
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
         self.config = config
@@ -54,20 +50,14 @@ class IA2C:
         self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
         self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
-        self.needs = rollout_needs(config, self.actor)
+        self.needs = data_needs(config, self.actor.memory_size)
         self._generator = streams.torch("exploration")
-
-    def act(
-        self, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
-    ) -> Int[np.ndarray, "envs agents"]:
-        """Draw each agent's action from its policy if `explore`, else take the most probable one."""
-        return act_by_policy(self.actor, step, generator=self._generator if explore else None, memory=memory)
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one gradient step of actors and critics on a rollout."""
         config = self.config
         value_t, value_tp1 = self.critic.now(batch).squeeze(-1), self.target_critic.following(batch).squeeze(-1)
-        advantage_t, target_t = advantages(batch, value_t, value_tp1, discount=config.discount, trace=config.trace)
+        advantage_t, target_t = advantages(config, batch, value_t, value_tp1)
         log_probs = action_log_probs(self.actor, batch)
         loss, entropy = actor_loss(log_probs, batch.actions, advantage_t, config.entropy.at(progress), batch.valid)
         numbers = improve(self, actor=loss, critic=squared_td_loss(value_t, target_t, batch.valid))

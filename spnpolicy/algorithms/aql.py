@@ -16,9 +16,7 @@ from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
 from spnpolicy.maths.masks import require_some_action, usable, zero_where_stuck
 from spnpolicy.networks import nearest, proposals
 from spnpolicy.networks.encoders import state_encoder_for
-from spnpolicy.networks.layers import frozen_copy
-from spnpolicy.parts.optimization import improve, make_optimizer
-from spnpolicy.parts.saving import saves
+from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
 from spnpolicy.parts.settings import AdamSettings, GreedySettings, data_needs, step_size
 from spnpolicy.parts.targets import value_target
 
@@ -135,8 +133,7 @@ class AQL:
         allowed = usable(batch.next_available_actions, self._cardinalities)
         candidates = self._candidates(batch.next_state, allowed, self._candidate_generator)
         _, largest = nearest.best_of(self.target_critic, batch.next_state, candidates)
-        config, value_tp1 = self.config, zero_where_stuck(largest, batch.next_available_actions)
-        return value_target(batch, batch.reward.mean(-1), value_tp1, discount=config.discount, trace=config.trace)
+        return value_target(self.config, batch, zero_where_stuck(largest, batch.next_available_actions))
 
     def _candidates(
         self, state: Tensor, allowed: Bool[Tensor, "*batch agents actions"], generator: torch.Generator

@@ -9,16 +9,15 @@ from torch import Tensor
 
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch, Needs
+from spnpolicy.data.protocol import Batch
 from spnpolicy.maths import categorical
-from spnpolicy.maths.losses import chosen_value, mean_of_valid, policy_gradient_loss, squared_td_loss
+from spnpolicy.maths.losses import squared_td_loss
 from spnpolicy.maths.masks import require_some_action
 from spnpolicy.networks.encoders import state_network
-from spnpolicy.networks.layers import frozen_copy
 from spnpolicy.parts import joint_actions
-from spnpolicy.parts.optimization import improve, make_optimizer
-from spnpolicy.parts.saving import saves
-from spnpolicy.parts.settings import CriticSettings
+from spnpolicy.parts.actor_critic import actor_loss
+from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
+from spnpolicy.parts.settings import CriticSettings, data_needs
 from spnpolicy.parts.targets import value_target
 
 POLICY_OUTPUT_GAIN = 0.01
@@ -44,7 +43,7 @@ class CentralA2C:
 
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
         self.config = config
-        self.needs = Needs(rollout=config.rollout)
+        self.needs = data_needs(config)
         self._cardinalities = spec.cardinalities
         self._generator = streams.torch("exploration")
         count = joint_actions.count_joint_actions("central_a2c", spec.cardinalities)
@@ -71,12 +70,10 @@ class CentralA2C:
         value_t = self.critic(batch.state).squeeze(-1)
         target_t = self._targets(batch)
         log_probs = self._masked(self.actor(batch.state), batch.available_actions)
-        log_prob_t = chosen_value(log_probs, joint_actions.joint_index(batch.actions, self._cardinalities))
-        entropy = mean_of_valid(categorical.entropy(log_probs), batch.valid)
-        gain_loss = policy_gradient_loss(log_prob_t, target_t - value_t, batch.valid)
-        actor_loss = gain_loss - self.config.entropy.at(progress) * entropy
-        numbers = improve(self, actor=actor_loss, critic=squared_td_loss(value_t, target_t, batch.valid))
-        return numbers | {"entropy": float(entropy.detach())}
+        index, weight = joint_actions.joint_index(batch.actions, self._cardinalities), self.config.entropy.at(progress)
+        loss, entropy = actor_loss(log_probs, index, target_t - value_t, weight, batch.valid)
+        numbers = improve(self, actor=loss, critic=squared_td_loss(value_t, target_t, batch.valid))
+        return numbers | {"entropy": entropy.item()}
 
     def _masked(self, logits: Float[Tensor, "*batch joint"], available: Tensor) -> Float[Tensor, "*batch joint"]:
         return categorical.masked_log_probs(logits, joint_actions.joint_mask(available, self._cardinalities))
@@ -84,5 +81,4 @@ class CentralA2C:
     @torch.no_grad()
     def _targets(self, batch: Batch) -> Float[Tensor, "*batch"]:
         value_tp1 = self.target_critic(batch.next_state).squeeze(-1)
-        config = self.config
-        return value_target(batch, batch.reward.mean(-1), value_tp1, discount=config.discount, trace=config.trace)
+        return value_target(self.config, batch, value_tp1)

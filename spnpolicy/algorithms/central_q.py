@@ -14,11 +14,9 @@ from spnpolicy.maths import losses
 from spnpolicy.maths.masks import require_some_action
 from spnpolicy.maths.returns import greedy_value
 from spnpolicy.networks.encoders import state_network
-from spnpolicy.networks.layers import frozen_copy
 from spnpolicy.parts import joint_actions
 from spnpolicy.parts.exploration import epsilon_greedy
-from spnpolicy.parts.optimization import improve, make_optimizer
-from spnpolicy.parts.saving import saves
+from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
 from spnpolicy.parts.settings import DoubleSettings, data_needs
 from spnpolicy.parts.targets import value_target
 
@@ -87,5 +85,4 @@ class CentralQ:
         selector_tp1 = self.critic(batch.next_state) if self.config.double_q else None
         mask_tp1 = joint_actions.joint_mask(batch.next_available_actions, self._cardinalities)
         value_tp1 = greedy_value(self.target_critic(batch.next_state), mask_tp1, selector_tp1=selector_tp1)
-        config = self.config
-        return value_target(batch, batch.reward.mean(-1), value_tp1, discount=config.discount, trace=config.trace)
+        return value_target(self.config, batch, value_tp1)

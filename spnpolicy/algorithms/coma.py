@@ -16,13 +16,10 @@ from spnpolicy.maths.masks import require_some_action
 from spnpolicy.networks.agents import AgentNetwork, agent_network
 from spnpolicy.networks.encoders import Network, encoder_for, state_encoder_for
 from spnpolicy.networks.features import FourierFeatures
-from spnpolicy.networks.layers import frozen_copy
 from spnpolicy.parts import counterfactual
-from spnpolicy.parts.actor_critic import rollout_needs
-from spnpolicy.parts.exploration import EpsilonSchedule
-from spnpolicy.parts.optimization import improve, make_optimizer
-from spnpolicy.parts.saving import saves
-from spnpolicy.parts.settings import AgentCriticSettings, LinearSchedule
+from spnpolicy.parts.actor_critic import actor_loss
+from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
+from spnpolicy.parts.settings import AgentCriticSettings, EpsilonSchedule, LinearSchedule, data_needs
 from spnpolicy.parts.targets import following_value, value_target, window_of
 
 
@@ -90,7 +87,7 @@ class COMA:
         self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
         self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
-        self.needs = rollout_needs(config, self.actor)
+        self.needs = data_needs(config, self.actor.memory_size)
         self._generator, self._bootstrap_generator = streams.torch("exploration"), streams.torch("bootstrap")
 
     def act(
@@ -114,11 +111,8 @@ class COMA:
         target_t = self._target(batch, self._log_probs(logits_tp1, batch.next_available_actions, epsilon))
         critic_loss = losses.squared_td_loss(losses.chosen_value(value_t, batch.actions), target_t, batch.valid)
         advantage_t = counterfactual.counterfactual_advantage(value_t.detach(), log_prob_t.detach(), batch.actions)
-        taken_t = losses.chosen_value(log_prob_t, batch.actions)
-        entropy = losses.mean_of_valid(categorical.entropy(log_prob_t), batch.valid)
-        gain_loss = losses.policy_gradient_loss(taken_t, advantage_t, batch.valid)
-        numbers = improve(self, actor=gain_loss - config.entropy.at(progress) * entropy, critic=critic_loss)
-        return numbers | {"entropy": float(entropy.detach())}
+        loss, entropy = actor_loss(log_prob_t, batch.actions, advantage_t, config.entropy.at(progress), batch.valid)
+        return improve(self, actor=loss, critic=critic_loss) | {"entropy": entropy.item()}
 
     def _log_probs(self, logits: Tensor, available: Tensor, epsilon: float) -> Tensor:
         allowed = masks.usable(available, self._spec.cardinalities)
@@ -126,10 +120,10 @@ class COMA:
 
     @torch.no_grad()
     def _target(self, batch: Batch, log_prob_tp1: Tensor) -> Float[Tensor, "time batch agents"]:
-        config, cut = self.config, window_of(batch).cut.unsqueeze(-1)
+        cut = window_of(batch).cut.unsqueeze(-1)
         drawn = categorical.sample(log_prob_tp1, self._bootstrap_generator).to(batch.actions.device)
         action_tp1 = drawn.where(cut, batch.actions.roll(-1, 0))
         value_tp1 = self.target_critic(batch.next_observation, batch.next_state, action_tp1)
         bootstrap = following_value(value_tp1, log_prob_tp1, batch)
         reward = batch.reward.mean(-1, keepdim=True).expand_as(bootstrap)
-        return value_target(batch, reward, bootstrap, discount=config.discount, trace=config.trace)
+        return value_target(self.config, batch, bootstrap, reward=reward)

@@ -18,12 +18,9 @@ from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import squared_td_loss
 from spnpolicy.maths.masks import existing_actions, require_some_action, zero_where_stuck
 from spnpolicy.networks.encoders import encoder_for
-from spnpolicy.networks.layers import frozen_copy
 from spnpolicy.parts import coordination
-from spnpolicy.parts.exploration import EpsilonSchedule
-from spnpolicy.parts.optimization import improve, make_optimizer
-from spnpolicy.parts.saving import saves
-from spnpolicy.parts.settings import DoubleSettings, data_needs
+from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
+from spnpolicy.parts.settings import DoubleSettings, EpsilonSchedule, data_needs
 from spnpolicy.parts.targets import value_target
 
 
@@ -97,10 +94,8 @@ class Coordinated:
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one gradient step of all tables on the squared global error."""
-        config = self.config
         value_t = self.joint_factors(batch.observation)(batch.actions)
-        reward, value_tp1 = batch.reward.mean(-1), self._next_value(batch)
-        target_t = value_target(batch, reward, value_tp1, discount=config.discount, trace=config.trace)
+        target_t = value_target(self.config, batch, self._next_value(batch))
         numbers = improve(self, critic=squared_td_loss(value_t, target_t, batch.valid))
         return numbers | {"value": value_t.mean().item()}
 

@@ -20,7 +20,6 @@ from spnpolicy.maths.losses import squared_td_loss
 from spnpolicy.maths.masks import existing_actions, require_some_action, zero_where_stuck
 from spnpolicy.networks.agents import AgentLinear, agent_network
 from spnpolicy.networks.encoders import state_network
-from spnpolicy.networks.layers import frozen_copy
 from spnpolicy.parts.coordination import (
     GraphSettings,
     allow,
@@ -28,8 +27,7 @@ from spnpolicy.parts.coordination import (
     explore_around,
     max_plus,
 )
-from spnpolicy.parts.optimization import improve, make_optimizer
-from spnpolicy.parts.saving import saves
+from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
 from spnpolicy.parts.settings import ValueSettings, data_needs
 from spnpolicy.parts.targets import value_target
 
@@ -162,8 +160,7 @@ class DCG:
         """Do one gradient step on (y - Q)^2."""
         embedding_t, embedding_tp1 = self.critic.encoder.both(batch)
         value_t = self.critic(embedding_t)(batch.actions) + self.critic.offset(batch.state)
-        config, reward, value_tp1 = self.config, batch.reward.mean(-1), self._next_value(batch, embedding_tp1)
-        target_t = value_target(batch, reward, value_tp1, discount=config.discount, trace=config.trace)
+        target_t = value_target(self.config, batch, self._next_value(batch, embedding_tp1))
         numbers = improve(self, critic=squared_td_loss(value_t, target_t, batch.valid))
         return numbers | {"value": value_t.mean().item()}
 

@@ -15,7 +15,7 @@ from spnpolicy.base.decoding import require
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
-from spnpolicy.parts.saving import saves
+from spnpolicy.parts.learner import saves
 
 TOLERANCE = 1e-4
 """Gain of a sweep, in nats, below which the ascent is over; values are single precision."""

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Literal, cast
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -13,20 +12,18 @@ from factor_q import FactorGraph, FactorQ, Factors, random_pairs
 from spnpolicy.base.decoding import require
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.seeding import Streams
-from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch, Memory
-from spnpolicy.maths.categorical import entropy, masked_log_probs
-from spnpolicy.maths.losses import chosen_value, mean_of_valid, policy_gradient_loss, squared_td_loss
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.data.protocol import Batch
+from spnpolicy.maths.categorical import masked_log_probs
+from spnpolicy.maths.losses import chosen_value, mean_of_valid, squared_td_loss
 from spnpolicy.maths.masks import usable
 from spnpolicy.networks.agents import agent_network
 from spnpolicy.networks.encoders import encoder_for
-from spnpolicy.networks.layers import frozen_copy
-from spnpolicy.parts.actor_critic import rollout_needs
+from spnpolicy.parts.actor_critic import actor_loss
 from spnpolicy.parts.counterfactual import optimistic_values
 from spnpolicy.parts.exploration import act_by_policy
-from spnpolicy.parts.optimization import improve, make_optimizer
-from spnpolicy.parts.saving import saves
-from spnpolicy.parts.settings import AdamSettings, AgentCriticSettings, LinearSchedule, step_size
+from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
+from spnpolicy.parts.settings import AdamSettings, AgentCriticSettings, LinearSchedule, data_needs, step_size
 from spnpolicy.parts.targets import following_value, value_target
 
 MOST_JOINT_ACTIONS = 100_000
@@ -77,6 +74,8 @@ class ParetoAC:
     Source: Christianos et al. 2022.
     """
 
+    act = act_by_policy
+
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
         self.config = config
         self._cardinalities = spec.cardinalities
@@ -88,18 +87,12 @@ class ParetoAC:
         self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
         judges = [*self.critic.parameters(), *self.values.parameters()]
         self.critic_optimizer = make_optimizer(judges, config.critic.learning_rate)
-        self.needs = rollout_needs(config, self.actor)
+        self.needs = data_needs(config, self.actor.memory_size)
         self.num_updates = 0
         self._generator = streams.torch("exploration")
         # All processes of a run draw the same numbers: the reward that breaks ties is part of the task.
         fixed = torch.Generator().manual_seed(streams.integer("tie_break"))
         self._preference = torch.rand(len(spec.cardinalities), max(spec.cardinalities), generator=fixed)
-
-    def act(
-        self, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
-    ) -> Int[np.ndarray, "envs agents"]:
-        """Draw each agent's action from its own policy, or take the most probable one."""
-        return act_by_policy(self.actor, step, generator=self._generator if explore else None, memory=memory)
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one step of critics and state values, and one of the actors, on a rollout."""
@@ -112,10 +105,9 @@ class ParetoAC:
         critic_loss = squared_td_loss(q(batch.actions.unsqueeze(-2)), target, batch.valid)
         best = optimistic_values(q.detach(), batch.available_actions)
         advantage = chosen_value(best, batch.actions) - value.detach()
-        spread = mean_of_valid(entropy(log_probs), batch.valid)
-        gain_loss = policy_gradient_loss(chosen_value(log_probs, batch.actions), advantage, batch.valid)
-        actor_loss = gain_loss - self.config.entropy.at(progress) * spread
-        numbers = improve(self, actor=actor_loss, critic=critic_loss + value_loss)
+        weight = self.config.entropy.at(progress)
+        loss, spread = actor_loss(log_probs, batch.actions, advantage, weight, batch.valid)
+        numbers = improve(self, actor=loss, critic=critic_loss + value_loss)
         mean_value = mean_of_valid(value.detach(), batch.valid).item()
         return numbers | {"value_loss": value_loss.item(), "value": mean_value, "entropy": spread.item()}
 
@@ -126,7 +118,7 @@ class ParetoAC:
         allowed = usable(batch.next_available_actions, self._cardinalities)
         value = following_value(best, masked_log_probs(next_logits, allowed), batch)
         reward = batch.reward + self._tie_break(batch.actions).unsqueeze(-1)
-        return value_target(batch, reward, value, discount=self.config.discount, trace=self.config.trace)
+        return value_target(self.config, batch, value, reward=reward)
 
     def _tie_break(self, actions: Int[Tensor, "*batch agents"]) -> Float[Tensor, "*batch"]:
         preference = self._preference.to(actions.device).expand(*actions.shape, -1)

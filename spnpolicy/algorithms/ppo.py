@@ -6,24 +6,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from spnpolicy.base.decoding import require
 from spnpolicy.base.seeding import Streams
-from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch, Memory, Window
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.data.protocol import Batch, Window
 from spnpolicy.maths import categorical
 from spnpolicy.maths.losses import chosen_value, clipped_policy_loss, mean_of_valid, robust_value_loss
 from spnpolicy.networks.agents import AgentNetwork, agent_network
-from spnpolicy.networks.layers import TargetUpdate, frozen_copy
-from spnpolicy.parts.actor_critic import action_log_probs, rollout_needs
+from spnpolicy.parts.actor_critic import action_log_probs
 from spnpolicy.parts.exploration import act_by_policy
-from spnpolicy.parts.optimization import count_update, descend, make_optimizer
-from spnpolicy.parts.saving import saves
-from spnpolicy.parts.settings import AgentCriticSettings
+from spnpolicy.parts.learner import count_update, descend, frozen_copy, make_optimizer, saves
+from spnpolicy.parts.settings import AgentCriticSettings, TargetUpdate, data_needs
 from spnpolicy.parts.targets import advantages, normalized
 
 
@@ -89,6 +86,7 @@ class IPPO:
     """
 
     name, critic_sees_state = "ippo", False
+    act = act_by_policy
 
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
         self.config = config
@@ -99,14 +97,8 @@ class IPPO:
         self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
         self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
-        self.needs = rollout_needs(config, self.actor)
+        self.needs = data_needs(config, self.actor.memory_size)
         self._generator, self._order_generator = streams.torch("exploration"), streams.torch("minibatches")
-
-    def act(
-        self, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
-    ) -> Int[np.ndarray, "envs agents"]:
-        """Draw every agent's action from its own policy; without `explore` the most probable ones."""
-        return act_by_policy(self.actor, step, generator=self._generator if explore else None, memory=memory)
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Go through a rollout `epochs` times; if anything is not finite on the way, all of it is undone."""
@@ -155,7 +147,7 @@ class MAPPO(IPPO):
 def fix(config: Config, batch: Batch, actor: AgentNetwork, critic: AgentNetwork, target_critic: AgentNetwork) -> Fixed:
     """Return a rollout with its log probabilities, values and advantages, computed once for all steps on it."""
     value_t, value_tp1 = critic.now(batch).squeeze(-1), target_critic.following(batch).squeeze(-1)
-    advantage_t, target_t = advantages(batch, value_t, value_tp1, discount=config.discount, trace=config.trace)
+    advantage_t, target_t = advantages(config, batch, value_t, value_tp1)
     if config.normalize_advantage:
         advantage_t = normalized(advantage_t, batch.valid)
     log_prob = chosen_value(action_log_probs(actor, batch), batch.actions)

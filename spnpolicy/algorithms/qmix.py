@@ -2,24 +2,21 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spnpolicy.base.decoding import require
 from spnpolicy.base.seeding import Streams
-from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch, Memory
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import chosen_value, squared_td_loss
 from spnpolicy.maths.returns import greedy_value
 from spnpolicy.networks.agents import agent_network
 from spnpolicy.networks.encoders import state_encoder_for
-from spnpolicy.networks.layers import frozen_copy
 from spnpolicy.networks.mixers import QMixer, WeightTransform
 from spnpolicy.parts.exploration import act_epsilon_greedy
-from spnpolicy.parts.optimization import improve, make_optimizer
-from spnpolicy.parts.saving import saves
+from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
 from spnpolicy.parts.settings import ValueSettings, data_needs
 from spnpolicy.parts.targets import value_target
 
@@ -81,14 +78,17 @@ class QMIX:
     Source: Rashid et al. 2018.
     """
 
+    act = act_epsilon_greedy
+
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
         self.config = config
         with streams.initialization("qmix"):
             self.critic = MixedValue(spec, config)
+        self.utilities = self.critic.utilities
         self.target_critic = frozen_copy(self.critic)
         self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
-        self.needs = data_needs(config, self.critic.utilities.memory_size)
+        self.needs = data_needs(config, self.utilities.memory_size)
         self._generator = streams.numpy("exploration")
 
     def joint_value(
@@ -98,22 +98,13 @@ class QMIX:
         actions: Int[Tensor, "*batch agents"],
     ) -> Float[Tensor, "*batch"]:
         """Return Q_tot of joint actions; for networks without memory."""
-        return self.critic.mixer(chosen_value(self.critic.utilities(observation), actions), state)
-
-    def act(
-        self, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
-    ) -> Int[np.ndarray, "envs agents"]:
-        """Choose epsilon-greedily by utility; the state is not looked at."""
-        network, epsilon = self.critic.utilities, self.config.exploration.at(progress) if explore else 0.0
-        return act_epsilon_greedy(network, step, epsilon=epsilon, generator=self._generator, memory=memory)
+        return self.critic.mixer(chosen_value(self.utilities(observation), actions), state)
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one gradient step on (y - Q_tot)^2 for utilities and mixer together."""
-        config = self.config
-        utility_t, utility_tp1 = self.critic.utilities.both(batch)
+        utility_t, utility_tp1 = self.utilities.both(batch)
         value_t = self.critic.of(utility_t, batch)
-        value_tp1 = self.target_critic.best_following(batch, utility_tp1 if config.double_q else None)
-        reward = batch.reward.mean(-1)
-        target_t = value_target(batch, reward, value_tp1, discount=config.discount, trace=config.trace)
+        value_tp1 = self.target_critic.best_following(batch, utility_tp1 if self.config.double_q else None)
+        target_t = value_target(self.config, batch, value_tp1)
         numbers = improve(self, critic=squared_td_loss(value_t, target_t, batch.valid))
         return numbers | {"value": value_t.mean().item()}

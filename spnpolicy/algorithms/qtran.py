@@ -3,24 +3,21 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from spnpolicy.base.decoding import require
 from spnpolicy.base.seeding import Streams
-from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch, Memory
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.data.protocol import Batch
 from spnpolicy.maths import losses
 from spnpolicy.maths.masks import zero_where_stuck
 from spnpolicy.networks import mixers
 from spnpolicy.networks.agents import agent_network
 from spnpolicy.networks.encoders import state_network
-from spnpolicy.networks.layers import frozen_copy
 from spnpolicy.parts.exploration import act_epsilon_greedy
-from spnpolicy.parts.optimization import improve, make_optimizer
-from spnpolicy.parts.saving import saves
+from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
 from spnpolicy.parts.settings import ValueSettings, data_needs
 from spnpolicy.parts.targets import value_target
 
@@ -81,22 +78,18 @@ class QTRAN:
     Source: Son et al. 2019.
     """
 
+    act = act_epsilon_greedy
+
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
         self.config = config
         with streams.initialization("qtran"):
             self.critic = Factorization(spec, config)
+        self.utilities = self.critic.utilities
         self.target_critic = frozen_copy(self.critic)
         self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
-        self.needs = data_needs(config, self.critic.utilities.memory_size)
+        self.needs = data_needs(config, self.utilities.memory_size)
         self._generator = streams.numpy("exploration")
-
-    def act(
-        self, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
-    ) -> Int[np.ndarray, "envs agents"]:
-        """Choose epsilon-greedily by utility; the joint value is not looked at."""
-        network, epsilon = self.critic.utilities, self.config.exploration.at(progress) if explore else 0.0
-        return act_epsilon_greedy(network, step, epsilon=epsilon, generator=self._generator, memory=memory)
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one gradient step on the sum of the three terms."""
@@ -107,7 +100,7 @@ class QTRAN:
 
     def terms(self, batch: Batch) -> Terms:
         """Return the parts of the loss on a batch."""
-        utility_t, utility_tp1 = self.critic.utilities.both(batch)
+        utility_t, utility_tp1 = self.utilities.both(batch)
         codes = self.critic.joint.codes(batch)
         value_t = self.critic.joint(codes, batch.actions, batch.state)
         target_t = self._target(batch, utility_tp1)
@@ -137,8 +130,7 @@ class QTRAN:
         best = greedy_actions(chooser, batch.next_available_actions)
         value_tp1 = self.target_critic.joint(self.target_critic.joint.following_codes(batch), best, batch.next_state)
         value_tp1 = zero_where_stuck(value_tp1, batch.next_available_actions)
-        config = self.config
-        return value_target(batch, batch.reward.mean(-1), value_tp1, discount=config.discount, trace=config.trace)
+        return value_target(self.config, batch, value_tp1)
 
 
 def greedy_actions(

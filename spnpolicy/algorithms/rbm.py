@@ -19,8 +19,7 @@ from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
 from spnpolicy.maths.masks import existing_actions, require_some_action
 from spnpolicy.networks.encoders import Kind, Network
 from spnpolicy.parts.joint_actions import joint_mask, seen_state, split_index
-from spnpolicy.parts.optimization import improve, make_optimizer
-from spnpolicy.parts.saving import saves
+from spnpolicy.parts.learner import improve, make_optimizer, saves
 from spnpolicy.parts.settings import AdamSettings, DataSettings, LinearSchedule, data_needs, step_size
 from spnpolicy.parts.targets import value_target
 
@@ -161,8 +160,7 @@ class RBM:
         if is_missing.any():
             available = batch.next_available_actions[is_missing]
             actions_tp1[is_missing] = self._draw(state_tp1[is_missing], available, progress)
-        config, value_tp1 = self.config, self.critic(state_tp1, actions_tp1)
-        return value_target(batch, batch.reward.mean(-1), value_tp1, discount=config.discount, trace=config.trace)
+        return value_target(self.config, batch, self.critic(state_tp1, actions_tp1))
 
     def _draw(self, state: Tensor, available: Tensor, progress: float) -> Int[Tensor, "batch agents"]:
         sweep, allowed = SAMPLERS[self.config.sampler], self._allowed(available)

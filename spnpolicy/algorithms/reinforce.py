@@ -3,22 +3,20 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from spnpolicy.base.distributed import any_of
 from spnpolicy.base.seeding import Streams
-from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch, Memory
+from spnpolicy.data.env import EnvSpec
+from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.returns import lambda_target
 from spnpolicy.networks.agents import agent_network
-from spnpolicy.parts.actor_critic import action_log_probs, actor_loss, rollout_needs
+from spnpolicy.parts.actor_critic import action_log_probs, actor_loss
 from spnpolicy.parts.exploration import act_by_policy
-from spnpolicy.parts.optimization import improve, make_optimizer
-from spnpolicy.parts.saving import saves
-from spnpolicy.parts.settings import AdamSettings, AgentPolicySettings, LinearSchedule, step_size
+from spnpolicy.parts.learner import improve, make_optimizer, saves
+from spnpolicy.parts.settings import AdamSettings, AgentPolicySettings, LinearSchedule, data_needs, step_size
 from spnpolicy.parts.targets import window_of
 
 
@@ -54,20 +52,16 @@ class Reinforce:
     Source: Williams 1992.
     """
 
+    act = act_by_policy
+
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams):
         self.config = config
         with streams.initialization("reinforce"):
             self.actor = agent_network(spec, config)
         self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
         self.num_updates = 0
-        self.needs = rollout_needs(config, self.actor)
+        self.needs = data_needs(config, self.actor.memory_size)
         self._generator = streams.torch("exploration")
-
-    def act(
-        self, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
-    ) -> Int[np.ndarray, "envs agents"]:
-        """Draw from the policies, or take their most probable actions."""
-        return act_by_policy(self.actor, step, generator=self._generator if explore else None, memory=memory)
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one gradient step on the steps of a rollout whose episodes ended in it."""

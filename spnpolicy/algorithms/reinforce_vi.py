@@ -16,7 +16,7 @@ from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import policy_gradient_loss
-from spnpolicy.parts.saving import saves
+from spnpolicy.parts.learner import saves
 
 
 @dataclass(frozen=True)

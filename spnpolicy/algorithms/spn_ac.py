@@ -20,11 +20,9 @@ from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
 from spnpolicy.maths.masks import require_some_action, usable, zero_where_stuck
 from spnpolicy.networks.encoders import encoder_for
-from spnpolicy.networks.layers import TargetUpdate, frozen_copy
 from spnpolicy.networks.policy import SPNPolicy
-from spnpolicy.parts.optimization import improve, make_optimizer
-from spnpolicy.parts.saving import saves
-from spnpolicy.parts.settings import AdamSettings, DataSettings, data_needs, step_size
+from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
+from spnpolicy.parts.settings import AdamSettings, DataSettings, TargetUpdate, data_needs, step_size
 from spnpolicy.parts.targets import value_target
 from spnpolicy.parts.temperature import Temperature, TemperatureConfig, spread
 
@@ -190,11 +188,7 @@ class SPNActorCritic:
         if config.entropy_reference == "uniform":
             largest = self.temperature.value * self._largest_entropy(usable(available, self._spec.cardinalities))
             value_tp1, bonus_tp1 = value_tp1 - largest, bonus_tp1 - largest
-        value_tp1, options = (
-            zero_where_stuck(value_tp1, available),
-            {"discount": config.discount, "trace": config.trace},
-        )
-        return value_target(batch, batch.reward.mean(-1), value_tp1, bonus_tp1=bonus_tp1, **options)
+        return value_target(config, batch, zero_where_stuck(value_tp1, available), bonus_tp1=bonus_tp1)
 
     def _largest_entropy(self, allowed: Bool[Tensor, "*batch agents actions"]) -> Float[Tensor, "*batch"]:
         """Return the entropy of the uniform policy over the allowed joint actions, in nats."""

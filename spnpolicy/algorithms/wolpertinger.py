@@ -15,12 +15,10 @@ from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
 from spnpolicy.maths.masks import require_some_action, usable, zero_where_stuck
 from spnpolicy.networks.encoders import state_network
-from spnpolicy.networks.layers import TargetUpdate, frozen_copy
 from spnpolicy.networks.nearest import EmbeddingKind, JointCritic, best_of, nearest_joint_actions
 from spnpolicy.networks.proposals import sometimes_uniform
-from spnpolicy.parts.optimization import improve, make_optimizer
-from spnpolicy.parts.saving import saves
-from spnpolicy.parts.settings import AdamSettings, GreedySettings, LinearSchedule, data_needs, step_size
+from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
+from spnpolicy.parts.settings import AdamSettings, GreedySettings, LinearSchedule, TargetUpdate, data_needs, step_size
 from spnpolicy.parts.targets import value_target
 
 
@@ -131,11 +129,10 @@ class Wolpertinger:
 
     @torch.no_grad()
     def _targets(self, batch: Batch) -> Float[Tensor, "*batch"]:
-        config, available = self.config, usable(batch.next_available_actions, self._cardinalities)
+        available = usable(batch.next_available_actions, self._cardinalities)
         point = self.target_actor(batch.next_state)
         _, value_tp1 = self._best_neighbour(self.target_critic, batch.next_state, point, available)
-        value_tp1 = zero_where_stuck(value_tp1, batch.next_available_actions)
-        return value_target(batch, batch.reward.mean(-1), value_tp1, discount=config.discount, trace=config.trace)
+        return value_target(self.config, batch, zero_where_stuck(value_tp1, batch.next_available_actions))
 
     def _best_neighbour(
         self, critic: JointCritic, state: Tensor, point: Tensor, available: Bool[Tensor, "*batch agents actions"]

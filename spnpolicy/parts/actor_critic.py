@@ -1,18 +1,12 @@
-"""Actors of independent agents on rollouts: their needs, log probabilities and the loss of a policy gradient."""
+"""Actors of independent agents: log probabilities and the loss of a policy gradient."""
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from spnpolicy.data.protocol import Batch, Needs
+from spnpolicy.data.protocol import Batch
 from spnpolicy.maths import categorical
 from spnpolicy.maths.losses import chosen_value, mean_of_valid, policy_gradient_loss
 from spnpolicy.networks.agents import AgentNetwork
-from spnpolicy.parts.settings import RolloutSettings
-
-
-def rollout_needs(config: RolloutSettings, actor: AgentNetwork) -> Needs:
-    """Return what an on-policy learner needs: the newest steps, and the memory of a recurrent policy."""
-    return Needs(rollout=config.rollout, memory_size=actor.memory_size)
 
 
 def action_log_probs(actor: AgentNetwork, batch: Batch) -> Float[Tensor, "*batch agents actions"]:

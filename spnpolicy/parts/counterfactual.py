@@ -5,12 +5,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from circuits import CircuitDistribution, numerics
+from circuits import numerics
 from factor_q import Factors
 from factor_q.queries.condition import add_log_weights
 from spnpolicy.maths.categorical import expected
 from spnpolicy.maths.losses import chosen_value
-from spnpolicy.maths.masks import existing_actions, usable
+from spnpolicy.maths.masks import usable
 
 
 def counterfactual_advantage(
@@ -47,73 +47,6 @@ def others_actions(actions: Int[Tensor, "*batch agents"], most_actions: int) -> 
     agents = actions.shape[-1]
     others = ~torch.eye(agents, dtype=torch.bool, device=actions.device)
     return (functional.one_hot(actions, most_actions).unsqueeze(-3) * others.unsqueeze(-1)).flatten(-2).float()
-
-
-def multilinear_value(q: Factors, rows: Float[Tensor, "*batch agents actions"]) -> Float[Tensor, "*batch"]:
-    """Return the multilinear extension of q: the sum of its tables, each axis averaged with its agent's row.
-
-    One-hot rows give q itself; probabilities give its mean over independent actions.
-
-    Args:
-        q: batch shape broadcasts with that of the rows.
-        rows: weights of every agent's actions; those beyond an agent's own are not read.
-
-    Cost: one pass over the entries of all tables.
-    """
-    total = q.flat.new_zeros(torch.broadcast_shapes(q.batch_shape, rows.shape[:-2]))
-    for scope, table in q:
-        for place, agent in reversed(list(enumerate(scope))):
-            row = rows[..., agent, : q.cardinalities[agent]]
-            table = numerics.weighted(row.reshape(*row.shape[:-1], *(1,) * place, -1), table).sum(-1)
-        total = total + table
-    return total
-
-
-def multilinear_baseline(
-    q: Factors, prob: Float[Tensor, "*batch agents actions"], actions: Int[Tensor, "*batch agents"]
-) -> Float[Tensor, "*batch agents"]:
-    """Return sum_x p_i(x) Q(x, u_-i) for every agent: one evaluation each, with its one-hot action replaced by p_i.
-
-    With p_i the agent's policy it is the counterfactual baseline of independent agents. A joint policy's conditionals
-    pi(u_i | u_-i) may be given as well, but such a baseline BIASES the gradient of a correlated policy, because the
-    actions of later agents depend on u_i; `sequential_advantages` does not.
-
-    Args:
-        q: joint action values.
-        prob: probabilities of every agent's actions.
-        actions: what was done, u.
-    """
-    agents, most = prob.shape[-2:]
-    own = torch.eye(agents, dtype=torch.bool, device=prob.device).unsqueeze(-1)
-    taken = functional.one_hot(actions, most).to(prob.dtype)
-    rows = torch.where(own, prob.unsqueeze(-3), taken.unsqueeze(-3))
-    return multilinear_value(Factors.from_flat(q.graph, q.flat.unsqueeze(-2)), rows)
-
-
-def sequential_advantages(
-    pi: CircuitDistribution, q: Factors, actions: Int[Tensor, "*batch agents"]
-) -> Float[Tensor, "*batch agents"]:
-    """Return A_i = E[Q | u_1 .. u_i] - E[Q | u_1 .. u_(i-1)] for every agent, exact under a joint policy.
-
-    They sum to Q(u) - E[Q], and sum_i A_i * grad log pi(u_i | u_1 .. u_(i-1)) is an unbiased estimate of grad E[Q] for
-    any correlated policy.
-
-    Args:
-        pi: a joint policy, possible at the actions; its batch shape broadcasts with that of the actions.
-        q: joint action values.
-        actions: u.
-
-    Raises:
-        ImpossibleEvidenceError: the policy never takes these actions.
-    Cost: one conditioning and one expectation per agent.
-    """
-    allowed = existing_actions(q.cardinalities).to(actions.device).expand(*actions.shape, -1)
-    taken = functional.one_hot(actions, allowed.shape[-1]).bool()
-    known = torch.arange(actions.shape[-1], device=actions.device).unsqueeze(-1)
-    means = [pi.expectation(q).expand(actions.shape[:-1])]
-    means += [pi.condition(taken.where(known <= i, allowed)).expectation(q) for i in range(actions.shape[-1] - 1)]
-    means.append(q(actions))
-    return torch.stack(means, -1).diff(dim=-1)
 
 
 def optimistic_values(

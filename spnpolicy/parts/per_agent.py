@@ -10,7 +10,7 @@ from jaxtyping import Int
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Algorithm, Batch, Memory, Needs
-from spnpolicy.parts.saving import saves
+from spnpolicy.parts.learner import saves
 
 
 @saves("learners")

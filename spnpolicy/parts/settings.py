@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
+import torch
+from torch import nn
+
 from spnpolicy.base.decoding import require
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.protocol import Needs
 from spnpolicy.networks.encoders import Kind, Network, require_known_kind
-from spnpolicy.networks.layers import TargetUpdate
-from spnpolicy.parts.exploration import EpsilonSchedule, linear_schedule
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,49 @@ class LinearSchedule:
         require(0.0 <= self.share <= 1.0, "share", self.share, "between 0 and 1")
 
     def at(self, progress: float) -> float:
-        """Return the value at this share of training."""
-        return linear_schedule(progress, start=self.start, end=self.end, share=self.share)
+        """Return the value at this share of training; share 0 means `end` at once."""
+        if progress >= self.share:
+            return self.end
+        return self.start + (self.end - self.start) * progress / self.share
+
+
+@dataclass(frozen=True)
+class EpsilonSchedule(LinearSchedule):
+    """Probability of a random action over the course of training."""
+
+    start: float = 1.0
+    """Probability at the start."""
+    end: float = 0.05
+    """Probability once the schedule is over."""
+    share: float = 0.5
+    """Share of training over which the probability falls linearly."""
+
+    def __post_init__(self) -> None:
+        for name in ("start", "end", "share"):
+            value = getattr(self, name)
+            require(0.0 <= value <= 1.0, f"exploration.{name}", value, "between 0 and 1")
+
+
+@dataclass(frozen=True)
+class TargetUpdate:
+    """When and how far the target network follows: soft (small rate, every step) or hard (rate 1, rarely)."""
+
+    rate: float = 0.01
+    """Share of the way that the target moves in one update; 1 copies the online network."""
+    every: int = 1
+    """Gradient steps between two updates of the target."""
+
+    def __post_init__(self) -> None:
+        require(0.0 < self.rate <= 1.0, "target.rate", self.rate, "above 0 and at most 1")
+        require(self.every >= 1, "target.every", self.every, "at least 1")
+
+    @torch.no_grad()
+    def apply(self, target: nn.Module, online: nn.Module, updates: int) -> None:
+        """Update the target if it is due after this many gradient steps."""
+        if updates % self.every:
+            return
+        for slow, fast in zip(target.parameters(), online.parameters(), strict=True):
+            slow.lerp_(fast, self.rate)
 
 
 @dataclass(frozen=True)
@@ -93,31 +135,6 @@ class DataSettings(LearnerSettings):
         require(self.rollout is None or self.rollout >= 1, "rollout", self.rollout, "at least 1, or none for replay")
         require(0.0 <= self.trace <= 1.0, "trace", self.trace, "between 0 and 1")
         require(self.sequence_length >= 1, "sequence_length", self.sequence_length, "at least 1")
-
-
-def data_needs(config: DataSettings, memory_size: int = 0) -> Needs:
-    """Return what a learner needs: fresh steps, windows from replay, or single transitions.
-
-    Args:
-        config: where to learn from.
-        memory_size: of the network that acts, which needs windows if it has one.
-
-    Raises:
-        ConfigError: a setting was changed that has no influence on data of this kind.
-    """
-    needs_windows = memory_size > 0 or config.trace > 0.0 or config.windows
-    if config.rollout is not None:
-        _refuse(config, ("sequence_length", "windows"), f"rollout is {config.rollout}, which is learned from whole")
-        return Needs(rollout=config.rollout, memory_size=memory_size)
-    if not needs_windows:
-        _refuse(config, ("sequence_length",), "single transitions are drawn without a trace, a memory or windows")
-    return Needs(sequence=config.sequence_length if needs_windows else None, memory_size=memory_size)
-
-
-def _refuse(config: DataSettings, names: tuple[str, ...], reason: str) -> None:
-    for known in fields(config):
-        if known.name in names and (value := getattr(config, known.name)) != known.default:
-            raise ConfigError(f"{known.name} is {value}, but {reason}: leave {known.name} out.")
 
 
 @dataclass(frozen=True)
@@ -198,3 +215,30 @@ class AgentPolicySettings(AgentSettings, RolloutSettings):
 @dataclass(frozen=True)
 class AgentCriticSettings(AgentSettings, CriticSettings):
     """Policies and critics with one network per agent."""
+
+
+def data_needs(config: DataSettings | RolloutSettings, memory_size: int = 0) -> Needs:
+    """Return what a learner needs: fresh steps, windows from replay, or single transitions.
+
+    Args:
+        config: where to learn from.
+        memory_size: of the network that acts, which needs windows if it has one.
+
+    Raises:
+        ConfigError: a setting was changed that has no influence on data of this kind.
+    """
+    if isinstance(config, RolloutSettings):
+        return Needs(rollout=config.rollout, memory_size=memory_size)
+    needs_windows = memory_size > 0 or config.trace > 0.0 or config.windows
+    if config.rollout is not None:
+        _refuse(config, ("sequence_length", "windows"), f"rollout is {config.rollout}, which is learned from whole")
+        return Needs(rollout=config.rollout, memory_size=memory_size)
+    if not needs_windows:
+        _refuse(config, ("sequence_length",), "single transitions are drawn without a trace, a memory or windows")
+    return Needs(sequence=config.sequence_length if needs_windows else None, memory_size=memory_size)
+
+
+def _refuse(config: DataSettings, names: tuple[str, ...], reason: str) -> None:
+    for known in fields(config):
+        if known.name in names and (value := getattr(config, known.name)) != known.default:
+            raise ConfigError(f"{known.name} is {value}, but {reason}: leave {known.name} out.")

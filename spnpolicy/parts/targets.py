@@ -7,18 +7,18 @@ from spnpolicy.data.protocol import Batch, Window
 from spnpolicy.maths.categorical import expected
 from spnpolicy.maths.losses import chosen_value
 from spnpolicy.maths.returns import lambda_target, q_target
+from spnpolicy.parts.settings import CriticSettings, DataSettings
 
 LEAST_DEVIATION = 1e-5
 """Added to the standard deviation of advantages, so that equal ones are not blown up."""
 
 
 def value_target(
+    config: DataSettings | CriticSettings,
     batch: Batch,
-    reward: Float[Tensor, "*batch more"],
     value_tp1: Float[Tensor, "*batch more"],
     *,
-    discount: float,
-    trace: float = 0.0,
+    reward: Float[Tensor, "*batch more"] | None = None,
     bonus_tp1: Float[Tensor, "*batch more"] | float = 0.0,
 ) -> Float[Tensor, "*batch more"]:
     """Return one-step targets, or with a trace the lambda-returns of a window; 0 in rows that are not valid.
@@ -27,19 +27,19 @@ def value_target(
     failure made worthless bootstrap from what the step led to.
 
     Args:
+        config: with `discount`, the worth of a reward one step later, and `trace`, the lambda.
         batch: says where the task ended, and what a window's rows are worth. Single transitions look one step ahead.
-        reward: of the team, or of each agent in an axis behind those of the batch.
-        value_tp1: value of what each step led to, of the same shape.
-        discount: worth of a reward one step later.
-        trace: lambda, in [0, 1].
+        value_tp1: value of what each step led to; of the team, or of each agent in an axis behind those of the batch.
+        reward: of the same shape; None for the team's, the mean over agents.
         bonus_tp1: what is earned besides by what each step led to, see `spnpolicy.maths.returns.lambda_target`.
     """
+    reward = batch.reward.mean(-1) if reward is None else reward
     terminated = _expanded(batch.terminated, reward)
-    if not isinstance(batch, Window) or trace == 0.0:
-        target = q_target(reward, discount, terminated, value_tp1)
+    if not isinstance(batch, Window) or config.trace == 0.0:
+        target = q_target(reward, config.discount, terminated, value_tp1)
     else:
         cut = _expanded(batch.cut, reward)
-        target = lambda_target(reward, discount, terminated, cut, value_tp1, trace, bonus_tp1=bonus_tp1)
+        target = lambda_target(reward, config.discount, terminated, cut, value_tp1, config.trace, bonus_tp1=bonus_tp1)
     return target if batch.valid is None else target.where(_expanded(batch.valid, reward), 0.0)
 
 
@@ -55,12 +55,10 @@ def window_of(batch: Batch) -> Window:
 
 
 def advantages(
+    config: CriticSettings,
     batch: Batch,
     value_t: Float[Tensor, "time batch agents"],
     value_tp1: Float[Tensor, "time batch agents"],
-    *,
-    discount: float,
-    trace: float,
 ) -> tuple[Float[Tensor, "time batch agents"], Float[Tensor, "time batch agents"]]:
     """Return every agent's advantages y - V and the lambda-returns y, both without gradient.
 
@@ -68,18 +66,17 @@ def advantages(
     estimation.
 
     Args:
+        config: with `discount` and `trace`, as for `value_target`.
         batch: a window; every agent's own rewards count for it.
         value_t: critic's values now.
         value_tp1: values of what each step led to, of the target critic.
-        discount: worth of a reward one step later.
-        trace: lambda, in [0, 1].
 
     Raises:
         ValueError: the batch holds single transitions.
     Source: Schulman et al. 2016.
     """
     window, value_t = window_of(batch), value_t.detach()
-    target_t = value_target(window, window.reward, value_tp1.detach(), discount=discount, trace=trace)
+    target_t = value_target(config, window, value_tp1.detach(), reward=window.reward)
     target_t = target_t.where(_expanded(window.valid, target_t), value_t)
     return target_t - value_t, target_t
 

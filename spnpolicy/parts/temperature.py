@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from factor_q import Factors
-from spnpolicy.base.errors import ConfigError
-from spnpolicy.parts.exploration import linear_schedule
+from spnpolicy.base.decoding import require
+from spnpolicy.parts.settings import LinearSchedule
 
 LOWEST, HIGHEST = 1e-6, 1e2
 COLLAPSED = 0.5
@@ -39,16 +39,14 @@ class TemperatureConfig:
     temperature at once; 0 leaves it to the small steps."""
 
     def __post_init__(self) -> None:
-        if not LOWEST <= self.initial <= HIGHEST:
-            raise ConfigError(f"temperature.initial is {self.initial}, but must be between {LOWEST} and {HIGHEST}.")
+        require(
+            LOWEST <= self.initial <= HIGHEST, "temperature.initial", self.initial, f"between {LOWEST} and {HIGHEST}"
+        )
         for name in ("start", "end", "share"):
             value = getattr(self, name)
-            if not 0.0 <= value <= 1.0:
-                raise ConfigError(f"temperature.{name} is {value}, but must be a share between 0 and 1.")
-        if not self.learning_rate > 0:
-            raise ConfigError(f"temperature.learning_rate is {self.learning_rate}, but must be positive.")
-        if not self.rescue >= 0.0:
-            raise ConfigError(f"temperature.rescue is {self.rescue}, but must be 0 or more.")
+            require(0.0 <= value <= 1.0, f"temperature.{name}", value, "a share between 0 and 1")
+        require(self.learning_rate > 0.0, "temperature.learning_rate", self.learning_rate, "positive")
+        require(self.rescue >= 0.0, "temperature.rescue", self.rescue, "0 or more")
 
 
 class Temperature:
@@ -77,9 +75,8 @@ class Temperature:
 
     def target(self, largest_entropy: float, progress: float) -> float:
         """Return the entropy to aim at, in nats."""
-        schedule = self.config
-        share = linear_schedule(progress, start=schedule.start, end=schedule.end, share=schedule.share)
-        return share * largest_entropy
+        config = self.config
+        return LinearSchedule(config.start, config.end, config.share).at(progress) * largest_entropy
 
     def update(
         self,

@@ -102,9 +102,9 @@ BUGS = (
     ),
     Bug(
         "vdn: the largest utility instead of their sum",
-        "spnpolicy/algorithms/vdn.py",
-        "value_tp1 = greedy_value(utility_tp1, batch.next_available_actions, selector_tp1=selector_tp1).sum(-1)",
-        "value_tp1 = greedy_value(utility_tp1, batch.next_available_actions, selector_tp1=selector_tp1).amax(-1)",
+        "spnpolicy/algorithms/iql.py",
+        "return values.sum(-1)",
+        "return values.amax(-1)",
         (
             "tests/spnpolicy/algorithms/test_value_baselines.py",
             "tests/spnpolicy/algorithms/test_algorithms.py::test_vdn_learns_the_additive_projection",

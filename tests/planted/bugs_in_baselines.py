@@ -31,14 +31,14 @@ BUGS = (
     ),
     Bug(
         "trajectories: a failed step counts",
-        "spnpolicy/data/trajectories.py",
+        "spnpolicy/data/stores.py",
         'rows["valid"] = ~failed',
         'rows["valid"] = failed | True',
         (f"{T}/data/test_trajectories.py",),
     ),
     Bug(
         "trajectories: windows are drawn from one environment",
-        "spnpolicy/data/trajectories.py",
+        "spnpolicy/data/stores.py",
         "torch.randint(envs, (count,), generator=self._generator)",
         "torch.randint(1, (count,), generator=self._generator)",
         (f"{T}/data/test_trajectories.py",),

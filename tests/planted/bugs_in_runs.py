@@ -223,7 +223,7 @@ BUGS = (
     ),
     Bug(
         "parallel: gradients stay at home",
-        "spnpolicy/parts/optimization.py",
+        "spnpolicy/parts/learner.py",
         "    average([*chain(*gradients), *losses])\n",
         "    average(losses)\n",
         ("tests/spnpolicy/training/test_parallel.py::test_two_halves_of_a_batch_give_the_step_of_the_whole_batch",),

@@ -17,7 +17,7 @@ from broken_envs import (
 )
 
 from spnpolicy.base.errors import EnvError
-from spnpolicy.data.replay import ReplayBuffer
+from spnpolicy.data.stores import ReplayBuffer
 from spnpolicy.envs import make_env
 from spnpolicy.envs.checks.guard import guarded
 from spnpolicy.envs.pettingzoo.share import episode_seed

@@ -13,7 +13,7 @@ from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
-from spnpolicy.data.trajectories import Trajectories
+from spnpolicy.data.stores import Trajectories
 from spnpolicy.envs import make_env
 from spnpolicy.parts.joint_actions import joint_index, joint_mask, split_index
 from tests.spnpolicy.learning_cases import (

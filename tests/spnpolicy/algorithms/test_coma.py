@@ -7,17 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from circuits import CircuitDistribution, structures
 from factor_q import FactorGraph, Factors
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.parts.counterfactual import (
     counterfactual_advantage,
-    multilinear_baseline,
-    multilinear_value,
     others_actions,
-    sequential_advantages,
     with_floor,
 )
 from tests.spnpolicy.learning_cases import (
@@ -33,9 +29,6 @@ from tests.spnpolicy.learning_cases import (
 )
 from tests.spnpolicy.window_cases import backward_targets, disturb, random_window
 
-CARDS = (2, 3, 2)
-SCOPES = [(), (0,), (1,), (2,), (1, 0), (2, 1), (0, 1, 2)]
-
 
 def random_factors(cardinalities, scopes, seed, batch=()):
     generator = torch.Generator().manual_seed(seed)
@@ -45,15 +38,6 @@ def random_factors(cardinalities, scopes, seed, batch=()):
         for scope in graph.scopes
     ]
     return Factors(graph, tables)
-
-
-def dense(q):
-    """All values of a function of the joint action, as an array (*batch, k_0, k_1, ...)."""
-    total = np.zeros((*q.batch_shape, *q.cardinalities))
-    for u in itertools.product(*map(range, q.cardinalities)):
-        for scope, table in zip(q.scopes, q.tables, strict=True):
-            total[(..., *u)] += table.numpy()[(..., *(u[v] for v in scope))]
-    return total
 
 
 def joint_actions(cardinalities):
@@ -100,85 +84,6 @@ def test_the_mean_gradient_is_that_without_baseline_and_varies_less():
     assert coma.var(0).sum() < 0.5 * plain.var(0).sum()
     # The mean is not trivially zero, so the comparison can fail.
     assert (np.abs(coma.mean(0)) / error).max() > 10
-
-
-def test_one_evaluation_gives_the_baseline_of_every_agent():
-    q, prob = random_factors(CARDS, SCOPES, 3, batch=(4,)), random_probabilities(CARDS, 4, batch=(4,))
-    table = dense(q)
-    for u in itertools.product(*map(range, CARDS)):
-        found = multilinear_baseline(q, prob, torch.tensor([u] * 4)).numpy()
-        for i, k in enumerate(CARDS):
-            row = sum(prob[:, i, x].numpy() * table[(slice(None), *u[:i], x, *u[i + 1 :])] for x in range(k))
-            np.testing.assert_allclose(found[:, i], row, atol=1e-12)
-
-
-def test_the_multilinear_extension_is_the_mean_over_independent_actions():
-    q, prob = random_factors(CARDS, SCOPES, 5, batch=(4,)), random_probabilities(CARDS, 6, batch=(4,))
-    mean = np.einsum("nabc,na,nb,nc->n", dense(q), *(prob[:, i, :k].numpy() for i, k in enumerate(CARDS)))
-    np.testing.assert_allclose(multilinear_value(q, prob), mean, atol=1e-12)
-    forbidden = random_factors((2, 2), [(0, 1)], 0)
-    forbidden.flat[0] = -torch.inf
-    assert multilinear_value(forbidden, torch.tensor([[0.0, 1.0], [0.5, 0.5]]).double()).isfinite()
-
-
-def correlated(seed):
-    """A policy in which agents depend on each other, joint actions, and values with no structure."""
-    circuit = structures.markov_chain(CARDS)
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(circuit.num_parameters, generator=generator, dtype=torch.float64, requires_grad=True)
-    return CircuitDistribution(circuit, logits), random_factors(CARDS, [(0, 1, 2)], seed + 50), joint_actions(CARDS)
-
-
-def score_gradient(pi, actions, weights):
-    """sum_u pi(u) sum_i weight_i(u) grad log pi(u_i | u_<i), from the table of all joint probabilities."""
-    table = pi.log_prob(actions).exp().reshape(CARDS)
-    total = torch.zeros(())
-    for row, u in enumerate(actions.tolist()):
-        prefix = [table[tuple(u[:i])].sum() for i in range(len(u) + 1)]
-        log_conditionals = [(prefix[i + 1] / prefix[i]).log() for i in range(len(u))]
-        chain_rule = sum(float(weights[row, i]) * log_conditionals[i] for i in range(len(u)))
-        total = total + prefix[-1].detach() * chain_rule
-    return torch.autograd.grad(total, pi.logits)[0]
-
-
-def true_gradient(pi, q, actions):
-    values = torch.from_numpy(dense(q)).reshape(-1)
-    return torch.autograd.grad((pi.log_prob(actions).exp() * values).sum(), pi.logits)[0]
-
-
-@pytest.mark.parametrize("case", range(3))
-def test_sequential_advantages_are_exact_for_a_correlated_policy_and_the_counterfactual_baseline_is_not(case):
-    pi, q, actions = correlated(case)
-    truth = true_gradient(pi, q, actions)
-    with torch.no_grad():
-        sequential = sequential_advantages(pi, q, actions)
-        counterfactual = q(actions).unsqueeze(-1) - multilinear_baseline(q, pi.conditionals(actions), actions)
-    assert (score_gradient(pi, actions, sequential) - truth).abs().max() < 1e-10
-    wrong = (score_gradient(pi, actions, counterfactual) - truth).norm() / truth.norm()
-    print(f"relative error of the counterfactual baseline {wrong:.3f}")
-    assert wrong > 0.03
-
-
-def test_for_independent_agents_both_are_exact():
-    circuit = structures.mean_field(CARDS)
-    logits = torch.linspace(-1, 1, circuit.num_parameters, dtype=torch.float64).requires_grad_()
-    pi, q, actions = CircuitDistribution(circuit, logits), random_factors(CARDS, SCOPES, 9), joint_actions(CARDS)
-    truth = true_gradient(pi, q, actions)
-    with torch.no_grad():
-        marginals = pi.marginals().expand(len(actions), -1, -1)
-        baseline = q(actions).unsqueeze(-1) - multilinear_baseline(q, marginals, actions)
-        sequential = sequential_advantages(pi, q, actions)
-    for weights in (baseline, sequential):
-        assert (score_gradient(pi, actions, weights) - truth).abs().max() < 1e-10
-
-
-def test_sequential_advantages_sum_to_what_was_better_than_expected():
-    pi, q, actions = correlated(7)
-    values = dense(q).reshape(-1)
-    mean = (pi.log_prob(actions).exp().detach().numpy() * values).sum()
-    with torch.no_grad():
-        total = sequential_advantages(pi, q, actions).sum(-1)
-    np.testing.assert_allclose(total, values - mean, atol=1e-12)
 
 
 def test_the_floor_mixes_in_the_uniform_policy_over_possible_actions():

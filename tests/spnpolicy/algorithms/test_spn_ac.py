@@ -14,7 +14,7 @@ from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.data.protocol import Batch
-from spnpolicy.data.replay import ReplayBuffer
+from spnpolicy.data.stores import ReplayBuffer
 from spnpolicy.envs import make_env
 from spnpolicy.parts.temperature import Temperature, TemperatureConfig, spread
 from spnpolicy.training.config import RunConfig, TrainConfig

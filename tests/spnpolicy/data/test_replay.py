@@ -4,7 +4,7 @@ import torch
 
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.replay import ReplayBuffer
+from spnpolicy.data.stores import ReplayBuffer
 from tests.spnpolicy.chain_env import ChainEnv
 
 

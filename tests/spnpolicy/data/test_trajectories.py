@@ -7,7 +7,7 @@ import torch
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.protocol import Window
 from spnpolicy.data.rewards import RewardScale
-from spnpolicy.data.trajectories import Trajectories
+from spnpolicy.data.stores import Trajectories
 from tests.spnpolicy.chain_env import ChainEnv
 
 ENVS = 3

@@ -8,7 +8,7 @@ from spnpolicy.algorithms import make_algorithm
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.data.protocol import Batch
-from spnpolicy.data.trajectories import Trajectories
+from spnpolicy.data.stores import Trajectories
 from spnpolicy.networks.agents import AgentNetwork, GatedCell
 from spnpolicy.networks.encoders import Network
 from spnpolicy.networks.features import FourierFeatures

@@ -8,8 +8,9 @@ from spnpolicy.data.env import EnvSpec
 from spnpolicy.networks.agents import AgentNetwork
 from spnpolicy.networks.encoders import Network
 from spnpolicy.networks.features import FourierFeatures
-from spnpolicy.networks.layers import TargetUpdate, frozen_copy, soft_update
-from spnpolicy.parts.exploration import EpsilonSchedule, epsilon_greedy, linear_schedule
+from spnpolicy.parts.exploration import epsilon_greedy
+from spnpolicy.parts.learner import frozen_copy
+from spnpolicy.parts.settings import EpsilonSchedule, LinearSchedule, TargetUpdate
 
 SPEC = EnvSpec((2, 3, 1), 4, 5, False)
 
@@ -55,7 +56,7 @@ def test_target_updates():
         online[0].weight += 1.0
     TargetUpdate(rate=1.0, every=3).apply(target, online, updates=2)
     assert torch.equal(target[0].weight, start)
-    soft_update(target, online, 0.25)
+    TargetUpdate(rate=0.25).apply(target, online, updates=1)
     torch.testing.assert_close(target[0].weight, start + 0.25)
     TargetUpdate(rate=1.0, every=3).apply(target, online, updates=3)
     assert torch.equal(target[0].weight, online[0].weight)
@@ -68,7 +69,7 @@ def test_target_updates():
 def test_linear_schedule():
     schedule = EpsilonSchedule(start=1.0, end=0.2, share=0.5)
     assert [schedule.at(p) for p in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
-    assert linear_schedule(0.0, start=1.0, end=0.0, share=0.0) == 0.0
+    assert LinearSchedule(start=1.0, end=0.0, share=0.0).at(0.0) == 0.0
     with pytest.raises(ConfigError, match=r"exploration.end is 1.5"):
         EpsilonSchedule(end=1.5)
 

@@ -11,8 +11,10 @@ from spnpolicy.algorithms.ppo import Fixed, minibatches, remember
 from spnpolicy.data.protocol import Batch, Window
 from spnpolicy.maths.losses import clipped_policy_loss, policy_gradient_loss, robust_value_loss
 from spnpolicy.parts.actor_critic import actor_loss
-from spnpolicy.parts.settings import LinearSchedule
+from spnpolicy.parts.settings import CriticSettings, LinearSchedule
 from spnpolicy.parts.targets import advantages, normalized
+
+SETTINGS = CriticSettings(discount=0.9, trace=0.9)
 
 
 def random_window(seed, time=9, envs=7, agents=2):
@@ -61,7 +63,7 @@ def test_advantages_are_the_sum_of_discounted_errors(seed, trace):
     value_tp1[:-1] = torch.where(goes_on, value_t[1:], value_tp1[:-1])
     assert (batch.ended & ~batch.terminated & batch.valid)[1:-1].any(), "a time limit in mid-window"
     assert (~batch.valid[1:] & ~batch.ended[:-1]).any(), "a failure in an episode"
-    found, target = advantages(batch, value_t, value_tp1, discount=0.9, trace=trace)
+    found, target = advantages(CriticSettings(discount=0.9, trace=trace), batch, value_t, value_tp1)
     shape = batch.reward.shape
     expected = [slow_gae(batch, value_t, value_tp1, 0.9, trace, *place) for place in np.ndindex(*shape)]
     np.testing.assert_allclose(found.flatten(), expected, atol=1e-5)
@@ -71,11 +73,11 @@ def test_advantages_are_the_sum_of_discounted_errors(seed, trace):
 def test_a_failed_row_has_no_influence_whatever_stands_in_it():
     batch = random_window(0)
     value_t, value_tp1 = torch.randn(2, *batch.reward.shape, generator=torch.Generator().manual_seed(1))
-    clean, _ = advantages(batch, value_t, value_tp1, discount=0.9, trace=0.9)
+    clean, _ = advantages(SETTINGS, batch, value_t, value_tp1)
     reward, value_tp1 = batch.reward.clone(), value_tp1.clone()
     reward[~batch.valid] = math.nan
     value_tp1[~batch.valid] = math.inf
-    found, target = advantages(batch._replace(reward=reward), value_t, value_tp1, discount=0.9, trace=0.9)
+    found, target = advantages(SETTINGS, batch._replace(reward=reward), value_t, value_tp1)
     assert torch.equal(found, clean)
     assert (found[~batch.valid] == 0.0).all()
     assert target.isfinite().all()
@@ -84,10 +86,10 @@ def test_a_failed_row_has_no_influence_whatever_stands_in_it():
 def test_advantages_carry_no_gradient_and_need_windows():
     batch = random_window(0)
     value = torch.zeros(batch.reward.shape, requires_grad=True)
-    for part in advantages(batch, value, value, discount=0.9, trace=0.9):
+    for part in advantages(SETTINGS, batch, value, value):
         assert not part.requires_grad
     with pytest.raises(ValueError, match="windows of consecutive steps"):
-        advantages(Batch(*batch[:9]), value, value, discount=0.9, trace=0.9)
+        advantages(SETTINGS, Batch(*batch[:9]), value, value)
 
 
 def test_normalized_advantages_have_mean_0_and_deviation_1_for_each_agent_over_valid_rows():

@@ -1,14 +1,23 @@
-"""Gradient steps: the optimiser that all algorithms use, one guarded step of it, and one update of a learner."""
+"""What every learner does alike: target networks, guarded gradient steps, and its state in a checkpoint."""
 
+import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from spnpolicy.base.distributed import average
+
+Kind = TypeVar("Kind", bound=type[Any])
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def frozen_copy(network: Module) -> Module:
+    """Return a copy that gradients never reach: a target network at its start."""
+    return copy.deepcopy(network).requires_grad_(False)
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
@@ -85,3 +94,47 @@ def count_update(learner: Any) -> None:
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def saves(*parts: str) -> Callable[[Kind], Kind]:
+    """Give a class `state_dict`, `load_state_dict` and `to`, from the names of its parts.
+
+    Args:
+        parts: attributes that change in training: networks, optimisers and whatever else has a `state_dict`, and plain
+            numbers. What has a method `to` among them moves with the whole.
+
+    Example:
+        @saves("critic", "target_critic", "critic_optimizer", "num_updates")
+        class IQL: ...
+    """
+
+    def state_dict(self: Any) -> dict[str, Any]:
+        """Return what continuing needs."""
+        return {name: _state_of(getattr(self, name)) for name in parts}
+
+    def load_state_dict(self: Any, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        for name in parts:
+            part = getattr(self, name)
+            if hasattr(part, "load_state_dict"):
+                part.load_state_dict(state[name])
+            else:
+                setattr(self, name, state[name])
+
+    def to(self: Any, device: torch.device) -> None:
+        """Move all networks to a device; actions are still drawn on the CPU."""
+        for name in parts:
+            if hasattr(part := getattr(self, name), "to"):
+                part.to(device)
+
+    def decorate(kind: Kind) -> Kind:
+        for method in (state_dict, load_state_dict, to):
+            if method.__name__ not in vars(kind):
+                setattr(kind, method.__name__, method)
+        return kind
+
+    return decorate
+
+
+def _state_of(part: Any) -> Any:
+    return part.state_dict() if hasattr(part, "state_dict") else part
