@@ -57,6 +57,40 @@ class Step(NamedTuple):
     """Where an environment failed and was started anew: nothing of the step is to be used, and its episode does not
     count. None where nothing failed."""
 
+    @classmethod
+    def showing(
+        cls,
+        observation: Float[np.ndarray, "envs agents features"],
+        available_actions: Bool[np.ndarray, "envs agents actions"],
+        *,
+        state: Float[np.ndarray, "envs state"] | None = None,
+        reward: Float[np.ndarray, "envs agents"] | None = None,
+        terminated: Bool[np.ndarray, " envs"] | None = None,
+        truncated: Bool[np.ndarray, " envs"] | None = None,
+        final_observation: Float[np.ndarray, "envs agents features"] | None = None,
+        final_state: Float[np.ndarray, "envs state"] | None = None,
+        final_available_actions: Bool[np.ndarray, "envs agents actions"] | None = None,
+    ) -> "Step":
+        """Return what a batch shows; what is left out is as after a reset.
+
+        Nobody is paid and no episode ends, the final fields are those shown, and a state is all observations side by
+        side: a view of the same memory.
+        """
+        envs, agents = observation.shape[:2]
+        if final_observation is None:
+            final_observation, final_state = observation, state
+        return cls(
+            observation=observation,
+            state=observation.reshape(envs, -1) if state is None else state,
+            reward=np.zeros((envs, agents), np.float32) if reward is None else reward,
+            terminated=np.zeros(envs, bool) if terminated is None else terminated,
+            truncated=np.zeros(envs, bool) if truncated is None else truncated,
+            available_actions=available_actions,
+            final_observation=final_observation,
+            final_state=final_observation.reshape(envs, -1) if final_state is None else final_state,
+            final_available_actions=available_actions if final_available_actions is None else final_available_actions,
+        )
+
     def of(self, agent: int, num_actions: int) -> "Step":
         """Return what it shows one agent, with its own actions only; the state stays."""
         own = slice(agent, agent + 1)

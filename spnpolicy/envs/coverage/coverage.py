@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.data.env import Step
@@ -192,7 +192,14 @@ class Coverage:
         observation = self._restart(board, np.flatnonzero(terminated | truncated), final_observation)
         reward = np.zeros((self.num_envs, self.agents), np.float32)
         reward[terminated] = 1.0
-        return self._show(observation, reward, terminated, truncated, final_observation)
+        return Step.showing(
+            observation,
+            self._available,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            final_observation=final_observation,
+        )
 
     def _restart(
         self,
@@ -227,30 +234,7 @@ class Coverage:
         self._free_goals.mark(board, rows, claimed_are_free=self.variant == "simultaneous")
 
     def _show_current(self) -> Step:
-        observation = self._grid.observe(self._started_board())
-        reward = np.zeros((self.num_envs, self.agents), np.float32)
-        ended = np.zeros(self.num_envs, bool)
-        return self._show(observation, reward, ended, ended.copy(), observation)
-
-    def _show(
-        self,
-        observation: Float[np.ndarray, "envs agents features"],
-        reward: Float[np.ndarray, "envs agents"],
-        terminated: Bool[np.ndarray, " envs"],
-        truncated: Bool[np.ndarray, " envs"],
-        final_observation: Float[np.ndarray, "envs agents features"],
-    ) -> Step:
-        return Step(
-            observation=observation,
-            state=observation.reshape(self.num_envs, -1),
-            reward=reward,
-            terminated=terminated,
-            truncated=truncated,
-            available_actions=self._available,
-            final_observation=final_observation,
-            final_state=final_observation.reshape(self.num_envs, -1),
-            final_available_actions=self._available,
-        )
+        return Step.showing(self._grid.observe(self._started_board()), self._available)
 
     def optimal_steps(self) -> Int[np.ndarray, " envs"]:
         """Return the length of the best possible episode from the start of each current episode.

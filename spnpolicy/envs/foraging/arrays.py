@@ -111,7 +111,15 @@ class ForagingArrays:
         if len(over := np.flatnonzero(terminated | truncated)):
             self._start(over, generator)
             seen, mask = self._observe(), self._available()
-        return self._show(seen, mask, reward, terminated, truncated, final, final_mask)
+        return Step.showing(
+            seen,
+            mask,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            final_observation=final,
+            final_available_actions=final_mask,
+        )
 
     def _move(self, actions: Int[np.ndarray, "envs agents"]) -> None:
         """Move all agents, but none of several that aim at the same cell."""
@@ -206,22 +214,7 @@ class ForagingArrays:
         self._age[rows] = 0
 
     def _show_current(self) -> Step:
-        none = np.zeros(self.num_envs, bool)
-        seen, mask = self._observe(), self._available()
-        return self._show(seen, mask, np.zeros((self.num_envs, self.agents), np.float32), none, none, seen, mask)
-
-    def _show(
-        self,
-        seen: Float[np.ndarray, "envs agents features"],
-        mask: Bool[np.ndarray, "envs agents actions"],
-        reward: Float[np.ndarray, "envs agents"],
-        terminated: Bool[np.ndarray, " envs"],
-        truncated: Bool[np.ndarray, " envs"],
-        final: Float[np.ndarray, "envs agents features"],
-        final_mask: Bool[np.ndarray, "envs agents actions"],
-    ) -> Step:
-        state, final_state = seen.reshape(self.num_envs, -1), final.reshape(self.num_envs, -1)
-        return Step(seen, state, reward, terminated, truncated, mask, final, final_state, final_mask)
+        return Step.showing(self._observe(), self._available())
 
     def render(self, index: int = 0, *, final: bool = False) -> UInt8[np.ndarray, "height width 3"]:
         """Return a picture of one game; the end of an episode is not kept, so `final` shows the next start."""

@@ -105,7 +105,7 @@ class AssignmentGame:
         checked_seed(self.name, seed)
         if seed is not None or self._generator is None:
             self._generator = np.random.default_rng(seed)
-        return self._show_start(self._next_table(self._generator))
+        return Step.showing(self._next_table(self._generator), self._available)
 
     def step(self, actions: Integer[np.ndarray, "envs agents"]) -> Step:
         """Pay for the tasks that were chosen, and begin again.
@@ -122,8 +122,13 @@ class AssignmentGame:
         worth = self._started()
         assert self._generator is not None, "a table exists only after a stream was opened"
         actions = checked_actions(self.name, actions, self.num_envs, np.array(self.spec.cardinalities))
-        reward = self._paid(worth, actions)
-        return self._show(self._next_table(self._generator), reward, has_ended=True, final_worth=worth)
+        return Step.showing(
+            self._next_table(self._generator),
+            self._available,
+            reward=np.repeat(self._paid(worth, actions)[:, None], self.agents, axis=1),
+            terminated=np.ones(self.num_envs, bool),
+            final_observation=worth,
+        )
 
     def _paid(
         self, worth: Float[np.ndarray, "envs agents tasks"], actions: Integer[np.ndarray, "envs agents"]
@@ -185,7 +190,7 @@ class AssignmentGame:
             generator.bit_generator.state = state["generator"]
         check_saved_options(self.name, options, self._options())
         self._generator = generator
-        return self._show_start(self._next_table(generator))
+        return Step.showing(self._next_table(generator), self._available)
 
     def _options(self) -> dict[str, Any]:
         names = ("agents", "tasks", "idle", "fixed", "table_seed", "num_envs")
@@ -204,25 +209,3 @@ class AssignmentGame:
 
     def _started(self) -> Float[np.ndarray, "envs agents tasks"]:
         return begun(self.name, self._worth)
-
-    def _show_start(self, worth: Float[np.ndarray, "envs agents tasks"]) -> Step:
-        return self._show(worth, np.zeros(self.num_envs, np.float32), has_ended=False, final_worth=worth)
-
-    def _show(
-        self,
-        worth: Float[np.ndarray, "envs agents tasks"],
-        reward: Float[np.ndarray, " envs"],
-        has_ended: bool,
-        final_worth: Float[np.ndarray, "envs agents tasks"],
-    ) -> Step:
-        return Step(
-            observation=worth,
-            state=worth.reshape(self.num_envs, -1),
-            reward=np.repeat(reward[:, None], self.agents, axis=1),
-            terminated=np.full(self.num_envs, has_ended),
-            truncated=np.zeros(self.num_envs, bool),
-            available_actions=self._available,
-            final_observation=final_worth,
-            final_state=final_worth.reshape(self.num_envs, -1),
-            final_available_actions=self._available,
-        )

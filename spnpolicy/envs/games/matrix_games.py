@@ -140,18 +140,30 @@ class MatrixGame:
         reward = self.payoffs[tuple(actions.T)].astype(np.float32)
         self._round += 1
         self._last_actions = actions.copy()
-        final_observation = self._observation()
+        state = final_state = self._state()
+        observation = final_observation = self._seen(final_state)
         has_ended = self._round == self.rounds
         if has_ended:
             self._clear()
-        return self._show(reward, has_ended, final_observation)
+            state = self._state()
+            observation = self._seen(state)
+        return Step.showing(
+            observation,
+            self._available,
+            state=state,
+            reward=reward,
+            terminated=np.full(self.num_envs, has_ended and self.rounds == 1),
+            truncated=np.full(self.num_envs, has_ended and self.rounds > 1),
+            final_observation=final_observation,
+            final_state=final_state,
+        )
 
     def _clear(self) -> None:
         """All games of the batch are in the same round, so one number counts them."""
         self._round = 0
         self._last_actions = np.full((self.num_envs, len(self._cardinalities)), NOTHING_PLAYED)
 
-    def _observation(self) -> Float[np.ndarray, "envs features"]:
+    def _state(self) -> Float[np.ndarray, "envs features"]:
         if self.observe == "constant":
             return np.ones((self.num_envs, 1), np.float32)
         columns = zip(self._last_actions.T, self._cardinalities, strict=True)
@@ -160,27 +172,11 @@ class MatrixGame:
         )
 
     def _show_current(self) -> Step:
-        reward = np.zeros((self.num_envs, self.spec.num_agents), np.float32)
-        return self._show(reward, has_ended=False, final_state=self._observation())
+        state = self._state()
+        return Step.showing(self._seen(state), self._available, state=state)
 
-    def _show(
-        self, reward: Float[np.ndarray, "envs agents"], has_ended: bool, final_state: Float[np.ndarray, "envs features"]
-    ) -> Step:
-        agents = self.spec.num_agents
-        state = self._observation() if has_ended else final_state
-        final_observation = np.repeat(final_state[:, None], agents, axis=1)
-        observation = np.repeat(state[:, None], agents, axis=1) if has_ended else final_observation
-        return Step(
-            observation=observation,
-            state=state,
-            reward=reward,
-            terminated=np.full(self.num_envs, has_ended and self.rounds == 1),
-            truncated=np.full(self.num_envs, has_ended and self.rounds > 1),
-            available_actions=self._available,
-            final_observation=final_observation,
-            final_state=final_state,
-            final_available_actions=self._available,
-        )
+    def _seen(self, state: Float[np.ndarray, "envs features"]) -> Float[np.ndarray, "envs agents features"]:
+        return np.repeat(state[:, None], self.spec.num_agents, axis=1)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the table and what else tells games apart, and how far the games have come."""

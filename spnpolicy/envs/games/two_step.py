@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Float, Int, Integer
 
 from spnpolicy.base.errors import CheckpointError
 from spnpolicy.data.env import EnvSpec, Step
@@ -91,32 +91,22 @@ class TwoStep:
         reward = np.where(terminated, self._payoffs[places - 1, row, column], np.float32(0))
         final_places = np.where(terminated, places, 1 + row)
         self._places = np.where(terminated, START, final_places)
-        return self._show(self._places, reward, terminated, final_places)
-
-    def _begin(self, places: Int[np.ndarray, " envs"]) -> Step:
-        self._places = places
-        nothing = np.zeros(self.num_envs, np.float32)
-        return self._show(places, nothing, np.zeros(self.num_envs, bool), places)
-
-    def _show(
-        self,
-        places: Int[np.ndarray, " envs"],
-        reward: Float[np.ndarray, " envs"],
-        terminated: Bool[np.ndarray, " envs"],
-        final_places: Int[np.ndarray, " envs"],
-    ) -> Step:
-        state, final_state = (np.eye(STATES, dtype=np.float32)[rows] for rows in (places, final_places))
-        return Step(
-            observation=np.repeat(state[:, None], AGENTS, axis=1),
+        observation, state = _seen(self._places)
+        final_observation, final_state = _seen(final_places)
+        return Step.showing(
+            observation,
+            self._available,
             state=state,
             reward=np.repeat(reward[:, None], AGENTS, axis=1),
             terminated=terminated,
-            truncated=np.zeros(self.num_envs, bool),
-            available_actions=self._available,
-            final_observation=np.repeat(final_state[:, None], AGENTS, axis=1),
+            final_observation=final_observation,
             final_state=final_state,
-            final_available_actions=self._available,
         )
+
+    def _begin(self, places: Int[np.ndarray, " envs"]) -> Step:
+        self._places = places
+        observation, state = _seen(places)
+        return Step.showing(observation, self._available, state=state)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where each game is: 0 start, 1 after A, 2 after B."""
@@ -138,3 +128,9 @@ class TwoStep:
         if places.min() < START or places.max() >= STATES:
             raise CheckpointError(f"two_step: the saved state is damaged: places must be 0 .. {STATES - 1}.")
         return self._begin(places)
+
+
+def _seen(places: Int[np.ndarray, " envs"]) -> tuple[np.ndarray, np.ndarray]:
+    """Return observation and state, which are the same one-hot vector."""
+    state = np.eye(STATES, dtype=np.float32)[places]
+    return np.repeat(state[:, None], AGENTS, axis=1), state

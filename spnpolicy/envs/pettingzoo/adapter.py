@@ -283,10 +283,7 @@ class ParallelBatch:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, EnvError) as error:
             raise CheckpointError(f"{self.name}: the saved state is damaged: {error!r}.") from error
         observation, own_state = shown[0].astype(np.float32), shown[1].astype(np.float32)
-        ended = np.zeros(self.num_envs, bool)
-        reward = np.zeros((self.num_envs, spec.num_agents), np.float32)
-        view = (observation, own_state, reward, ended, ended.copy(), shown[2].astype(bool))
-        self._shown = Step(*view, observation, own_state, view[-1])
+        self._shown = Step.showing(observation, shown[2].astype(bool), state=own_state)
         return self._shown
 
     def close(self) -> None:
