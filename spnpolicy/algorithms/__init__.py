@@ -183,8 +183,8 @@ def _require_fit(name: str, spec: "EnvSpec") -> None:
         raise ConfigError(f"{name} chooses among {entry.actions} actions, but the environment's are {spec.actions}.")
     if entry.reward == "common" and spec.reward == "individual" and spec.num_agents > 1:
         raise ConfigError(
-            f"{name} learns from one reward of the whole team, but here every agent has its own. Set "
-            "train.team_reward to learn from their mean, or take an algorithm for each agent's own, such as ippo."
+            f"{name} learns from one reward of the whole team, but here every agent has its own. Set train.team_reward "
+            "(--team-reward true) to learn from their mean, or take an algorithm for each agent's own, such as ippo."
         )
 
 

@@ -1,76 +1,18 @@
-"""Files that are on the disk, whole, when the function returns; and reading that opens regular files only."""
+"""Folders that are new or locked, files that are regular or refused, JSON that is whole or as it was."""
 
 import contextlib
-import hashlib
+import fcntl
 import io
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from spnpolicy.base.errors import SpnPolicyError
-
-
-class FileFacts(NamedTuple):
-    """What was written into a file."""
-
-    bytes: int
-    """Its size."""
-    sha256: str
-    """Its SHA-256, in hexadecimal."""
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Put `content` under `path` so that a crash leaves either the old content or the new.
-
-    It is written under a hidden name beside it, synced to the disk and renamed; then the folder is synced.
-    """
-    temporary = path.with_name(f".writing-{path.name}-{os.getpid()}")
-    try:
-        write_durably(temporary, [content])
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    sync_folder(path.parent)
-
-
-def write_durably(path: Path, pieces: Iterable[bytes | memoryview]) -> FileFacts:
-    """Write a new file piece by piece and wait until it is on the disk.
-
-    Args:
-        path: the file; what is there is overwritten.
-        pieces: its content, each piece a row of bytes. No more than one of them has to exist at a time.
-
-    Returns:
-        Size and SHA-256 of all pieces together.
-    """
-    digest, size = hashlib.sha256(), 0
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    try:
-        for piece in pieces:
-            view = memoryview(piece)
-            digest.update(view)
-            size += len(view)
-            # A nearly full disk takes a part of what it is given and refuses the rest only when asked again.
-            while len(view):
-                view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return FileFacts(size, digest.hexdigest())
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+from circuits.files import replace_file
+from spnpolicy.base.errors import ConfigError, SpnPolicyError
+from spnpolicy.base.strict_json import dump_json
 
 
 def free_bytes(path: Path) -> int:
@@ -81,6 +23,33 @@ def free_bytes(path: Path) -> int:
         return shutil.disk_usage(path).free
     except OSError:
         return 0
+
+
+def make_new_folder(folder: Path) -> None:
+    """Make a folder, or take an empty one.
+
+    Raises:
+        ConfigError: something is there already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists and is not empty: choose another --out or remove it.")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, way_out: str) -> Iterator[None]:
+    """Keep the folder of a file to this process for the block.
+
+    Raises:
+        ConfigError: another process is at work there; the message ends with the way out.
+    """
+    with path.open("rb") as file:
+        try:
+            # The system drops this lock when the process ends, however it ends.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another process is at work in {path.parent}; wait for it or {way_out}.") from None
+        yield
 
 
 @contextlib.contextmanager
@@ -140,3 +109,8 @@ def read_small(path: Path, limit: int, *, folder: int | None = None, error: type
     if max(size, len(content)) > limit:
         raise error(f"{path} has {size} bytes, more than the {limit} that such a file may have.")
     return content
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file so that a crash leaves either the old content or the new, never a part of it."""
+    replace_file(path, dump_json(value).encode())

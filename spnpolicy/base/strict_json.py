@@ -5,8 +5,7 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
-from spnpolicy.base.errors import SpnPolicyError
-from spnpolicy.base.files import replace_file
+from spnpolicy.base.errors import ConfigError, SpnPolicyError
 
 MAX_DEPTH = 100
 """Most lists and objects inside each other. What is deeper could exhaust the stack of whoever walks through it."""
@@ -46,6 +45,11 @@ def parse_json(text: str | bytes, *, source: str, error: type[SpnPolicyError]) -
     return value
 
 
+def read_json(path: Path) -> Any:
+    """Parse a file of settings strictly, see `parse_json`; what is wrong is a ConfigError."""
+    return parse_json(path.read_bytes(), source=str(path), error=ConfigError)
+
+
 def is_too_crowded(text: bytes) -> bool:
     """Tell whether JSON may hold more than MAX_CONTAINERS lists and objects, without parsing it."""
     return text.count(b"[") + text.count(b"{") > MAX_CONTAINERS
@@ -67,11 +71,6 @@ def dump_json(value: Any, *, compact: bool = False) -> str:
     if compact:
         return json.dumps(value, allow_nan=False, separators=(",", ":"))
     return json.dumps(value, indent=1, allow_nan=False) + "\n"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file so that a crash leaves either the old content or the new, never a part of it."""
-    replace_file(path, dump_json(value).encode())
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import spnpolicy
 from spnpolicy.algorithms import ALGORITHMS, algorithm_class
-from spnpolicy.base.files import replace_file
 from spnpolicy.cli.checks import EXTRAS
 from spnpolicy.cli.command import Command, add_json
 from spnpolicy.cli.options import CommandLine
@@ -181,11 +180,15 @@ def _disk(folder: Path) -> Check:
 def _tried(what: str, act: Callable[[Path], str], folder: Path, remedy: str) -> Check:
     try:
         return Check(what, True, act(folder))
+    except ImportError:
+        return Check(what, False, "circuits cannot be imported; see above.")
     except Exception as problem:
         return Check(what, False, f"{type(problem).__name__}: {problem}; {remedy}.")
 
 
 def _write(folder: Path) -> str:
+    from circuits.files import replace_file
+
     with tempfile.TemporaryDirectory(dir=folder, prefix=".spnpolicy-doctor-") as name:
         path, content = Path(name) / "file", os.urandom(1 << 20)
         replace_file(path, content)

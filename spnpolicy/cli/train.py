@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from spnpolicy.algorithms import ALGORITHMS, config_class
 from spnpolicy.base.decoding import decode, encode
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.base.strict_json import parse_json
+from spnpolicy.base.strict_json import read_json
 from spnpolicy.cli.checks import checked_device, first_free, require_extra
 from spnpolicy.cli.command import FILE, FOLDER, SETTINGS, Command, field_docs, offer
 from spnpolicy.cli.failures import INTERRUPTED
@@ -191,7 +191,7 @@ def _from_file(line: CommandLine) -> RunConfig:
     size = os.stat(path).st_size
     if not path.is_file() or size > MOST_CONFIG_BYTES:
         raise ConfigError(f"--config: {path} is not a regular file of at most {MOST_CONFIG_BYTES:,} bytes.")
-    return _known(decode(RunConfig, parse_json(path.read_bytes(), source=str(path), error=ConfigError), path=str(path)))
+    return _known(decode(RunConfig, read_json(path), path=str(path)))
 
 
 def _known(config: RunConfig) -> RunConfig:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from spnpolicy.base.distributed import any_of, barrier, process_group, world
 from spnpolicy.base.errors import CheckpointError, ConfigError, DiskError
-from spnpolicy.base.strict_json import write_json
+from spnpolicy.base.files import write_json
 from spnpolicy.envs import make_env
 from spnpolicy.training.config import RunConfig
 from spnpolicy.training.evaluation import EvaluationStopped

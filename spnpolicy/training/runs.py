@@ -10,7 +10,6 @@ checkpoints/     see `training.storage.checkpoints`; of several processes each f
 result.json      written last, only by a run that reached its end
 """
 
-import fcntl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,8 +20,9 @@ from spnpolicy.algorithms import make_algorithm
 from spnpolicy.base.decoding import decode, encode
 from spnpolicy.base.distributed import world
 from spnpolicy.base.errors import CheckpointError, ConfigError
+from spnpolicy.base.files import locked, make_new_folder, write_json
 from spnpolicy.base.seeding import Streams
-from spnpolicy.base.strict_json import parse_json, write_json
+from spnpolicy.base.strict_json import read_json
 from spnpolicy.data.env import BatchedEnv, EnvSpec
 from spnpolicy.data.protocol import Algorithm
 from spnpolicy.envs import make_env
@@ -40,9 +40,7 @@ def create_run_folder(folder: Path, config: RunConfig) -> None:
     Raises:
         ConfigError: something is there already.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} exists and is not empty: choose another --out or remove it.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_new_folder(folder)
     write_json(folder / "config.json", encode(config))
 
 
@@ -55,7 +53,7 @@ def read_run_config(folder: Path) -> RunConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise ConfigError(f"{folder} is not a run: config.json is missing.")
-    return decode(RunConfig, parse_json(path.read_bytes(), source=str(path), error=ConfigError), path=str(path))
+    return decode(RunConfig, read_json(path), path=str(path))
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
@@ -84,19 +82,14 @@ def locked_run(folder: Path) -> Iterator[None]:
     if world().rank:
         yield
         return
-    with (folder / "config.json").open("rb") as file:
-        try:
-            # The system drops this lock when the process ends, however it ends.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another process is at work in {folder}; wait for it or stop it.") from None
+    with locked(folder / "config.json", way_out="stop it"):
         yield
 
 
 def _read_object(path: Path, fields: dict[str, type]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    content = parse_json(path.read_bytes(), source=str(path), error=ConfigError)
+    content = read_json(path)
     if not isinstance(content, dict) or not all(type(content.get(name)) is kind for name, kind in fields.items()):
         raise ConfigError(f"{path} is damaged: it must be an object with {', '.join(fields)}.")
     return content

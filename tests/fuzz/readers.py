@@ -30,10 +30,11 @@ import torch
 import circuits
 from circuits import structures
 from circuits.errors import CircuitError
+from circuits.files import FileFacts
 from circuits.formats.json import _digest
 from spnpolicy.base.decoding import decode, encode
 from spnpolicy.base.errors import SpnPolicyError
-from spnpolicy.base.files import FileFacts, open_regular
+from spnpolicy.base.files import open_regular
 from spnpolicy.base.strict_json import dump_json, parse_json
 from spnpolicy.training.config import RunConfig
 from spnpolicy.training.metrics import read_metrics, record_line

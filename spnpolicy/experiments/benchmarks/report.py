@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from spnpolicy.base.files import replace_file
+from circuits.files import replace_file
 from spnpolicy.experiments.benchmarks.results import MEASURES, Results, Score
 from spnpolicy.experiments.statistics.bootstrap import Interval
 from spnpolicy.experiments.statistics.tables import (

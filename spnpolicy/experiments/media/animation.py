@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from circuits.files import replace_file
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.base.files import replace_file
 from spnpolicy.envs import environment_class
 from spnpolicy.envs.sprites import BORDER, PAPER
 from spnpolicy.training.player import Player

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spnpolicy.base.files import replace_file
+from circuits.files import replace_file
 from spnpolicy.envs import sprites
 
 INK, PAPER, _LINE = (f"#{bytes(color).hex()}" for color in (sprites.INK, sprites.PAPER, sprites.LINE))

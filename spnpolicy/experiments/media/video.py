@@ -8,8 +8,8 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import UInt8
 
+from circuits.files import replacing
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.base.files import sync_folder
 from spnpolicy.experiments.media.animation import Shot
 
 FRAMES_PER_SECOND = 20
@@ -44,15 +44,10 @@ def write_video(shots: Iterable[Shot], path: Path) -> None:
         OSError: the disk refuses.
     """
     check_video_support()
-    temporary = path.with_name(f".writing-{path.name}-{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         _encode(shots, temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def _encode(shots: Iterable[Shot], path: Path) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from circuits.files import replace_file
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.base.files import replace_file
+from spnpolicy.base.files import make_new_folder
 from spnpolicy.experiments.reports.cautions import Selection
 from spnpolicy.experiments.reports.csv_files import curves_csv, improvement_csv, runs_csv, table_csv
 from spnpolicy.experiments.reports.groups import Task, group_runs
@@ -60,9 +61,7 @@ def write_report_folder(report: Report, folder: Path) -> list[Path]:
     Raises:
         ConfigError: something is there already.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} exists and is not empty: choose another --out or remove it.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_new_folder(folder)
     pictures = draw_pictures(report.comparison, folder)
     texts = {
         "report.html": report_html(report.comparison, report.tasks, report.selection, pictures),

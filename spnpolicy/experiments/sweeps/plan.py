@@ -6,7 +6,6 @@ leases/      who is at work on which trial, see `spnpolicy.experiments.sweeps.le
 attempts/    per trial what became of every try, one JSON line each, and the warnings while it ran
 """
 
-import fcntl
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,8 +16,9 @@ from typing import Any, NamedTuple
 from spnpolicy.algorithms import ALGORITHMS, config_class
 from spnpolicy.base.decoding import decode, encode, unknown_name
 from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.files import locked, write_json
 from spnpolicy.base.seeding import Streams, derive_seed
-from spnpolicy.base.strict_json import parse_json, write_json
+from spnpolicy.base.strict_json import read_json
 from spnpolicy.envs import make_env
 from spnpolicy.experiments.presets import Preset
 from spnpolicy.training.config import RunConfig, TrainConfig
@@ -197,12 +197,7 @@ def open_folder(folder: Path, plan: Plan) -> Iterator[None]:
     else:
         folder.mkdir(parents=True)
         write_json(folder / PLAN_FILE, encode(plan))
-    with (folder / PLAN_FILE).open("rb") as file:
-        try:
-            # The system drops this lock when the process ends, however it ends.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another process is at work in {folder}; wait for it or choose another --out.") from None
+    with locked(folder / PLAN_FILE, way_out="choose another --out"):
         yield
 
 
@@ -215,7 +210,7 @@ def read_plan(folder: Path) -> Plan:
     path = folder / PLAN_FILE
     if not path.is_file():
         raise ConfigError(f"{folder} is not the folder of a sweep or benchmark: {PLAN_FILE} is missing.")
-    return decode(Plan, parse_json(path.read_bytes(), source=str(path), error=ConfigError), path=str(path))
+    return decode(Plan, read_json(path), path=str(path))
 
 
 def _check_same_plan(folder: Path, plan: Plan) -> None:
@@ -225,7 +220,7 @@ def _check_same_plan(folder: Path, plan: Plan) -> None:
     if not path.is_file():
         raise ConfigError(f"{folder} exists and is not the folder of a sweep or benchmark: choose another --out.")
     wanted = encode(plan)
-    saved = parse_json(path.read_bytes(), source=str(path), error=ConfigError)
+    saved = read_json(path)
     # Decoded, an older file also has the defaults of settings that are newer than it.
     if saved != wanted and (saved := encode(read_plan(folder))) != wanted:
         raise ConfigError(

@@ -7,7 +7,7 @@ from typing import Any
 
 from spnpolicy.base.decoding import decode, require
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.base.strict_json import parse_json
+from spnpolicy.base.strict_json import read_json
 from spnpolicy.experiments.sweeps.plan import Environment, Plan, cross
 from spnpolicy.training.config import TrainConfig
 
@@ -47,7 +47,7 @@ def read_sweep(path: Path) -> Sweep:
         ConfigError: it is not JSON, or a setting has an unknown name, a wrong type or value; names path and value.
         FileNotFoundError: there is no such file.
     """
-    value = parse_json(path.read_bytes(), source=str(path), error=ConfigError)
+    value = read_json(path)
     try:
         return decode(Sweep, value, path=path.name)
     except ConfigError as problem:

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from circuits.files import replace_file
 from spnpolicy.base.decoding import decode, encode
 from spnpolicy.base.errors import CheckpointError, ConfigError, DiskError, SpnPolicyError
-from spnpolicy.base.files import replace_file
-from spnpolicy.base.strict_json import parse_json
+from spnpolicy.base.strict_json import read_json
 from spnpolicy.experiments.sweeps.plan import Plan, run_config, trial_folder
 from spnpolicy.training.config import RunConfig
 from spnpolicy.training.evaluation import EvaluationResult, evaluate
@@ -98,7 +98,7 @@ def _train(config: RunConfig, own: Path, on_progress: Callable[[Progress], None]
 def _has_config(own: Path, config: RunConfig) -> bool:
     path = own / "config.json"
     try:
-        saved = parse_json(path.read_bytes(), source=str(path), error=ConfigError)
+        saved = read_json(path)
         # Decoded only when that is needed: a plan may have ten thousand trials.
         return saved == encode(config) or decode(RunConfig, saved, path=str(path)) == config
     except (ConfigError, OSError):

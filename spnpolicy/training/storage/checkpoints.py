@@ -25,18 +25,10 @@ from typing import Any, Literal, NoReturn
 
 from torch import Tensor
 
+from circuits.files import FileFacts, replace_file, sync_folder, write_durably
 from spnpolicy.base.decoding import require
 from spnpolicy.base.errors import CheckpointError, DiskError
-from spnpolicy.base.files import (
-    FileFacts,
-    free_bytes,
-    open_folder,
-    open_regular,
-    read_small,
-    replace_file,
-    sync_folder,
-    write_durably,
-)
+from spnpolicy.base.files import free_bytes, open_folder, open_regular, read_small
 from spnpolicy.base.strict_json import MAX_CONTAINERS, dump_json, is_too_crowded, parse_json
 from spnpolicy.training.storage.state_tree import flatten, unflatten
 from spnpolicy.training.storage.tensor_files import read_tensors, tensor_pieces

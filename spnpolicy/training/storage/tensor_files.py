@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from circuits.files import FileFacts
 from spnpolicy.base.errors import CheckpointError
-from spnpolicy.base.files import FileFacts
 from spnpolicy.base.strict_json import dump_json, is_too_crowded, parse_json
 
 MAX_HEADER = 4 << 20

@@ -104,7 +104,7 @@ def test_doctor_reports_a_disk_that_does_not_sync_and_locks_that_do_not_hold(mon
         raise OSError(5, "Input/output error")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(doctor, "replace_file", refuse)
+    monkeypatch.setattr("circuits.files.replace_file", refuse)
     monkeypatch.setattr("fcntl.flock", lambda *_: None)
     assert main(["doctor"]) == 2
     text = capsys.readouterr().out
