@@ -105,7 +105,11 @@ class Step(NamedTuple):
 
 @runtime_checkable
 class BatchedEnv(Protocol):
-    """A batch of `num_envs` independent copies of one task, stepped together."""
+    """A batch of `num_envs` independent copies of one task, stepped together.
+
+    A task that knows its optimum also has `optimal_return(discount)`: the best discounted return of each current
+    episode as the mean over the agents, shape (num_envs,), and a ConfigError where the discount is outside [0, 1].
+    """
 
     name: str
     num_envs: int
@@ -116,11 +120,29 @@ class BatchedEnv(Protocol):
     """Readable names of the action indices, longest action set first."""
 
     def reset(self, *, seed: int | None = None) -> Step:
-        """Start every environment anew; a seed makes all that follows reproducible."""
+        """Start a new episode in every environment.
+
+        Args:
+            seed: makes all that follows reproducible, a whole number, 0 or more; None goes on with the current stream
+                of random numbers, which at first is seeded from the operating system.
+
+        Returns:
+            The first observations; rewards are zero.
+
+        Raises:
+            ConfigError: the seed is no such number.
+        """
         ...
 
     def step(self, actions: Int[np.ndarray, "envs agents"]) -> Step:
-        """Apply one joint action in every environment."""
+        """Apply one joint action in every environment; those that end begin anew by themselves.
+
+        Args:
+            actions: one action of each agent, shape (num_envs, agents).
+
+        Raises:
+            EnvError: `reset` was never called, or an action has the wrong shape, type or value.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -128,5 +150,12 @@ class BatchedEnv(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> Step:
-        """Go on exactly from a state that `state_dict` returned."""
+        """Go on exactly from a state that `state_dict` returned; nothing changes when the state is refused.
+
+        Returns:
+            What the environments show now; rewards are zero.
+
+        Raises:
+            CheckpointError: the state is damaged, or belongs to other options.
+        """
         ...

@@ -67,39 +67,27 @@ class ParallelFace(ParallelEnv):
         }
         self.possible_agents = [f"agent_{i}" for i in range(env.spec.num_agents)]
         self.agents: list[str] = []
-        self._observation_spaces = {
+        # Under these two names PettingZoo's own wrappers and tests still read them.
+        self.observation_spaces = {
             agent: Box(-np.inf, np.inf, (env.spec.observation_size,), np.float32) for agent in self.possible_agents
         }
-        self._action_spaces = {
+        self.action_spaces = {
             agent: Discrete(count) for agent, count in zip(self.possible_agents, env.spec.cardinalities, strict=True)
         }
-        # PettingZoo's own wrappers and tests still read these two names
-        self.observation_spaces, self.action_spaces = (
-            dict(self._observation_spaces),
-            dict(self._action_spaces),
-        )
         self.state_space = Box(-np.inf, np.inf, (env.spec.state_size,), np.float32)
 
     def observation_space(self, agent: str) -> Box:
         """Return the space of an agent's observations (always the same object)."""
-        return self._observation_spaces[agent]
+        return self.observation_spaces[agent]
 
     def action_space(self, agent: str) -> Discrete:
         """Return the space of an agent's actions (always the same object)."""
-        return self._action_spaces[agent]
+        return self.action_spaces[agent]
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observations, dict[str, dict[str, Any]]]:
-        """Begin an episode.
-
-        Args:
-            seed: makes all that follows reproducible.
-            options: not used; part of PettingZoo's interface.
-
-        Returns:
-            Observations and infos, keyed by agent.
-        """
+        """Begin an episode; `options`, a part of PettingZoo's interface, are not used."""
         self.agents = self.possible_agents.copy()
         self._last = self._env.reset(seed=seed)
         return self._observations(self._last), self._infos(self._last)
@@ -107,14 +95,7 @@ class ParallelFace(ParallelEnv):
     def step(
         self, actions: dict[str, Any]
     ) -> tuple[Observations, dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
-        """Apply one action of every agent.
-
-        Args:
-            actions: a whole number for each agent of `agents`.
-
-        Returns:
-            Observations, rewards, terminations, truncations and infos, keyed by agent. After the end of an
-            episode, and before the next `reset`, all are empty.
+        """Apply one action of every agent; after the end of an episode, before the next reset, all answers are empty.
 
         Raises:
             EnvError: `reset` was never called, an agent's action is missing, or it is out of range.
@@ -132,13 +113,7 @@ class ParallelFace(ParallelEnv):
         observations, infos = self._observations(step), self._infos(step)
         if terminated or truncated:
             self.agents = []
-        return (
-            observations,
-            rewards,
-            dict.fromkeys(agents, terminated),
-            dict.fromkeys(agents, truncated),
-            infos,
-        )
+        return observations, rewards, dict.fromkeys(agents, terminated), dict.fromkeys(agents, truncated), infos
 
     def state(self) -> Float[np.ndarray, " state"]:
         """Return the global state; after the end of an episode, its final state."""

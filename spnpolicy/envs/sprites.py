@@ -5,15 +5,22 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from circuits.draw import style
+
 Color = tuple[int, int, int]
 
+
+def _rgb(color: str) -> Color:
+    red, green, blue = bytes.fromhex(color.removeprefix("#"))
+    return red, green, blue
+
+
 OVERSAMPLING = 3
-PAPER: Color = (246, 244, 239)
 BOARD: Color = (255, 255, 255)
 LINE: Color = (228, 225, 217)
 BORDER: Color = (190, 186, 176)
-INK: Color = (45, 49, 58)
 FADED_INK: Color = (116, 118, 124)
+PAPER, INK = (_rgb(color) for color in (style.PAPER, style.INK))
 AGENT_COLORS: tuple[Color, ...] = (
     (0, 114, 178),
     (230, 159, 0),

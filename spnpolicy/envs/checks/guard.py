@@ -113,11 +113,7 @@ class Guard:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> Step:
-        """Go on from a state that `state_dict` returned.
-
-        Raises:
-            CheckpointError: the state is damaged, or belongs to another environment.
-        """
+        """Go on from a state that `state_dict` returned."""
         with reading_saved_state(self.name):
             inner = state["env"]
             episodes, ages = (np.array(state[name], np.int64) for name in ("episodes", "ages"))

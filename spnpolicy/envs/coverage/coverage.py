@@ -126,18 +126,7 @@ class Coverage:
             )
 
     def reset(self, *, seed: int | None = None) -> Step:
-        """Start a new episode in every game.
-
-        Args:
-            seed: makes all layouts that follow reproducible; None goes on with the current stream of
-                layouts, which at first is seeded from the operating system.
-
-        Returns:
-            The first observations; rewards are zero.
-
-        Raises:
-            ConfigError: the seed is not a whole number, 0 or more.
-        """
+        """Start a new episode in every game; a seed makes all layouts that follow reproducible."""
         checked_seed(self.name, seed)
         if seed is not None or self._layouts is None:
             self._layouts = self._open_stream(seed)
@@ -166,17 +155,7 @@ class Coverage:
         return self._begin(agent_cells, goal_cells)
 
     def step(self, actions: Int[np.ndarray, "envs agents"]) -> Step:
-        """Apply one joint action in every game; games that end restart by themselves.
-
-        Args:
-            actions: whole numbers in 0 .. 5, shape (num_envs, agents).
-
-        Returns:
-            New observations, and a reward of 1 for every agent of the games that just succeeded.
-
-        Raises:
-            EnvError: `reset` was never called, or an action has the wrong shape, type or value.
-        """
+        """Apply one joint action, numbers in 0 .. 5, in every game; every agent of one that just succeeded gets 1."""
         board = self._started_board()
         actions = checked_actions(self.name, actions, self.num_envs, self._cardinalities)
         if self.variant == "simultaneous":
@@ -272,15 +251,6 @@ class Coverage:
         """Return the best discounted return of each current episode: discount ** (optimal_steps - 1).
 
         It is 0 where even the best episode would be longer than the episode limit.
-
-        Args:
-            discount: factor per step, in [0, 1].
-
-        Returns:
-            Returns per agent, shape (num_envs,).
-
-        Raises:
-            ConfigError: the discount is outside [0, 1].
         """
         discount = checked_discount(self.name, discount)
         steps = self.optimal_steps()
@@ -333,14 +303,7 @@ class Coverage:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> Step:
-        """Go on exactly from a state that `state_dict` returned; nothing changes when the state is refused.
-
-        Returns:
-            What the games show now; rewards are zero.
-
-        Raises:
-            CheckpointError: the state is damaged, or belongs to other options.
-        """
+        """Go on exactly from a state that `state_dict` returned; nothing changes when the state is refused."""
         with reading_saved_state(self.name):
             options = dict(state["options"])
             board = Board(**{name: np.array(state[name]) for name in Board.__slots__})

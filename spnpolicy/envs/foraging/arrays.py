@@ -89,14 +89,7 @@ class ForagingArrays:
         return self._show_current()
 
     def step(self, actions: Int[np.ndarray, "envs agents"]) -> Step:
-        """Apply one joint action in every game; what is not possible counts as doing nothing.
-
-        Args:
-            actions: whole numbers in 0 .. 5, shape (num_envs, agents).
-
-        Raises:
-            EnvError: `reset` was never called, or an action has the wrong shape, type or value.
-        """
+        """Apply one joint action, numbers in 0 .. 5, in every game; what is not possible counts as doing nothing."""
         generator = begun(self.name, self._generator)
         actions = checked_actions(self.name, actions, self.num_envs, self._cardinalities)
         possible = np.take_along_axis(self._available(), actions[..., None], -1)[..., 0]
@@ -244,11 +237,7 @@ class ForagingArrays:
         return {name: array.copy() for name, array in arrays.items()} | {"generator": generator}
 
     def load_state_dict(self, state: dict[str, Any]) -> Step:
-        """Go on from a state that `state_dict` returned.
-
-        Raises:
-            CheckpointError: the state belongs to another task or batch size, or is damaged.
-        """
+        """Go on from a state that `state_dict` returned."""
         with reading_saved_state(self.name):
             held = {"players": self._players, "food": self._food, "spawned": self._spawned, "age": self._age}
             if any(np.shape(state[name]) != array.shape for name, array in held.items()):

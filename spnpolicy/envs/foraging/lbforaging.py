@@ -75,18 +75,17 @@ class ForagingGame(ParallelEnv):
         self._low = np.stack([box.low for box in raw])
         self._width = np.maximum(np.stack([box.high for box in raw]) - self._low, 1.0)
         boxes = [Box(-1.0, 1.0, box.shape) for box in raw] if rescale else raw
-        self._boxes = dict(zip(self.possible_agents, boxes, strict=True))
-        self._choices = {agent: Discrete(len(ACTION_NAMES)) for agent in self.possible_agents}
-        # PettingZoo's own wrappers and tests still read these two names
-        self.observation_spaces, self.action_spaces = dict(self._boxes), dict(self._choices)
+        # Under these two names PettingZoo's own wrappers and tests still read them.
+        self.observation_spaces = dict(zip(self.possible_agents, boxes, strict=True))
+        self.action_spaces = {agent: Discrete(len(ACTION_NAMES)) for agent in self.possible_agents}
 
     def observation_space(self, agent: str) -> Box:
         """Return the space of an agent's observations: row, column and level of every food and agent."""
-        return self._boxes[agent]
+        return self.observation_spaces[agent]
 
     def action_space(self, agent: str) -> Discrete:
         """Return the space of an agent's six actions."""
-        return self._choices[agent]
+        return self.action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         """Begin an episode."""

@@ -90,35 +90,14 @@ class AssignmentGame:
         self._worth: Float[np.ndarray, "envs agents tasks"] | None = None
 
     def reset(self, *, seed: int | None = None) -> Step:
-        """Start a new game everywhere.
-
-        Args:
-            seed: makes all tables that follow reproducible; None goes on with the current stream of tables,
-                which at first is seeded from the operating system.
-
-        Returns:
-            The first observations; rewards are zero.
-
-        Raises:
-            ConfigError: the seed is not a whole number, 0 or more.
-        """
+        """Start a new game everywhere; a seed makes all tables that follow reproducible."""
         checked_seed(self.name, seed)
         if seed is not None or self._generator is None:
             self._generator = np.random.default_rng(seed)
         return Step.showing(self._next_table(self._generator), self._available)
 
     def step(self, actions: Integer[np.ndarray, "envs agents"]) -> Step:
-        """Pay for the tasks that were chosen, and begin again.
-
-        Args:
-            actions: one action of each agent, shape (num_envs, agents).
-
-        Returns:
-            The same reward for all agents of a game; `terminated` is true everywhere.
-
-        Raises:
-            EnvError: `reset` was never called, or an action has the wrong shape, type or value.
-        """
+        """Pay all agents of a game the same for the tasks that were chosen, and begin again: every game terminates."""
         worth = self._started()
         assert self._generator is not None, "a table exists only after a stream was opened"
         actions = checked_actions(self.name, actions, self.num_envs, np.array(self.spec.cardinalities))
@@ -158,18 +137,7 @@ class AssignmentGame:
         return actions
 
     def optimal_return(self, discount: float) -> Float[np.ndarray, " envs"]:
-        """Return the best return of each current game; with a single step, no discount changes it.
-
-        Args:
-            discount: factor per step, in [0, 1].
-
-        Returns:
-            Returns per agent, shape (num_envs,).
-
-        Raises:
-            ConfigError: the discount is outside [0, 1].
-            EnvError: `reset` was never called.
-        """
+        """Return the best return of each current game; with a single step, no discount changes it."""
         factor = discounted_sum(self.name, [1.0], discount)
         return factor * self._paid(self._started(), self.optimal_actions()).astype(np.float64)
 
@@ -179,11 +147,7 @@ class AssignmentGame:
         return {"options": self._options(), "generator": self._before_table}
 
     def load_state_dict(self, state: dict[str, Any]) -> Step:
-        """Go on exactly from a state that `state_dict` returned; nothing changes when the state is refused.
-
-        Raises:
-            CheckpointError: the state is damaged, or belongs to other options.
-        """
+        """Go on exactly from a state that `state_dict` returned; nothing changes when the state is refused."""
         generator = np.random.default_rng(0)
         with reading_saved_state(self.name):
             options = dict(state["options"])

@@ -102,17 +102,7 @@ class MatrixGame:
         return float(self.payoff.max())
 
     def optimal_return(self, discount: float) -> Float[np.ndarray, " envs"]:
-        """Return the best discounted return of an episode, that of the best joint action in every round.
-
-        Args:
-            discount: factor per step, in [0, 1].
-
-        Returns:
-            Returns as the mean over the agents, shape (num_envs,).
-
-        Raises:
-            ConfigError: the discount is outside [0, 1].
-        """
+        """Return the best discounted return of an episode, that of the best joint action in every round."""
         return np.full(self.num_envs, discounted_sum(self.name, [self.optimum] * self.rounds, discount))
 
     def reset(self, *, seed: int | None = None) -> Step:
@@ -125,15 +115,7 @@ class MatrixGame:
     def step(self, actions: Integer[np.ndarray, "envs agents"]) -> Step:
         """Pay every agent for its game's joint action; games whose last round this was begin again.
 
-        Args:
-            actions: one action of each agent, shape (num_envs, agents).
-
-        Returns:
-            Payoffs as rewards; after the last round `terminated` is true everywhere, or `truncated` where a game has
-            several rounds.
-
-        Raises:
-            EnvError: `reset` was never called, or an action has the wrong shape, type or value.
+        After the last round `terminated` is true everywhere, or `truncated` where a game has several rounds.
         """
         begun(self.name, self._has_begun or None)
         actions = checked_actions(self.name, actions, self.num_envs, self._cardinalities)
@@ -190,11 +172,7 @@ class MatrixGame:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> Step:
-        """Go on from a state that `state_dict` returned; nothing changes when the state is refused.
-
-        Raises:
-            CheckpointError: the state is damaged, or belongs to another game or batch size.
-        """
+        """Go on from a state that `state_dict` returned; nothing changes when the state is refused."""
         with reading_saved_state(self.name):
             is_same = np.array_equal(state["payoffs"], self.payoffs)
             other = [name for name in ("num_envs", "rounds", "observe") if state[name] != getattr(self, name)]

@@ -53,17 +53,7 @@ class TwoStep:
         return float(self._payoffs.max())
 
     def optimal_return(self, discount: float) -> Float[np.ndarray, " envs"]:
-        """Return the best discounted return of an episode, discount * 8.
-
-        Args:
-            discount: factor per step, in [0, 1].
-
-        Returns:
-            Returns per agent, shape (num_envs,).
-
-        Raises:
-            ConfigError: the discount is outside [0, 1].
-        """
+        """Return the best discounted return of an episode, discount * 8."""
         return np.full(self.num_envs, discounted_sum(self.name, [0.0, self.optimum], discount))
 
     def reset(self, *, seed: int | None = None) -> Step:
@@ -72,17 +62,7 @@ class TwoStep:
         return self._begin(np.full(self.num_envs, START))
 
     def step(self, actions: Integer[np.ndarray, "envs agents"]) -> Step:
-        """Choose the branch, or play it and begin again.
-
-        Args:
-            actions: one action of each agent, shape (num_envs, 2).
-
-        Returns:
-            The payoff of the branch as everybody's reward in the second step, which terminates the episode.
-
-        Raises:
-            EnvError: `reset` was never called, or an action has the wrong shape, type or value.
-        """
+        """Choose the branch; or play it, which pays everybody and terminates the episode, and begin again."""
         places = begun(self.name, self._places)
         actions = checked_actions(self.name, actions, self.num_envs, np.array(self.spec.cardinalities))
         row, column = actions.T
@@ -113,11 +93,7 @@ class TwoStep:
         return {"places": begun(self.name, self._places).copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> Step:
-        """Go on from a state that `state_dict` returned; nothing changes when the state is refused.
-
-        Raises:
-            CheckpointError: the state is damaged, or belongs to another batch size.
-        """
+        """Go on from a state that `state_dict` returned; nothing changes when the state is refused."""
         with reading_saved_state(self.name):
             places = np.array(state["places"], np.intp)
         if places.shape != (self.num_envs,):

@@ -159,14 +159,7 @@ class ParallelBatch:
         self._on_fault, self._report = on_fault, report
 
     def reset(self, *, seed: int | None = None) -> Step:
-        """Start a new episode in every game.
-
-        Args:
-            seed: fixes all episodes that follow; None goes on with the episodes' numbers, at first from a
-                seed of the operating system.
-
-        Returns:
-            The first observations; rewards are zero.
+        """Start a new episode in every game; without a seed those with the next numbers.
 
         Raises:
             EnvError: an environment could not be started three times in a row.
@@ -182,11 +175,8 @@ class ParallelBatch:
     def step(self, actions: Int[np.ndarray, "envs agents"]) -> Step:
         """Apply one joint action in every game; games that end or fail begin anew by themselves.
 
-        Args:
-            actions: an allowed action of each agent, shape (num_envs, agents).
-
         Raises:
-            EnvError: `reset` was never called, an action that is not allowed, or a game that is beyond help.
+            EnvError: also where an action is not allowed, or a game is beyond help.
         """
         shown = begun(self.name, self._shown)
         actions = checked_actions(self.name, actions, self.num_envs, self._cardinalities)
@@ -255,14 +245,7 @@ class ParallelBatch:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> Step:
-        """Go on from a state that `state_dict` returned.
-
-        Returns:
-            What the games show now; rewards are zero.
-
-        Raises:
-            CheckpointError: the state is damaged, or belongs to other options.
-        """
+        """Go on from a state that `state_dict` returned."""
         with reading_saved_state(self.name):
             is_restorable, made_with = bool(state["restorable"]), dict(state["made_with"])
             seed, episodes = int(state["seed"]), np.array(state["episodes"], np.int64)
