@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from spnpolicy.experiments.media.figures import FAINT, INK, PAPER, agent_color, save_figure
+from circuits.draw.style import FAINT, INK, PAPER, new_figure
+from spnpolicy.experiments.media.figures import agent_color, save_figure
 
-_DPI = 130
 _MAX_ROWS = 4
 _KEY = "probability of each action; grey: before, coloured: given the evidence"
 
@@ -45,12 +43,8 @@ def draw_answer(
     columns = ceil(agents / _MAX_ROWS)
     rows = ceil(agents / columns)
     board_width = 4.2 if board is not None else 0.0
-    figure = Figure(
-        figsize=(board_width + 4.3 * columns, max(4.4, 1.55 * rows + 1.2)),
-        dpi=_DPI,
-        layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12),
-    )
-    figure.set_facecolor(PAPER)
+    figure = new_figure(board_width + 4.3 * columns, max(4.4, 1.55 * rows + 1.2))
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     figure.suptitle(title if after is None else f"{title}\n{_KEY}", color=INK, fontsize=11.5, linespacing=1.5)
     widths = ([board_width] if board is not None else []) + [4.3] * columns
     grid = figure.add_gridspec(rows, len(widths), width_ratios=widths)
@@ -62,6 +56,11 @@ def draw_answer(
         _show_bars(axes, agent, before[agent, :cardinality], new, action_names)
         axes.set_title(f"agent {agent}{(notes or {}).get(agent, '')}", loc="left", fontsize=10, color=INK)
     save_figure(figure, path)
+
+
+def board_of(env: Any, index: int = 0) -> UInt8[np.ndarray, "height width 3"] | None:
+    """Return the picture that an environment draws of a state, None where it draws none."""
+    return env.render(index, cell=max(24, 300 // env.size)) if hasattr(env, "render") else None
 
 
 def _show_board(axes: Axes, board: UInt8[np.ndarray, "height width 3"]) -> None:

@@ -1,6 +1,5 @@
 """The style of all plots, in the colours of the boards, and how they are written."""
 
-import io
 import textwrap
 import warnings
 from pathlib import Path
@@ -8,19 +7,19 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from circuits.files import replace_file
+from circuits.draw import style
+from circuits.draw.style import INK, PAPER
 from spnpolicy.envs import sprites
 
-INK, PAPER, _LINE = (f"#{bytes(color).hex()}" for color in (sprites.INK, sprites.PAPER, sprites.LINE))
-FAINT = "#c9c6bd"
+_LINE = f"#{bytes(sprites.LINE).hex()}"
 _LINE_STYLES = ("-", "--", "-.", ":")
 _COLORS = 6
 
 
 def new_axes(*, title: str, xlabel: str, ylabel: str, height: float = 5.2) -> tuple[Figure, Axes]:
     """Return a figure in the style of all plots, with its axes."""
-    figure = Figure(figsize=(9.0, height), dpi=130, layout="constrained")
-    figure.set_facecolor(PAPER)
+    figure = style.new_figure(9.0, height)
+    figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
     # The figure's title and not that of the axes, which begins to the right of long names.
     figure.suptitle(textwrap.fill(plain(title), 100), x=0.012, ha="left", fontsize=11, color=INK)
@@ -51,10 +50,8 @@ def agent_color(agent: int) -> tuple[float, float, float]:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG so that a crash leaves no half of it."""
-    file = io.BytesIO()
+    """Write a figure so that a crash leaves no half of it."""
     with warnings.catch_warnings():
         # A name may have letters that the font lacks: boxes in the picture say enough.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure.savefig(file, format="png", facecolor=figure.get_facecolor())
-    replace_file(path, file.getvalue())
+        style.save_figure(figure, path)

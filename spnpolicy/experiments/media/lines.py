@@ -9,7 +9,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from spnpolicy.experiments.media.figures import INK, new_axes, plain, save_figure, series_style
+from circuits.draw.style import INK
+from spnpolicy.experiments.media.figures import new_axes, plain, save_figure, series_style
 from spnpolicy.experiments.statistics.bootstrap import Band
 from spnpolicy.experiments.statistics.curves import Curve
 

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from spnpolicy.experiments.media.figures import FAINT, INK, new_axes, plain, save_figure, series_style
+from circuits.draw.style import FAINT, INK
+from spnpolicy.experiments.media.figures import new_axes, plain, save_figure, series_style
 from spnpolicy.experiments.media.lines import draw_lines
 from spnpolicy.experiments.reports.numbers import LESS_IS_BETTER, NORMALISED, Comparison, Numbers, TaskNumbers
 from spnpolicy.experiments.reports.words import MEASURE_NAMES
@@ -31,8 +32,7 @@ def draw_pictures(comparison: Comparison, folder: Path) -> list[Picture]:
     """Write all pictures into a folder; an algorithm has the same colour in all of them."""
     pictures: list[Picture] = []
     measure = comparison.measure
-    parts: list[Numbers] = [*comparison.tasks, *([] if comparison.overall is None else [comparison.overall])]
-    styles = _styles(parts)
+    styles = _styles(comparison.parts)
     for number, task in enumerate(comparison.tasks, start=1):
         title = f"{task.label}: during training, interquartile mean and 95 % interval over runs"
         path = folder / f"curves{_suffix(number, len(comparison.tasks))}.png"
@@ -45,7 +45,7 @@ def draw_pictures(comparison: Comparison, folder: Path) -> list[Picture]:
         ("improvement", _draw_improvement),
     )
     for name, draw in drawers:
-        for number, numbers in enumerate(parts, start=1):
+        for number, numbers in enumerate(comparison.parts, start=1):
             path = folder / f"{name}{_suffix(number, len(comparison.tasks))}.png"
             title = draw(numbers, measure, styles, path)
             if title is not None:
