@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from spnpolicy.base.decoding import unknown_name
+from spnpolicy.base.tables import aligned
 from spnpolicy.cli import benchmark, doctor, evaluate, infer, listing, query, report, sweep, train
 from spnpolicy.cli.command import EXIT_CODES, Command
 from spnpolicy.cli.completion import completion_of
@@ -74,8 +75,7 @@ def _dispatch(words: list[str]) -> int:
 
 def _overview() -> str:
     """Return the text of `spnpolicy --help`."""
-    width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {command.name:{width}}  {command.summary}" for command in COMMANDS.values())
+    rows = "\n".join(aligned(((command.name, command.summary) for command in COMMANDS.values()), indent="  "))
     return (
         "usage: spnpolicy COMMAND ...\n\n"
         "Joint policies for many agents as sum-product networks: train them, query them, compare them.\n\n"

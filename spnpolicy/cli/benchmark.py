@@ -2,18 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from spnpolicy.algorithms import ALGORITHMS
 from spnpolicy.cli.checks import first_free
 from spnpolicy.cli.command import FOLDER, SETTINGS, Command, offer
-from spnpolicy.cli.options import CommandLine, Parser, known_name, whole_number
+from spnpolicy.cli.options import CommandLine, Parser, known_algorithm, known_name, whole_number
 from spnpolicy.cli.sweep import add_engine, execute
 from spnpolicy.experiments.presets import COVERAGE
-
-if TYPE_CHECKING:
-    from spnpolicy.experiments.benchmarks.coverage import Presentation
-    from spnpolicy.experiments.sweeps.plan import Plan
 
 
 def _add_arguments(parser: Parser) -> None:
@@ -50,16 +45,16 @@ def run(line: CommandLine) -> int:
     plan = _plan(line)
     folder: Path = options.out or first_free(Path("runs") / plan.name)
     torch.set_num_threads(options.threads)
-    return execute(plan, folder, options, lambda: _show(present(plan, folder)))
+    return execute(plan, folder, options, lambda: present(plan, folder))
 
 
-def _plan(line: CommandLine) -> "Plan":
+def _plan(line: CommandLine):
     from spnpolicy.experiments.sweeps.plan import make_plan
 
     options = line.options
     preset = COVERAGE[known_name("preset", options.preset, list(COVERAGE))]
     for name in options.algorithms or []:
-        known_name("algorithm", name, list(ALGORITHMS))
+        known_algorithm(name)
     train = preset.train if options.steps is None else replace(preset.train, steps=options.steps)
     preset = replace(
         preset,
@@ -74,14 +69,6 @@ def _plan(line: CommandLine) -> "Plan":
         env_options=line.settings["env"],
         algorithm_options=line.settings["algorithm"],
     )
-
-
-def _show(presentation: "Presentation") -> None:
-    print(f"\n{presentation.report}\n{presentation.answers}")
-    width = max(map(len, presentation.files))
-    print("written:")
-    for what, path in presentation.files.items():
-        print(f"  {what:{width}}  {path}")
 
 
 COMMAND = Command(

@@ -1,10 +1,8 @@
 """What is checked, or found a name for, before anything is written: files, folders, devices, optional packages."""
 
-from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 
-from spnpolicy.base.errors import ConfigError
 from spnpolicy.cli.options import UsageError
 
 EXTRAS = {
@@ -59,13 +57,3 @@ def checked_device(name: str) -> str:
         none = "" if count else "; torch sees no GPU here"
         raise UsageError(f"--device is {name[:60]!r}, but must be one of auto, {', '.join(present)}{none}.")
     return name
-
-
-def require_extra(flag: str, package: str) -> None:
-    """Refuse a flag whose package is not installed.
-
-    Raises:
-        ConfigError: it is not; the message says how to install it.
-    """
-    if find_spec(package) is None:
-        raise ConfigError(f"{flag} needs {package}, which is not installed: pip install 'spnpolicy[{EXTRAS[package]}]'")

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import spnpolicy
 from spnpolicy.algorithms import ALGORITHMS, algorithm_class
+from spnpolicy.base.tables import aligned
 from spnpolicy.cli.checks import EXTRAS
 from spnpolicy.cli.command import Command, add_json
 from spnpolicy.cli.options import CommandLine
@@ -43,9 +44,7 @@ def run(line: CommandLine) -> int:
         is_ok = all(check.is_ok for check in checks)
         print(json.dumps({"is_ok": is_ok, "checks": [check._asdict() for check in checks]}, indent=1))
         return 0 if is_ok else PROBLEM
-    width = max(len(check.what) for check in checks)
-    for check in checks:
-        print(f"{'OK' if check.is_ok else 'PROBLEM':7}  {check.what:{width}}  {check.text}")
+    print("\n".join(aligned(("OK     " if check.is_ok else "PROBLEM", check.what, check.text) for check in checks)))
     problems = sum(not check.is_ok for check in checks)
     print(f"{problems} problem{'s' if problems != 1 else ''} found." if problems else "Everything is fine.")
     return PROBLEM if problems else 0

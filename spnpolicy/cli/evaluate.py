@@ -1,17 +1,12 @@
 """`spnpolicy evaluate`: how well a trained policy plays."""
 
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from spnpolicy.base.tables import aligned
 from spnpolicy.cli.checks import check_new_file
 from spnpolicy.cli.command import FILE, Command, add_run, add_threads, offer
 from spnpolicy.cli.options import CommandLine, Parser, known_name, whole_number
-
-if TYPE_CHECKING:
-    from spnpolicy.experiments.media.animation import Frame
-    from spnpolicy.training.evaluation import EvaluationResult
-    from spnpolicy.training.runs import LoadedRun
 
 ANIMATED_EPISODES = 6
 CHECKPOINTS = ("latest", "best")
@@ -54,9 +49,12 @@ def run(line: CommandLine) -> int:
     loaded = load_run(options.run, num_envs=options.episodes, checkpoint=options.checkpoint)
     try:
         discount = loaded.config.train.discount
-        _say(loaded, evaluate(loaded.algorithm, loaded.env, options.episodes, discount, options.seed), options.seed)
+        result = evaluate(loaded.algorithm, loaded.env, options.episodes, discount, options.seed)
     finally:
         close_env(loaded.env)
+    print(f"{loaded.config.algorithm} on {loaded.config.env} after {loaded.step:,} env steps of training")
+    print(f"{options.episodes:,} greedy episodes from seed {options.seed}, mean and standard error:")
+    print("\n".join(aligned(result.rows(discount), indent="  ")))
     if options.gif is not None:
         write_gif(shots_of(pictures), options.gif)
         print(f"animation: {options.gif}")
@@ -66,7 +64,7 @@ def run(line: CommandLine) -> int:
     return 0
 
 
-def _played(options: Any) -> "list[list[Frame]]":
+def _played(options: Any):
     from spnpolicy.experiments.media.animation import load_to_draw, play
     from spnpolicy.training.learning import close_env
 
@@ -75,27 +73,6 @@ def _played(options: Any) -> "list[list[Frame]]":
         return play(loaded, seed=options.seed)
     finally:
         close_env(loaded.env)
-
-
-def _say(loaded: "LoadedRun", result: "EvaluationResult", seed: int) -> None:
-    config, episodes = loaded.config, result.episodes
-    print(f"{config.algorithm} on {config.env} after {loaded.step:,} env steps of training")
-    print(f"{len(episodes.env):,} greedy episodes from seed {seed}, mean and standard error:")
-    columns = {
-        "success": episodes.successes.astype(float),
-        "steps": episodes.lengths,
-        "return": episodes.returns,
-        f"discounted return ({config.train.discount:g})": episodes.discounted_returns,
-    }
-    if result.fraction_of_optimum is not None:
-        columns["fraction of the optimum"] = result.fraction_of_optimum
-    width = max(map(len, columns))
-    for name, values in columns.items():
-        # The fraction of the optimum is nan in layouts where the optimum itself is nothing.
-        known = values[abs(values) < math.inf]
-        if len(known):
-            error = known.std() / math.sqrt(len(known))
-            print(f"  {name:{width}}  {known.mean():8.4f}  +- {error:.4f}")
 
 
 COMMAND = Command(

@@ -6,8 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
+from spnpolicy.algorithms import ALGORITHMS
 from spnpolicy.base.decoding import unknown_name
 from spnpolicy.base.errors import SpnPolicyError
+from spnpolicy.envs import ENVIRONMENTS
 
 SETTING_GROUPS = ("env", "algorithm")
 """Flags such as --env.size set options that only the chosen environment or algorithm knows."""
@@ -128,6 +130,19 @@ def known_name(what: str, name: str, known: Sequence[str]) -> str:
     if name not in known:
         raise UsageError(unknown_name(what, name, known))
     return name
+
+
+def known_algorithm(name: str) -> str:
+    """Return the name of a registered algorithm, or raise a UsageError."""
+    return known_name("algorithm", name, list(ALGORITHMS))
+
+
+def known_environment(name: str) -> str:
+    """Return the name of an environment, or raise a UsageError.
+
+    One with a colon, such as pettingzoo:mpe2.simple_v3, says itself where the environment is.
+    """
+    return name if ":" in name else known_name("environment", name, list(ENVIRONMENTS))
 
 
 def _value_of(flag: str, text: str | None) -> Any:

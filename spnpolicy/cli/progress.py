@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from types import TracebackType
+from pathlib import Path
 from typing import Any, Self
 
 from rich.console import Console
@@ -18,9 +18,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from factor_q.inference import Progress as InferenceStep
+from spnpolicy.algorithms import ALGORITHMS
 from spnpolicy.experiments.sweeps.engines import Engine
 from spnpolicy.experiments.sweeps.runner import TrialStatus, seconds_left
-from spnpolicy.training.loop import Progress
+from spnpolicy.training.config import RunConfig
+from spnpolicy.training.loop import Progress, TrainResult
 
 SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_BETWEEN_REDRAWS = 0.25
@@ -60,9 +62,7 @@ class _Display:
             self.live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.live is not None:
             self.live.stop()
 
@@ -153,6 +153,31 @@ def training_text(progress: Progress) -> str:
         *evaluation_text(progress.evaluation),
     ]
     return ", ".join(parts)
+
+
+def result_text(folder: Path, config: RunConfig, result: TrainResult) -> str:
+    """Return how a run ended, where its files are, and what can be done next."""
+    means = {
+        "success": "success {:.3f}",
+        "length": "{:.2f} steps",
+        "discounted_return": "discounted return {:.4f}",
+        "fraction_of_optimum": "{:.4f} of the optimum",
+    }
+    # A mean that does not exist is left out.
+    reached = ", ".join(
+        text.format(result.evaluation[name]) for name, text in means.items() if name in result.evaluation
+    )
+    verb = "finished" if result.is_finished else "interrupted"
+    lines = [f"{verb} after {result.step:,} env steps in {duration(result.seconds)}; {reached}"]
+    if result.faults:
+        lines.append(f"faults survived: {result.faults:,}, see {folder / 'faults.jsonl'}")
+    lines.append(f"run folder: {folder}")
+    if not result.is_finished:
+        return "\n".join([*lines, f"continue: spnpolicy train --resume {folder}"])
+    lines.append(f"next: spnpolicy evaluate {folder}")
+    if ALGORITHMS[config.algorithm].has_joint_policy:
+        lines.append(f"      spnpolicy query {folder}")
+    return "\n".join(lines)
 
 
 def evaluation_text(evaluation: dict[str, Any]) -> list[str]:

@@ -1,26 +1,29 @@
 """`spnpolicy sweep`: many runs with one command."""
 
 import argparse
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spnpolicy.algorithms import ALGORITHMS
 from spnpolicy.cli.checks import first_free
 from spnpolicy.cli.command import FILE, FOLDER, SETTINGS, Command, add_threads, offer
 from spnpolicy.cli.failures import FAILED, INTERRUPTED
-from spnpolicy.cli.options import CommandLine, Parser, UsageError, known_name, whole_number
+from spnpolicy.cli.options import (
+    CommandLine,
+    Parser,
+    UsageError,
+    known_algorithm,
+    known_environment,
+    known_name,
+    whole_number,
+)
 from spnpolicy.envs import ENVIRONMENTS
 from spnpolicy.training.config import TrainConfig
 
-if TYPE_CHECKING:
-    from spnpolicy.experiments.sweeps.plan import Plan
-    from spnpolicy.experiments.sweeps.runner import TrialStatus
-    from spnpolicy.experiments.sweeps.sweep import Sweep
-
 ENGINES = ("local", "ray")
-_SHOWN_FAILURES = 3
 _FLAGS_INSTEAD_OF_A_FILE = ("algorithms", "envs", "seeds", "steps", "episodes")
 
 
@@ -55,34 +58,37 @@ def _add_arguments(parser: Parser) -> None:
 
 def run(line: CommandLine) -> int:
     """Run what is missing of the sweep and show a small table."""
+    from spnpolicy.experiments.sweeps.summary import end, planned
+
     options = line.options
     plan = _plan(line)
     folder: Path = options.out or first_free(Path("runs") / plan.name)
     if options.dry_run:
-        _show_trials(plan, folder)
+        print(planned(plan, folder))
         return 0
-    return execute(plan, folder, options, lambda: _show_end(plan, folder))
+    return execute(plan, folder, options, lambda: end(plan, folder))
 
 
-def execute(plan: "Plan", folder: Path, options: argparse.Namespace, show: Callable[[], None]) -> int:
+def execute(plan: Any, folder: Path, options: argparse.Namespace, results: Callable[[], str]) -> int:
     """Run what is missing of a plan, showing progress, and return the exit code.
 
     Args:
-        plan: what to run.
+        plan: the `Plan` to run.
         folder: its folder, new or one to continue.
         options: those of `add_engine`.
-        show: shows the results; called when nothing is left to do, unless no trial succeeded.
+        results: what to print when nothing is left to do; not asked for if no trial succeeded.
     """
     from spnpolicy.cli.progress import TrialTable
     from spnpolicy.experiments.sweeps.engines import make_engine
     from spnpolicy.experiments.sweeps.plan import open_folder
     from spnpolicy.experiments.sweeps.runner import run_trials
+    from spnpolicy.experiments.sweeps.summary import announcement, failures
 
     known_name("engine", options.engine, ENGINES)
     workers = None if options.workers is None else min(options.workers, len(plan.trials))
     engine = make_engine(options.engine, workers=workers, threads=options.threads, address=options.address)
     with open_folder(folder, plan):
-        _announce(plan, folder, options.engine, engine.workers)
+        print(announcement(plan, folder, options.engine, engine.workers), flush=True)
         with TrialTable(engine) as table:
             statuses = run_trials(plan, folder, engine, on_change=table)
         if any(status.state in ("waiting", "stopped") for status in statuses):
@@ -90,12 +96,13 @@ def execute(plan: "Plan", folder: Path, options: argparse.Namespace, show: Calla
             return INTERRUPTED
         failed = [status for status in statuses if status.state == "failed"]
         if len(failed) < len(statuses):
-            show()
-    _show_failures(failed, folder)
+            print(results())
+    if failed:
+        print(failures(failed, folder), file=sys.stderr)
     return FAILED if failed else 0
 
 
-def _plan(line: CommandLine) -> "Plan":
+def _plan(line: CommandLine):
     from spnpolicy.experiments.sweeps.sweep import read_sweep, sweep_plan
 
     options = line.options
@@ -110,73 +117,20 @@ def _plan(line: CommandLine) -> "Plan":
     return sweep_plan(_sweep(options, line.settings))
 
 
-def _sweep(options: argparse.Namespace, settings: dict[str, dict[str, Any]]) -> "Sweep":
-    for name in options.algorithms:
-        known_name("algorithm", name, list(ALGORITHMS))
+def _sweep(options: argparse.Namespace, settings: dict[str, dict[str, Any]]):
     for name in options.envs:
-        # Others are made by adapters, such as pettingzoo:MODULE.
-        if ":" not in name:
-            known_name("environment", name, list(ENVIRONMENTS))
+        known_environment(name)
     if settings["env"] and len(options.envs) > 1:
         raise UsageError("--env.KEY needs a single environment; write a file to set options of several.")
     from spnpolicy.experiments.sweeps.sweep import Sweep
 
     return Sweep(
-        algorithms={name: dict(settings["algorithm"]) for name in options.algorithms},
-        environments={_label(name): {"env": name, **settings["env"]} for name in options.envs},
+        algorithms={known_algorithm(name): dict(settings["algorithm"]) for name in options.algorithms},
+        environments={re.sub("[:/]", "-", name): {"env": name, **settings["env"]} for name in options.envs},
         seeds=options.seeds or 3,
         train=TrainConfig() if options.steps is None else TrainConfig(steps=options.steps),
         evaluation_episodes=options.episodes or 100,
     )
-
-
-def _label(name: str) -> str:
-    return name.replace(":", "-").replace("/", "-")
-
-
-def _announce(plan: "Plan", folder: Path, engine: str, workers: int) -> None:
-    steps = plan.trials[0].train.steps
-    where = "" if engine == "local" else f" of {engine}"
-    environments = "" if len(plan.environments) == 1 else f" in {', '.join(plan.environments)}"
-    print(
-        f"{plan.name}: {', '.join(plan.algorithms)}{environments}; {len(plan.trials)} runs of {steps:,} env steps on "
-        f"{workers} worker{'s' if workers > 1 else ''}{where}; everything goes to {folder}",
-        flush=True,
-    )
-
-
-def _show_trials(plan: "Plan", folder: Path) -> None:
-    from spnpolicy.experiments.sweeps.trials import is_finished
-
-    width = max(len(trial.name) for trial in plan.trials)
-    for trial in plan.trials:
-        state = "finished" if is_finished(trial, folder) else "planned"
-        print(f"{trial.name:{width}}  {trial.algorithm} on {trial.env}, {trial.train.steps:,} env steps  {state}")
-    print(f"{len(plan.trials)} runs; nothing was written")
-
-
-def _show_end(plan: "Plan", folder: Path) -> None:
-    from spnpolicy.experiments.sweeps.summary import summary_lines
-
-    print()
-    for text in summary_lines(plan, folder):
-        print(text)
-    print(f"runs: {folder / 'trials'}")
-    print(f"next: spnpolicy report {folder}")
-
-
-def _show_failures(failed: "Sequence[TrialStatus]", folder: Path) -> None:
-    from spnpolicy.experiments.sweeps.plan import trial_folder
-    from spnpolicy.experiments.sweeps.trials import FAILURE_FILE
-
-    for status in failed[:_SHOWN_FAILURES]:
-        where = trial_folder(folder, status.config) / FAILURE_FILE
-        problem = status.problem.splitlines()[0][:200]
-        print(f"spnpolicy: {status.name} failed: {problem} (more in {where})", file=sys.stderr)
-    if failed:
-        others = len(failed) - _SHOWN_FAILURES
-        more = f"; {others} more failed" if others > 0 else ""
-        print(f"    the same command with --out {folder} tries only these again{more}", file=sys.stderr)
 
 
 COMMAND = Command(

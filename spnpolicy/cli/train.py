@@ -7,22 +7,27 @@ from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spnpolicy.algorithms import ALGORITHMS, config_class
 from spnpolicy.base.decoding import decode, encode
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.strict_json import read_json
-from spnpolicy.cli.checks import checked_device, first_free, require_extra
+from spnpolicy.cli.checks import checked_device, first_free
 from spnpolicy.cli.command import FILE, FOLDER, SETTINGS, Command, field_docs, offer
 from spnpolicy.cli.failures import INTERRUPTED
-from spnpolicy.cli.options import CommandLine, Parser, UsageError, known_name, parse_value, whole_number
+from spnpolicy.cli.options import (
+    CommandLine,
+    Parser,
+    UsageError,
+    known_algorithm,
+    known_environment,
+    parse_value,
+    whole_number,
+)
 from spnpolicy.envs import ENVIRONMENTS
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.sinks import SafeSinks, Sink, tensorboard_sink, wandb_sink
-
-if TYPE_CHECKING:
-    from spnpolicy.training.loop import TrainResult
 
 MOST_CONFIG_BYTES = 1 << 20
 
@@ -101,11 +106,11 @@ def _resume(line: CommandLine) -> int:
     return _show(config, folder, partial(resume, folder, strict=options.strict), options, device)
 
 
-def _show(config: RunConfig, folder: Path, work: "Callable[..., TrainResult]", options: Any, device: str) -> int:
+def _show(config: RunConfig, folder: Path, work: Callable[..., Any], options: Any, device: str) -> int:
     """Do the work with progress and sinks, and say how it ended; of several processes only the first speaks."""
     if os.environ.get("RANK", "0") != "0":
         return 0 if work(device=device).is_finished else INTERRUPTED
-    from spnpolicy.cli.progress import TrainingProgress
+    from spnpolicy.cli.progress import TrainingProgress, result_text
 
     sinks = SafeSinks(_sinks(options, folder, config))
     try:
@@ -113,7 +118,7 @@ def _show(config: RunConfig, folder: Path, work: "Callable[..., TrainResult]", o
             result = work(device=device, sinks=[sinks], on_progress=progress)
     finally:
         sinks.close()
-    _say(folder, config, result)
+    print(result_text(folder, config, result))
     return 0 if result.is_finished else INTERRUPTED
 
 
@@ -142,10 +147,8 @@ def _refuse_settings(line: CommandLine) -> None:
 def _sinks(options: Any, folder: Path, config: RunConfig) -> list[Sink]:
     sinks: list[Sink] = []
     if options.tensorboard:
-        require_extra("--tensorboard", "tensorboard")
         sinks.append(tensorboard_sink(folder / "tensorboard"))
     if options.wandb is not None:
-        require_extra("--wandb", "wandb")
         sinks.append(wandb_sink(options.wandb, folder.name, encode(config)))
     return sinks
 
@@ -179,7 +182,7 @@ def _named(line: CommandLine) -> RunConfig:
     if missing:
         names = ", ".join(name.upper() for name in missing)
         raise UsageError(f"what to train is missing: {names}. Give ALGORITHM ENV, --config FILE or --resume RUN.")
-    return _known(RunConfig(options.algorithm, options.env))
+    return RunConfig(known_algorithm(options.algorithm), known_environment(options.env))
 
 
 def _from_file(line: CommandLine) -> RunConfig:
@@ -191,42 +194,10 @@ def _from_file(line: CommandLine) -> RunConfig:
     size = os.stat(path).st_size
     if not path.is_file() or size > MOST_CONFIG_BYTES:
         raise ConfigError(f"--config: {path} is not a regular file of at most {MOST_CONFIG_BYTES:,} bytes.")
-    return _known(decode(RunConfig, read_json(path), path=str(path)))
-
-
-def _known(config: RunConfig) -> RunConfig:
-    known_name("algorithm", config.algorithm, list(ALGORITHMS))
-    # Names with a colon, such as pettingzoo:mpe2.simple_v3, say themselves where the environment is.
-    if ":" not in config.env:
-        known_name("environment", config.env, list(ENVIRONMENTS))
+    config = decode(RunConfig, read_json(path), path=str(path))
+    known_algorithm(config.algorithm)
+    known_environment(config.env)
     return config
-
-
-def _say(folder: Path, config: RunConfig, result: "TrainResult") -> None:
-    from spnpolicy.cli.progress import duration
-
-    verb = "finished" if result.is_finished else "interrupted"
-    print(f"{verb} after {result.step:,} env steps in {duration(result.seconds)}; {describe(result.evaluation)}")
-    if result.faults:
-        print(f"faults survived: {result.faults:,}, see {folder / 'faults.jsonl'}")
-    print(f"run folder: {folder}")
-    if not result.is_finished:
-        print(f"continue: spnpolicy train --resume {folder}")
-        return
-    print(f"next: spnpolicy evaluate {folder}")
-    if ALGORITHMS[config.algorithm].has_joint_policy:
-        print(f"      spnpolicy query {folder}")
-
-
-def describe(evaluation: dict[str, Any]) -> str:
-    """Return the means of an evaluation as one line; one that does not exist is left out."""
-    texts = {
-        "success": "success {:.3f}",
-        "length": "{:.2f} steps",
-        "discounted_return": "discounted return {:.4f}",
-        "fraction_of_optimum": "{:.4f} of the optimum",
-    }
-    return ", ".join(text.format(evaluation[name]) for name, text in texts.items() if name in evaluation)
 
 
 COMMAND = Command(

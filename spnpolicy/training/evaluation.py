@@ -1,5 +1,6 @@
 """Evaluation: greedy play, exactly one whole episode in each of many parallel environments."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,25 @@ class EvaluationResult:
             known = self.fraction_of_optimum[np.isfinite(self.fraction_of_optimum)]
             means["fraction_of_optimum"] = float(known.mean()) if len(known) else float("nan")
         return means
+
+    def rows(self, discount: float) -> list[tuple[str, str, str]]:
+        """Return name, mean and standard error of each number, as texts; `discount` is for the name of one."""
+        episodes = self.episodes
+        columns = {
+            "success": episodes.successes.astype(float),
+            "steps": episodes.lengths,
+            "return": episodes.returns,
+            f"discounted return ({discount:g})": episodes.discounted_returns,
+        }
+        if self.fraction_of_optimum is not None:
+            columns["fraction of the optimum"] = self.fraction_of_optimum
+        # The fraction of the optimum is nan in layouts where the optimum itself is nothing.
+        known = {name: values[np.isfinite(values)] for name, values in columns.items()}
+        return [
+            (name, f"{values.mean():8.4f}", f"+- {values.std() / math.sqrt(len(values)):.4f}")
+            for name, values in known.items()
+            if len(values)
+        ]
 
 
 class EvaluationStopped(Exception):

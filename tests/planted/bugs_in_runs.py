@@ -297,8 +297,8 @@ BUGS = (
     Bug(
         "command line: exit code 0 after an interruption",
         "spnpolicy/cli/train.py",
-        "    _say(folder, config, result)\n    return 0 if result.is_finished else INTERRUPTED\n",
-        "    _say(folder, config, result)\n    return 0\n",
+        "    print(result_text(folder, config, result))\n    return 0 if result.is_finished else INTERRUPTED\n",
+        "    print(result_text(folder, config, result))\n    return 0\n",
         (f"{EXIT_CODES}::test_130_on_ctrl_c_with_a_folder_that_can_be_resumed",),
     ),
     Bug(

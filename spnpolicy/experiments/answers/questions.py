@@ -60,10 +60,9 @@ def write_answers(run: LoadedRun, text_path: Path, picture_path: Path, *, seed: 
     ]
     text = "\n\n".join("\n  ".join(section) for section in sections) + "\n"
     text_path.write_text(text, encoding="utf-8")
-    render = getattr(run.env, "render", None)
     picture.draw_answer(
         picture_path,
-        board=None if render is None else render(case.index, cell=max(24, 300 // run.env.size)),  # pyright: ignore
+        board=picture.board_of(run.env, case.index),
         before=case.answer.before,
         after=case.answer.after,
         action_names=names,

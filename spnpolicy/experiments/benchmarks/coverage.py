@@ -1,37 +1,26 @@
 """The coverage benchmark from its trials to everything that is shown: table, curves, animation and answers."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from spnpolicy.algorithms import ALGORITHMS
+from spnpolicy.base.tables import aligned
 from spnpolicy.experiments.answers.questions import STATES, write_answers
 from spnpolicy.experiments.benchmarks.report import write_report
 from spnpolicy.experiments.benchmarks.results import Results, load_results
 from spnpolicy.experiments.media.animation import animate
 from spnpolicy.experiments.media.lines import draw_lines
 from spnpolicy.experiments.statistics.curves import curve_band
-from spnpolicy.experiments.sweeps.plan import Plan, trial_folder
-from spnpolicy.training.config import RunConfig
+from spnpolicy.experiments.sweeps.plan import Plan, Trial, trial_folder
 from spnpolicy.training.runs import load_run
 
 ANIMATED_LAYOUTS = 6
 _ROOM_ABOVE = 1.04
 
 
-@dataclass(frozen=True)
-class Presentation:
-    """What was found, in words, and the files that show it."""
-
-    report: str
-    answers: str
-    files: dict[str, Path]
-    """What it is -> where it is."""
-
-
-def present(plan: Plan, folder: Path) -> Presentation:
-    """Write everything about the finished trials of a plan.
+def present(plan: Plan, folder: Path) -> str:
+    """Write everything about the finished trials of a plan; return what was found in words, and the files.
 
     Animation and answers come from the first seed of the algorithm with a joint policy that the plan names first, not
     from the best run.
@@ -54,10 +43,11 @@ def present(plan: Plan, folder: Path) -> Presentation:
     files[f"animation of {shown.algorithm}, seed {shown.train.seed}"] = folder / "animation.gif"
     answers = _answers(shown, folder, seed, files)
     files["runs (settings, metrics, episodes, checkpoints)"] = folder / "trials"
-    return Presentation(report, answers, files)
+    written = aligned(((what, str(path)) for what, path in files.items()), indent="  ")
+    return "\n".join(["", report, answers, "written:", *written])
 
 
-def _shown_trial(results: Results) -> RunConfig:
+def _shown_trial(results: Results) -> Trial:
     """Return the first seed of the first algorithm with a joint policy, or else of the first algorithm."""
     with_policy = [name for name in results.evaluations if ALGORITHMS[name].has_joint_policy]
     algorithm = [*with_policy, *results.evaluations][0]
@@ -65,7 +55,7 @@ def _shown_trial(results: Results) -> RunConfig:
     return next(t for t in results.plan.trials if (t.algorithm, t.train.seed) == (algorithm, seed))
 
 
-def _answers(shown: RunConfig, folder: Path, seed: int, files: dict[str, Path]) -> str:
+def _answers(shown: Trial, folder: Path, seed: int, files: dict[str, Path]) -> str:
     if not ALGORITHMS[shown.algorithm].has_joint_policy:
         return f"{shown.algorithm} has no joint distribution, so there are no questions to ask it.\n"
     run = load_run(trial_folder(folder, shown), num_envs=STATES)

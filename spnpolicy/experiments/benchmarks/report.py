@@ -6,16 +6,10 @@ from itertools import combinations
 from pathlib import Path
 
 from circuits.files import replace_file
+from spnpolicy.base.tables import aligned, csv_text
 from spnpolicy.experiments.benchmarks.results import MEASURES, Results, Score
 from spnpolicy.experiments.statistics.bootstrap import Interval
-from spnpolicy.experiments.statistics.tables import (
-    aligned,
-    compared,
-    csv_text,
-    exact_number,
-    few_runs_note,
-    interval_text,
-)
+from spnpolicy.experiments.statistics.tables import compared, exact_number, few_runs_note, interval_text
 
 _HEADERS = ("algorithm", "runs", "success rate", "steps to success", "return / optimum")
 _DIGITS = (3, 2, 4)
@@ -122,18 +116,13 @@ def _table_csv(results: Results) -> str:
 
 
 def _episodes_csv(results: Results) -> str:
-    references = results.references
-    fixed_steps = references.fixed_steps
-    lines = [
-        "algorithm,seed,layout,success,steps,discounted_return,fraction_of_optimum,optimal_steps,fixed_assignment_steps"
-    ]
+    optimal, fixed = results.references.optimal_steps, results.references.fixed_steps
+    columns = ("success", "steps", "discounted_return", "fraction_of_optimum", "optimal_steps")
+    rows: list[Sequence[object]] = [("algorithm", "seed", "layout", *columns, "fixed_assignment_steps")]
     for algorithm, runs in results.evaluations.items():
         for seed, run in runs.items():
-            for layout in range(len(run.length)):
-                fixed = "" if fixed_steps is None else fixed_steps[layout]
-                lines.append(
-                    f"{algorithm},{seed},{layout},{int(run.success[layout])},{run.length[layout]},"
-                    f"{run.discounted_return[layout]:.9g},{run.fraction_of_optimum[layout]:.9g},"
-                    f"{references.optimal_steps[layout]},{fixed}"
-                )
-    return "\n".join(lines) + "\n"
+            for layout, (discounted, length, success, fraction) in enumerate(zip(*run, strict=True)):
+                returns = f"{discounted:.9g}", f"{fraction:.9g}"
+                reference = optimal[layout], "" if fixed is None else fixed[layout]
+                rows.append((algorithm, seed, layout, int(success), length, *returns, *reference))
+    return csv_text(rows)

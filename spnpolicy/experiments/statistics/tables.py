@@ -1,21 +1,13 @@
-"""Parts that all reports share: tables of text, CSV, numbers with intervals, and what two intervals say."""
+"""Parts that all reports share: numbers with intervals, and what two intervals say."""
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from math import comb
 from typing import Literal
 
 from spnpolicy.experiments.statistics.bootstrap import Interval
 
 _FEW_RUNS = 5
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of cells as lines with aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def interval_text(interval: Interval, digits: int) -> str:
@@ -34,13 +26,6 @@ def digits_for(values: Iterable[float]) -> int:
 def exact_number(value: float) -> str:
     """Return a number for a table that programs read; nothing for nan."""
     return "" if math.isnan(value) else f"{value:.9g}"
-
-
-def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Return rows as CSV; cells with commas, quotes or line ends are quoted."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def verdict(first: Interval, second: Interval) -> Literal["same", "one run", "better", "open"]:

@@ -1,15 +1,40 @@
-"""The end of a sweep on a few lines: one number per algorithm and environment."""
+"""A sweep in words: what is planned, where it runs, what came of it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from spnpolicy.base.tables import aligned
 from spnpolicy.experiments.statistics.bootstrap import interquartile_mean
 from spnpolicy.experiments.sweeps.plan import Plan, trial_folder
-from spnpolicy.experiments.sweeps.trials import EVALUATION_FILE, read_evaluation
+from spnpolicy.experiments.sweeps.runner import TrialStatus
+from spnpolicy.experiments.sweeps.trials import EVALUATION_FILE, FAILURE_FILE, is_finished, read_evaluation
+
+_SHOWN_FAILURES = 3
 
 
-def summary_lines(plan: Plan, folder: Path) -> list[str]:
+def announcement(plan: Plan, folder: Path, engine: str, workers: int) -> str:
+    """Return what is about to run, and where."""
+    steps = plan.trials[0].train.steps
+    where = "" if engine == "local" else f" of {engine}"
+    environments = "" if len(plan.environments) == 1 else f" in {', '.join(plan.environments)}"
+    return (
+        f"{plan.name}: {', '.join(plan.algorithms)}{environments}; {len(plan.trials)} runs of {steps:,} env steps on "
+        f"{workers} worker{'s' if workers > 1 else ''}{where}; everything goes to {folder}"
+    )
+
+
+def planned(plan: Plan, folder: Path) -> str:
+    """Return all runs, and which of them are finished."""
+    rows: list[tuple[str, str, str]] = []
+    for trial in plan.trials:
+        state = "finished" if is_finished(trial, folder) else "planned"
+        rows.append((trial.name, f"{trial.algorithm} on {trial.env}, {trial.train.steps:,} env steps", state))
+    return "\n".join([*aligned(rows), f"{len(plan.trials)} runs; nothing was written"])
+
+
+def end(plan: Plan, folder: Path) -> str:
     """Return a table of algorithms x environments: the interquartile mean over runs of the discounted return.
 
     A run counts with the mean over its final evaluation. A number in brackets says from how many runs a mean is, where
@@ -27,9 +52,20 @@ def summary_lines(plan: Plan, folder: Path) -> list[str]:
     for algorithm in plan.algorithms:
         pairs = [(algorithm, environment) for environment in plan.environments]
         rows.append([algorithm, *(_cell(returns.get(pair, []), planned.get(pair, 0)) for pair in pairs)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return ["discounted return of the final evaluations, interquartile mean over runs:", *lines]
+    what = "discounted return of the final evaluations, interquartile mean over runs:"
+    where = [f"runs: {folder / 'trials'}", f"next: spnpolicy report {folder}"]
+    return "\n".join(["", what, *aligned(rows), *where])
+
+
+def failures(failed: Sequence[TrialStatus], folder: Path) -> str:
+    """Return what went wrong in the first few runs that failed, and how to go on."""
+    lines: list[str] = []
+    for status in failed[:_SHOWN_FAILURES]:
+        where = trial_folder(folder, status.config) / FAILURE_FILE
+        lines.append(f"spnpolicy: {status.name} failed: {status.problem.splitlines()[0][:200]} (more in {where})")
+    others = len(failed) - _SHOWN_FAILURES
+    more = f"; {others} more failed" if others > 0 else ""
+    return "\n".join([*lines, f"    the same command with --out {folder} tries only these again{more}"])
 
 
 def _cell(values: list[float], planned: int) -> str:

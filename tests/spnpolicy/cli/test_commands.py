@@ -84,7 +84,7 @@ def test_every_command_has_its_row():
 
 @pytest.mark.parametrize(("flag", "package"), [("--tensorboard", "tensorboard"), ("--wandb=project", "wandb")])
 def test_a_sink_that_is_not_installed(flag, package, place, monkeypatch, capsys):
-    monkeypatch.setattr("spnpolicy.cli.checks.find_spec", lambda name: None)
+    monkeypatch.setattr("spnpolicy.training.sinks.find_spec", lambda name: None)
     before = contents(place)
     assert main(["train", "vdn", "coverage", *TINY, flag]) == 2
     assert f"{flag.partition('=')[0]} needs {package}" in (errors := capsys.readouterr().err)

@@ -14,7 +14,7 @@ from factor_q.inference import Effort, approximation, exact, solve
 from factor_q.variational import FITTED_STRUCTURES
 from spnpolicy.cli import infer as command
 from spnpolicy.cli import main
-from spnpolicy.cli.infer import probability
+from spnpolicy.experiments.answers.models import probability
 
 MODELS = Path(__file__).parents[3] / "benchmarks" / "uai_models"
 EXACT = ["own/ring_n6_k3.uai", "own/mixedcards_n9.uai", "Promedus_24.uai", "Grids_12.uai"]
