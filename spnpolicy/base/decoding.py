@@ -39,6 +39,15 @@ def decode(kind: type[T], value: Any, *, path: str) -> T:
     return _decode(kind, value, path)
 
 
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings with dotted names; an empty mapping stays a value."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        is_nested = isinstance(value, Mapping) and value
+        found |= flat(value, f"{prefix}{name}.") if is_nested else {f"{prefix}{name}": value}
+    return found
+
+
 def nearest_name(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
     """Return the known name that is most like a given one; None if none is more like it than `cutoff`, in [0, 1]."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)

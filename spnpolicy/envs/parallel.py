@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, Space
 from jaxtyping import Float, UInt8
 from pettingzoo import ParallelEnv
 
@@ -76,11 +76,11 @@ class ParallelFace(ParallelEnv):
         }
         self.state_space = Box(-np.inf, np.inf, (env.spec.state_size,), np.float32)
 
-    def observation_space(self, agent: str) -> Box:
+    def observation_space(self, agent: str) -> Space[Any]:
         """Return the space of an agent's observations (always the same object)."""
         return self.observation_spaces[agent]
 
-    def action_space(self, agent: str) -> Discrete:
+    def action_space(self, agent: str) -> Space[Any]:
         """Return the space of an agent's actions (always the same object)."""
         return self.action_spaces[agent]
 

@@ -46,19 +46,15 @@ class EpisodeTracker:
         is_over = step.terminated | step.truncated
         if step.discarded is not None:
             is_over &= ~step.discarded
-            self._forget(np.flatnonzero(step.discarded))
+            self.forget(np.flatnonzero(step.discarded))
         done = np.flatnonzero(is_over)
         success = step.terminated[done] & (reward[done] > 0)
         ended = Episodes(done, self._returns[done], self._discounted[done], self._lengths[done], success)
-        if len(done):
-            self._forget(done)
+        self.forget(done)
         return ended
 
-    def forget(self) -> None:
-        """Forget all episodes under way."""
-        self._forget(np.arange(len(self._lengths)))
-
-    def _forget(self, rows: Int[np.ndarray, " rows"]) -> None:
+    def forget(self, rows: Int[np.ndarray, " rows"] | slice = slice(None)) -> None:
+        """Forget the episodes under way in some environments, or in all."""
         self._returns[rows] = self._discounted[rows] = 0.0
         self._weights[rows] = 1.0
         self._lengths[rows] = 0

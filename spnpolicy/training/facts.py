@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from spnpolicy.base.decoding import flat
 from spnpolicy.base.distributed import world
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.training.config import RunConfig
@@ -71,7 +72,7 @@ def versions() -> dict[str, str]:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return in words what differs between two attempts and can change bits."""
-    old, new = _flat(before), _flat(now)
+    old, new = flat(before), flat(now)
     names = ("versions.spnpolicy", "versions.python", "versions.torch", "versions.numpy", "commit")
     names += ("machine.processor", "device", "threads", "processes")
     return [f"{name} was {old.get(name)}, is {new.get(name)}" for name in names if old.get(name) != new.get(name)]
@@ -96,13 +97,6 @@ def _output(command: list[str]) -> str:
     # The program is git, found on the path; its arguments are ours.
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
     return done.stdout.strip()
-
-
-def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in facts.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
 
 
 @cache

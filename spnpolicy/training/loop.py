@@ -198,7 +198,7 @@ class Session:
         except (KeyError, TypeError, RuntimeError, ValueError) as problem:
             raise CheckpointError(f"the checkpoint in {self.folder} does not fit its config.json: {problem}") from None
         if lost:
-            self._recorder.forget_episodes()
+            self._recorder.tracker.forget()
         for note in lost:
             _log.warning("%s: %s.", self.folder, note)
         self._note_attempt(lost)

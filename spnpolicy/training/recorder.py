@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -53,9 +52,7 @@ class Recorder:
             self._append("episodes.csv", ",".join(EPISODE_COLUMNS) + "\n")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for file in self._files.values():
             file.close()
 
@@ -128,10 +125,6 @@ class Recorder:
                 file.load_state_dict(state["files"][name])
             # Times are not part of the state: two runs that are the same have the same checkpoints.
             self._start = time.monotonic() - seconds_of(self._files["metrics.jsonl"].last_line())
-
-    def forget_episodes(self) -> None:
-        """Forget the episodes under way: the environments began new ones."""
-        self.tracker.forget()
 
     def _record(self, record: Mapping[str, Any]) -> None:
         self._append("metrics.jsonl", record_line(record))

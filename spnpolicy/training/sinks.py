@@ -54,17 +54,6 @@ class SafeSinks:
         self._sinks: list[tuple[str, Sink]] = [(_name(sink), sink) for sink in sinks]
         self._warn = warn
 
-    def __len__(self) -> int:
-        """Return how many are still told anything."""
-        return len(self._sinks)
-
-    def add(self, name: str, make: Callable[[], Sink]) -> None:
-        """Make one more sink; if that fails there is a warning and no sink."""
-        try:
-            self._sinks.append((name, make()))
-        except Exception as problem:
-            self._tell(name, problem)
-
     def write(self, record: Mapping[str, Any]) -> None:
         """Hand a record to all of them."""
         self._each(lambda sink: sink.write(copy.deepcopy(dict(record))))
@@ -245,7 +234,7 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
 def _require(package: str) -> None:
     # Asked for and not there is a mistake of the command, not a failure on the way: better said before training.
     if find_spec(package) is None:
-        raise ConfigError(f"{package} is not installed: pip install 'spnpolicy[{package}]', or leave this sink out.")
+        raise ConfigError(f"--{package} needs {package}, which is not installed: pip install 'spnpolicy[{package}]'")
 
 
 def _name(sink: Sink) -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, Space
 from jaxtyping import UInt8
 from pettingzoo import ParallelEnv
 
@@ -79,11 +79,11 @@ class ForagingGame(ParallelEnv):
         self.observation_spaces = dict(zip(self.possible_agents, boxes, strict=True))
         self.action_spaces = {agent: Discrete(len(ACTION_NAMES)) for agent in self.possible_agents}
 
-    def observation_space(self, agent: str) -> Box:
+    def observation_space(self, agent: str) -> Space[Any]:
         """Return the space of an agent's observations: row, column and level of every food and agent."""
         return self.observation_spaces[agent]
 
-    def action_space(self, agent: str) -> Discrete:
+    def action_space(self, agent: str) -> Space[Any]:
         """Return the space of an agent's six actions."""
         return self.action_spaces[agent]
 

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from spnpolicy.base.decoding import encode
+from spnpolicy.base.tables import csv_text
 from spnpolicy.experiments.reports.groups import Task
 from spnpolicy.experiments.reports.numbers import Comparison, Numbers
 from spnpolicy.experiments.reports.runs import MEASURES, Run
 from spnpolicy.experiments.statistics.bootstrap import Interval
-from spnpolicy.experiments.statistics.tables import csv_text, exact_number
+from spnpolicy.experiments.statistics.tables import exact_number
 
 Rows = list[Sequence[object]]
 
@@ -17,7 +18,7 @@ Rows = list[Sequence[object]]
 def table_csv(comparison: Comparison) -> str:
     """Return every aggregate with its interval: task, algorithm, runs, measure, statistic, estimate, low, high."""
     rows: Rows = [("task", "algorithm", "runs", "measure", "statistic", "estimate", "low", "high")]
-    for numbers in _parts(comparison):
+    for numbers in comparison.parts:
         for algorithm, row in numbers.aggregates.items():
             for statistic, interval in row.items():
                 start = (numbers.label, algorithm, numbers.runs(algorithm), comparison.measure, statistic)
@@ -28,7 +29,7 @@ def table_csv(comparison: Comparison) -> str:
 def improvement_csv(comparison: Comparison) -> str:
     """Return the probability of improvement of every pair."""
     rows: Rows = [("task", "first", "second", "probability", "low", "high")]
-    for numbers in _parts(comparison):
+    for numbers in comparison.parts:
         rows += [(numbers.label, pair.first, pair.second, *_cells(pair.probability)) for pair in numbers.pairs]
     return csv_text(rows)
 
@@ -90,10 +91,6 @@ def _numbers_json(numbers: Numbers) -> dict[str, Any]:
 def _interval_json(interval: Interval) -> dict[str, float | None]:
     # nan is the only number that is not equal to itself, and JSON has none.
     return {name: value if value == value else None for name, value in interval._asdict().items()}
-
-
-def _parts(comparison: Comparison) -> list[Numbers]:
-    return [*comparison.tasks, *([] if comparison.overall is None else [comparison.overall])]
 
 
 def _cells(interval: Interval) -> list[str]:

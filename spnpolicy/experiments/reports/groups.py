@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spnpolicy.base.decoding import encode
+from spnpolicy.base.decoding import encode, flat
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.experiments.reports.runs import Run, printable
 
@@ -54,7 +54,7 @@ def group_runs(runs: Sequence[Run]) -> list[Task]:
 def algorithm_settings(run: Run) -> Settings:
     """Return everything that could change what a run learns, except task and seed."""
     train = {name: value for name, value in encode(run.config.train).items() if name not in _NO_PART_OF_AN_ALGORITHM}
-    return {"algorithm": run.config.algorithm, **_flat(run.config.algorithm_options), **_flat(train, "train.")}
+    return {"algorithm": run.config.algorithm, **flat(run.config.algorithm_options), **flat(train, "train.")}
 
 
 def in_words(settings: Settings) -> str:
@@ -63,7 +63,7 @@ def in_words(settings: Settings) -> str:
 
 
 def _task_settings(run: Run) -> Settings:
-    return {"env": run.config.env, **_flat(run.config.env_options), "discount": run.config.train.discount}
+    return {"env": run.config.env, **flat(run.config.env_options), "discount": run.config.train.discount}
 
 
 def _run_labels(runs: Sequence[Run]) -> list[str]:
@@ -103,14 +103,6 @@ def _grouped(runs: Sequence[Run], labels: Sequence[str]) -> dict[str, list[Run]]
             )
         groups.setdefault(label, []).append(run)
     return {label: sorted(own, key=lambda run: run.config.train.seed) for label, own in groups.items()}
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        nested = isinstance(value, Mapping) and value
-        flat |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
-    return flat
 
 
 def _key(settings: Settings) -> str:

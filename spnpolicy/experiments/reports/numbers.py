@@ -75,6 +75,11 @@ class Comparison:
     overall: Numbers | None
     """Over all tasks; None where scores are not normalised, or no algorithm has runs in all of several tasks."""
 
+    @property
+    def parts(self) -> list[Numbers]:
+        """Those of each task, and then those over all of them."""
+        return [*self.tasks, *([] if self.overall is None else [self.overall])]
+
 
 def choose_measure(runs: Sequence[Run], wanted: str | None) -> str:
     """Return the measure to report: the wanted one, or the first that all runs have.
@@ -98,7 +103,7 @@ def compare(tasks: Sequence[Task], measure: str) -> Comparison:
     return Comparison(measure, numbers, _overall(numbers, measure))
 
 
-def generator() -> np.random.Generator:
+def _generator() -> np.random.Generator:
     """Return the source of every resampling of a report."""
     return np.random.default_rng(0)
 
@@ -123,7 +128,7 @@ def _task_numbers(task: Task, measure: str) -> TaskNumbers:
         aggregates={name: _aggregates(ranked[name], measure, areas[name]) for name in ranked},
         pairs=_pairs(ranked, measure),
         profiles=_profiles(ranked, measure),
-        curves={name: (curve, curve_band(curve, generator=generator())) for name, curve in curves.items()},
+        curves={name: (curve, curve_band(curve, generator=_generator())) for name, curve in curves.items()},
         source=_source(runs, is_final),
     )
 
@@ -146,10 +151,10 @@ def _aggregates(scores: Tasks, measure: str, areas: Tasks | None = None) -> dict
     if measure in NORMALISED:
         functions["optimality_gap"] = bootstrap.optimality_gap
     found = {
-        name: bootstrap_interval(scores, generator=generator(), statistic=function)
+        name: bootstrap_interval(scores, generator=_generator(), statistic=function)
         for name, function in functions.items()
     }
-    return found if areas is None else found | {"area": bootstrap_interval(areas, generator=generator())}
+    return found if areas is None else found | {"area": bootstrap_interval(areas, generator=_generator())}
 
 
 def _median_over_runs(tasks: Tasks) -> np.ndarray:
@@ -164,7 +169,7 @@ def _pairs(ranked: dict[str, Tasks], measure: str) -> list[Pair]:
     found: list[Pair] = []
     for first, second in pairs:
         samples = ([sign * task for task in ranked[name]] for name in (first, second))
-        interval = bootstrap_interval(*samples, generator=generator(), statistic=probability_of_improvement)
+        interval = bootstrap_interval(*samples, generator=_generator(), statistic=probability_of_improvement)
         found.append(Pair(first, second, interval))
     return found
 
@@ -176,7 +181,7 @@ def _profiles(ranked: dict[str, Tasks], measure: str) -> Profiles:
     # A little below the lowest score, so that every profile is seen to begin at 1.
     thresholds = np.linspace(low - 0.1 * ((high - low) or 1.0), high, _THRESHOLDS)
     profile = partial(performance_profile, thresholds=thresholds)
-    bands = {name: bootstrap_band(tasks, generator=generator(), statistic=profile) for name, tasks in ranked.items()}
+    bands = {name: bootstrap_band(tasks, generator=_generator(), statistic=profile) for name, tasks in ranked.items()}
     return Profiles(thresholds, bands)
 
 

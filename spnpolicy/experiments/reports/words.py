@@ -3,16 +3,11 @@
 import math
 from collections.abc import Iterator, Sequence
 
+from spnpolicy.base.tables import aligned
 from spnpolicy.experiments.reports.cautions import Selection, cautions, provenance
 from spnpolicy.experiments.reports.groups import Task, algorithm_settings, in_words
 from spnpolicy.experiments.reports.numbers import LESS_IS_BETTER, NORMALISED, Comparison, Numbers, Pair
-from spnpolicy.experiments.statistics.tables import (
-    aligned,
-    chance_of_separation,
-    digits_for,
-    interval_text,
-    verdict,
-)
+from spnpolicy.experiments.statistics.tables import chance_of_separation, digits_for, interval_text, verdict
 
 MEASURE_NAMES = {
     "fraction_of_optimum": "discounted return as a fraction of the optimum",

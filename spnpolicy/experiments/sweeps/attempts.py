@@ -61,16 +61,6 @@ def attempt(plan: Plan, trial: Trial, folder: Path, *, patience: float = _PATIEN
         return Outcome("failed", f"{type(problem).__name__}: {problem}")
 
 
-def read_attempts(folder: Path, trial: str) -> list[dict[str, Any]]:
-    """Return what is known of the tries of a trial, oldest first; a line that was torn by a crash is left out."""
-    records: list[dict[str, Any]] = []
-    with suppress(FileNotFoundError):
-        for line in (folder / "attempts" / f"{trial}.jsonl").read_bytes().splitlines():
-            with suppress(ValueError):
-                records.append(json.loads(line))
-    return records
-
-
 def write_failure(folder: Path, trial: Trial, text: str) -> None:
     """Put the traceback of a failure into the folder of its trial."""
     own = trial_folder(folder, trial)

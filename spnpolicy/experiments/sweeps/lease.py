@@ -60,8 +60,9 @@ class Holder:
     """The lease as the process that has it sees it."""
 
     def __init__(self, folder: Path, trial: str):
+        self._folder, self._trial = folder, trial
         self._stop_file = folder / "leases" / "stop"
-        self._path = folder / "leases" / f"{trial}.json"
+        self._path = _lease_file(folder, trial)
         self._owner = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
         self._end = threading.Event()
         self._changed = threading.Event()
@@ -103,7 +104,7 @@ class Holder:
                     self._write()
 
     def _write(self) -> None:
-        current = _read(self._path)
+        current = read_lease(self._folder, self._trial)
         # The first write takes over whatever a dead process has left; a stranger's lease found later means that we were
         # silent for so long that somebody else began, and of two writers this one must be silent from now on.
         if self._thread.is_alive() and current is not None and current.owner != self._owner:
@@ -139,7 +140,7 @@ def hold(folder: Path, trial: str, *, patience: float = 0.0) -> Iterator[Holder]
         if lock is not None:
             lock.close()
         if time.monotonic() >= deadline:
-            other = _read(folder / "leases" / f"{trial}.json")
+            other = read_lease(folder, trial)
             who = f"process {other.pid} on {other.host}" if other else "another process"
             raise LeaseError(f"{who} is at work on {trial}.")
         time.sleep(_SECONDS_BETWEEN_TRIES)
@@ -157,7 +158,10 @@ def hold(folder: Path, trial: str, *, patience: float = 0.0) -> Iterator[Holder]
 
 def read_lease(folder: Path, trial: str) -> Lease | None:
     """Return who is at work on a trial, or was when it was killed; None if nobody is."""
-    return _read(folder / "leases" / f"{trial}.json")
+    try:
+        return Lease(**json.loads(_lease_file(folder, trial).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def ask_all_to_stop(folder: Path, wanted: bool) -> None:
@@ -191,11 +195,8 @@ def _living_lease(folder: Path, trial: str) -> Lease | None:
     return lease
 
 
-def _read(path: Path) -> Lease | None:
-    try:
-        return Lease(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return None
+def _lease_file(folder: Path, trial: str) -> Path:
+    return folder / "leases" / f"{trial}.json"
 
 
 def _machine() -> str:

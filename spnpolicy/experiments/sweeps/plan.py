@@ -170,19 +170,14 @@ def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
-def trial_name(config: RunConfig) -> str:
-    """Return the name of a trial, which is also that of its folder."""
-    return config.name if isinstance(config, Trial) else f"{config.algorithm}-seed{config.train.seed}"
-
-
-def run_config(config: RunConfig) -> RunConfig:
+def run_config(trial: Trial) -> RunConfig:
     """Return the run of a trial alone, as it is stored in its folder."""
-    return RunConfig(config.algorithm, config.env, config.algorithm_options, config.env_options, config.train)
+    return RunConfig(trial.algorithm, trial.env, trial.algorithm_options, trial.env_options, trial.train)
 
 
-def trial_folder(folder: Path, config: RunConfig) -> Path:
+def trial_folder(folder: Path, trial: Trial) -> Path:
     """Return the folder of a trial within that of its plan."""
-    return folder / "trials" / trial_name(config)
+    return folder / "trials" / trial.name
 
 
 @contextmanager

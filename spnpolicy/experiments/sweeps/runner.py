@@ -57,7 +57,11 @@ class TrialStatus:
 
 
 def run_trials(
-    plan: Plan, folder: Path, engine: Engine, *, on_change: Callable[[Sequence[TrialStatus]], None] | None = None
+    plan: Plan,
+    folder: Path,
+    engine: Engine,
+    *,
+    on_change: Callable[[Sequence[TrialStatus]], None] = lambda statuses: None,
 ) -> list[TrialStatus]:
     """Run every trial that is not finished yet.
 
@@ -91,11 +95,11 @@ def run_trials(
                     status.tries += 1
                     active[status.name] = status
                     # Seen as running even when its try ends at once.
-                    _tell(on_change, statuses)
+                    on_change(statuses)
                 for name, outcome in engine.collect(0.25).items():
                     _settle(active.pop(name), outcome, waiting, folder)
                 _look(active, folder)
-                _tell(on_change, statuses)
+                on_change(statuses)
         finally:
             for name, outcome in engine.stop(folder).items():
                 active[name].state = "done" if outcome.state == "done" else "stopped"
@@ -124,11 +128,6 @@ def seconds_left(statuses: Sequence[TrialStatus], workers: int) -> float:
 
 def _kind(status: TrialStatus) -> tuple[str, str]:
     return status.config.algorithm, status.config.environment
-
-
-def _tell(on_change: Callable[[Sequence[TrialStatus]], None] | None, statuses: Sequence[TrialStatus]) -> None:
-    if on_change is not None:
-        on_change(statuses)
 
 
 def _settle(status: TrialStatus, outcome: Outcome, waiting: deque[TrialStatus], folder: Path) -> None:

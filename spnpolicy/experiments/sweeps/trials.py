@@ -1,7 +1,6 @@
 """One trial: a training run, then its final evaluation on layouts that all trials share."""
 
 import csv
-import io
 import logging
 import shutil
 from collections.abc import Callable
@@ -15,7 +14,8 @@ from circuits.files import replace_file
 from spnpolicy.base.decoding import decode, encode
 from spnpolicy.base.errors import CheckpointError, ConfigError, DiskError, SpnPolicyError
 from spnpolicy.base.strict_json import read_json
-from spnpolicy.experiments.sweeps.plan import Plan, run_config, trial_folder
+from spnpolicy.base.tables import csv_text
+from spnpolicy.experiments.sweeps.plan import Plan, Trial, run_config, trial_folder
 from spnpolicy.training.config import RunConfig
 from spnpolicy.training.evaluation import EvaluationResult, evaluate
 from spnpolicy.training.learning import close_env
@@ -40,9 +40,7 @@ class FinalEvaluation(NamedTuple):
     """Discounted return over that of the exact optimum."""
 
 
-def run_trial(
-    plan: Plan, config: RunConfig, folder: Path, *, on_progress: Callable[[Progress], None] | None = None
-) -> bool:
+def run_trial(plan: Plan, trial: Trial, folder: Path, *, on_progress: Callable[[Progress], None] | None = None) -> bool:
     """Do what is missing of a trial; return False if training was interrupted.
 
     Training goes on from its checkpoint, bit for bit as if nothing had happened; where there is none that can be read,
@@ -50,15 +48,15 @@ def run_trial(
 
     Args:
         plan: the plan it belongs to; its trials are not looked at.
-        config: the trial.
+        trial: the trial.
         folder: folder of the plan.
         on_progress: called after every iteration of training; a KeyboardInterrupt from it is a request to stop.
     """
-    own = trial_folder(folder, config)
-    if not (own / RESULT_FILE).is_file() and not _train(run_config(config), own, on_progress).is_finished:
+    own = trial_folder(folder, trial)
+    if not (own / RESULT_FILE).is_file() and not _train(run_config(trial), own, on_progress).is_finished:
         return False
     loaded = load_run(own, num_envs=plan.evaluation_episodes)
-    discount = config.train.discount
+    discount = trial.train.discount
     try:
         result = evaluate(loaded.algorithm, loaded.env, plan.evaluation_episodes, discount, plan.evaluation_seed)
     finally:
@@ -68,16 +66,16 @@ def run_trial(
     return True
 
 
-def is_finished(config: RunConfig, folder: Path) -> bool:
+def is_finished(trial: Trial, folder: Path) -> bool:
     """Return whether a trial of exactly this configuration has been trained and evaluated.
 
     Raises:
         SpnPolicyError: a finished trial of another configuration is in its place.
     """
-    own = trial_folder(folder, config)
+    own = trial_folder(folder, trial)
     if not (own / EVALUATION_FILE).is_file() or not (own / RESULT_FILE).is_file():
         return False
-    if not _has_config(own, run_config(config)):
+    if not _has_config(own, run_config(trial)):
         raise SpnPolicyError(f"{own} was trained with other settings than plan.json says: choose another --out.")
     return True
 
@@ -127,15 +125,12 @@ def read_evaluation(path: Path) -> FinalEvaluation:
 
 
 def _write_evaluation(path: Path, result: EvaluationResult) -> None:
-    episodes = result.episodes
-    fraction = result.fraction_of_optimum
+    episodes, fraction = result.episodes, result.fraction_of_optimum
     if fraction is None:
         fraction = np.full(len(episodes.env), np.nan)
-    text = io.StringIO()
-    text.write(",".join(_COLUMNS) + "\n")
-    for index in range(len(episodes.env)):
-        text.write(
-            f"{index},{episodes.discounted_returns[index]:.9g},{episodes.lengths[index]},"
-            f"{int(episodes.successes[index])},{fraction[index]:.9g}\n"
-        )
-    replace_file(path, text.getvalue().encode())
+    columns = (episodes.discounted_returns, episodes.lengths, episodes.successes, fraction)
+    rows = [
+        (layout, f"{discounted:.9g}", length, int(success), f"{share:.9g}")
+        for layout, (discounted, length, success, share) in enumerate(zip(*columns, strict=True))
+    ]
+    replace_file(path, csv_text([_COLUMNS, *rows]).encode())

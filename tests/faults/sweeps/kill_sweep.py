@@ -31,11 +31,11 @@ from sweep_faults import (
     free_disk,
     is_alive,
     kill,
+    read_attempts,
     wait_until,
     workers_at_work,
 )
 
-from spnpolicy.experiments.sweeps.attempts import read_attempts
 from spnpolicy.experiments.sweeps.plan import read_plan
 
 ALGORITHMS = ("spn_ac", "mean_field", "vdn", "iql")

@@ -1,6 +1,8 @@
 """Shared by the tests of sweeps under faults: who is at work, how to hurt them, and whether two sweeps agree."""
 
+import contextlib
 import hashlib
+import json
 import os
 import resource
 import signal
@@ -8,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from spnpolicy.experiments.sweeps.attempts import attempt, read_attempts
+from spnpolicy.experiments.sweeps.attempts import attempt
 from spnpolicy.experiments.sweeps.lease import read_lease
 from spnpolicy.experiments.sweeps.plan import read_plan, trial_folder
 from spnpolicy.experiments.sweeps.trials import EVALUATION_FILE, is_finished
@@ -147,6 +149,16 @@ def final_checkpoint(run):
     load_checkpoint(root)
     folder = root / (root / "latest").read_text().split()[0]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def read_attempts(folder, trial):
+    """Return what is known of the tries of a trial, oldest first; a line that was torn by a crash is left out."""
+    records = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in (folder / "attempts" / f"{trial}.jsonl").read_bytes().splitlines():
+            with contextlib.suppress(ValueError):
+                records.append(json.loads(line))
+    return records
 
 
 def ends(folder, trial):

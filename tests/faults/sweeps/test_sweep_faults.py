@@ -17,12 +17,13 @@ from sweep_faults import (
     finished_count,
     is_alive,
     kill,
+    read_attempts,
     wait_until,
     workers_at_work,
 )
 
 from spnpolicy.cli import main
-from spnpolicy.experiments.sweeps.attempts import Outcome, read_attempts
+from spnpolicy.experiments.sweeps.attempts import Outcome
 from spnpolicy.experiments.sweeps.engines.local import LocalEngine
 from spnpolicy.experiments.sweeps.plan import open_folder, read_plan, trial_folder
 from spnpolicy.experiments.sweeps.runner import MOST_LOSSES, MOST_TRIES, run_trials

@@ -11,7 +11,7 @@ import torch
 
 from spnpolicy.base.decoding import encode
 from spnpolicy.base.errors import CheckpointError, ConfigError, NonFiniteError
-from spnpolicy.base.strict_json import write_json
+from spnpolicy.base.files import write_json
 from spnpolicy.envs import make_env
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.evaluation import evaluate

@@ -74,13 +74,11 @@ def test_a_sink_may_fail_when_it_is_made_and_when_it_is_closed():
         raise PermissionError("no login")
 
     warnings, good = [], ListSink()
-    several = SafeSinks([ListSink(fails_at=["close"]), good], warn=warnings.append)
-    several.add("service", impossible)
-    assert len(several) == 2
+    several = SafeSinks([ListSink(fails_at=["close"]), QueuedSink("service", impossible), good], warn=warnings.append)
     several.write(RECORD)
     several.close()
     assert good.closed == 1
-    assert [warning.split(" ")[0] for warning in warnings] == ["service", "ListSink"]
+    assert sorted(warning.split(" ")[0] for warning in warnings) == ["ListSink", "service"]
 
 
 def test_even_a_warning_that_fails_is_no_reason_to_stop():
@@ -91,7 +89,6 @@ def test_even_a_warning_that_fails_is_no_reason_to_stop():
     several = SafeSinks([ListSink(fails_at=["write"]), good], warn=broken)
     several.write(RECORD)
     # The one that failed is left out, and the other one goes on being told.
-    assert len(several) == 1
     assert good.records == [RECORD]
 
 
@@ -148,7 +145,6 @@ def test_a_service_that_hangs_at_its_start_keeps_nobody_waiting():
     assert warnings == [warnings[0]]
     assert "service failed" in warnings[0]
     assert "3 records wait" in warnings[0]
-    assert len(several) == 0
     release.set()
 
 

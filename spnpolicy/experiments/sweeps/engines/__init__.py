@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, runtime_checkable
 
 from spnpolicy.base.errors import ConfigError
@@ -42,9 +41,7 @@ class Engine(Protocol):
 
     def __enter__(self) -> "Engine": ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
 
 
 def make_engine(name: str = "local", *, workers: int | None = None, threads: int = 1, address: str = "") -> Engine:

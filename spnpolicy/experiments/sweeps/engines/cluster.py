@@ -12,7 +12,6 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import ray  # pyright: ignore[reportMissingImports]
@@ -87,9 +86,7 @@ class RayEngine:
         self._task = ray.remote(num_cpus=self._threads, max_retries=0)(_work)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._running.clear()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -13,7 +13,6 @@ from spnpolicy.experiments.sweeps.plan import (
     open_folder,
     read_plan,
     run_config,
-    trial_name,
 )
 from tests.spnpolicy.experiments.benchmarks.benchmark_cases import TINY, tiny_plan
 
@@ -22,7 +21,7 @@ from tests.spnpolicy.experiments.benchmarks.benchmark_cases import TINY, tiny_pl
 def test_presets_are_valid_and_fair(name):
     plan = make_plan(name, COVERAGE[name])
     assert plan.algorithms == ["spn_ac", "mean_field", "vdn", "iql"]
-    assert len({trial_name(trial) for trial in plan.trials}) == len(plan.trials)
+    assert len({trial.name for trial in plan.trials}) == len(plan.trials)
     # All algorithms get the same task, the same data and the same networks.
     assert len({str(trial.algorithm_options["network"]) for trial in plan.trials}) == 1
     for seed in {trial.train.seed for trial in plan.trials}:
@@ -36,7 +35,7 @@ def test_paper_is_the_task_of_the_paper():
 
 
 def test_seeds_come_first_so_that_a_part_is_a_fair_comparison():
-    names = [trial_name(trial) for trial in tiny_plan().trials]
+    names = [trial.name for trial in tiny_plan().trials]
     assert names == ["vdn-seed0", "iql-seed0", "vdn-seed1", "iql-seed1"]
 
 
