@@ -10,11 +10,8 @@ import torch
 
 # Shapes and types are checked in tests only. Installed here because the command-line option of jaxtyping 0.3.11 splits
 # its argument wrongly when the checker has brackets: it then checks the first package only, with a broken checker.
-# Of spnpolicy the rooms that compute: elsewhere checks of our own refuse what users give, and tests give wrong types.
-CHECKED_ROOMS = ("base", "maths", "data", "networks", "training.storage", "envs.games")
-CHECKED_ROOMS += ("experiments.statistics", "experiments.answers", "experiments.media")
 jaxtyping.install_import_hook(
-    ["circuits", "factor_q", *(f"spnpolicy.{room}" for room in CHECKED_ROOMS)],
+    ["circuits", "factor_q", "spnpolicy"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -57,7 +57,7 @@ class _Display:
         self.live = make(console) if console.is_terminal else None
         self.throttle = Throttle(SECONDS_BETWEEN_LINES if self.live is None else _SECONDS_BETWEEN_REDRAWS)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "_Display":
         if self.live is not None:
             self.live.start()
         return self
