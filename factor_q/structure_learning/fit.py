@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from scipy import stats
+from scipy.special import fdtrc
 from torch import Tensor
 
 from circuits.errors import EvidenceError
@@ -178,7 +178,7 @@ class TableDesign:
             own, degrees = coefficients[places[scope]], self._size(scope)
             statistic = float(own @ torch.linalg.solve(covariance[places[scope], places[scope]], own))
             free_rows = rows - len(coefficients)
-            result[scope] = float(stats.f.sf(statistic / variance / degrees, degrees, free_rows)) if variance else 1.0
+            result[scope] = float(fdtrc(degrees, free_rows, statistic / variance / degrees)) if variance else 1.0
         return result
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from scipy import stats
+from scipy.special import fdtrc  # scipy.stats has it too, and takes a second to import
 from torch import Tensor
 
 from circuits.errors import EvidenceError, StructureError
@@ -165,7 +165,8 @@ class CandidateCells:
                 )
                 found = _test(basis, weight, total, square, variance)
                 scores[part] = found.explained
-                test = stats.f.sf(found.statistic / found.degrees.clamp(min=1), found.degrees.clamp(min=1), free_rows)
+                degrees = found.degrees.clamp(min=1)
+                test = fdtrc(degrees.numpy(force=True), free_rows, (found.statistic / degrees).numpy(force=True))
                 p_values[part] = torch.where(found.degrees > 0, torch.as_tensor(test).to(scores), 1.0)
         return InteractionScores(graph.scopes, scores, p_values)
 

@@ -86,8 +86,8 @@ class FreeEnergy(nn.Module):
         self.action_bias = nn.Parameter(torch.full((agents, actions), -units * math.log(2.0) / agents))
 
     def forward(
-        self, state: Float[Tensor, "*batch inputs"], actions: Int[Tensor, "*batch agents"]
-    ) -> Float[Tensor, "*batch"]:
+        self, state: Float[Tensor, "*#batch inputs"], actions: Int[Tensor, "*#batch agents"]
+    ) -> Float[Tensor, "*#batch"]:
         """Return Q of joint actions; shapes broadcast."""
         hidden = softplus(self.state_inputs(state) + self.action_inputs(actions)).sum(-1)
         agents = torch.arange(actions.shape[-1], device=actions.device)

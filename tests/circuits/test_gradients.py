@@ -92,6 +92,7 @@ def test_gradients_equal_finite_differences(family: str, seed: int) -> None:
         assert gradcheck(ask, inputs, eps=1e-6, atol=1e-5, rtol=1e-3, fast_mode=True), name
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("family", first_now(FEW, 0.4))
 def test_every_gradient_entry_equals_finite_differences(family: str) -> None:
     setting = Setting(family, 77)

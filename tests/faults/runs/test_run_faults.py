@@ -45,7 +45,7 @@ def test_sixty_kills(tmp_path):
     assert figures.most_lost_steps <= SETTINGS.checkpoint_every + SETTINGS.num_envs
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_leaves(unbroken, tmp_path, number):
     child = start(tmp_path / "run", "--slow", "0.01")

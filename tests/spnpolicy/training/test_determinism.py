@@ -43,7 +43,7 @@ def two_processes(tmp_path_factory):
     return folder / "1", folder / "4242"
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.full
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_two_processes_with_different_hash_seeds(two_processes, algorithm):
     first, second = (folder / algorithm for folder in two_processes)
