@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 
 import hypothesis
 import jaxtyping
@@ -43,6 +44,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.full)
             seen[test] += 1
     items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
+@pytest.fixture
+def as_installed() -> Iterator[None]:
+    """Types are not checked at run time, as users have the package: what refuses a wrong type is its own door."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 
 from spnpolicy.data.entities import Entities
 
@@ -134,7 +134,7 @@ class BatchedEnv(Protocol):
         """
         ...
 
-    def step(self, actions: Int[np.ndarray, "envs agents"]) -> Step:
+    def step(self, actions: Integer[np.ndarray, "envs agents"]) -> Step:
         """Apply one joint action in every environment; those that end begin anew by themselves.
 
         Args:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from spnpolicy.base.errors import ConfigError, EnvError
@@ -44,7 +44,7 @@ class Store(ABC):
     def add(
         self,
         step_before: Step,
-        actions: Int[np.ndarray, "envs agents"],
+        actions: Integer[np.ndarray, "envs agents"],
         step_after: Step,
         memory: Float[Tensor, "envs agents memory"] | None = None,
     ) -> None:
@@ -122,7 +122,7 @@ class ReplayBuffer(Store):
     def add(
         self,
         step_before: Step,
-        actions: Int[np.ndarray, "envs agents"],
+        actions: Integer[np.ndarray, "envs agents"],
         step_after: Step,
         memory: Float[Tensor, "envs agents memory"] | None = None,
     ) -> None:
@@ -218,7 +218,7 @@ class Trajectories(Store):
     def add(
         self,
         step_before: Step,
-        actions: Int[np.ndarray, "envs agents"],
+        actions: Integer[np.ndarray, "envs agents"],
         step_after: Step,
         memory: Float[Tensor, "envs agents memory"] | None = None,
     ) -> None:
@@ -283,7 +283,7 @@ def store_for(needs: Needs, spec: EnvSpec, *, capacity: int, num_envs: int, gene
     return ReplayBuffer(capacity, spec, generator)
 
 
-def transition_rows(before: Step, actions: Int[np.ndarray, "envs agents"], after: Step) -> dict[str, np.ndarray]:
+def transition_rows(before: Step, actions: Integer[np.ndarray, "envs agents"], after: Step) -> dict[str, np.ndarray]:
     """Return one transition of every environment, by the names of `Batch`.
 
     Args:

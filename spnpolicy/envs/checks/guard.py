@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Integer
 
 from spnpolicy.base.errors import CheckpointError, EnvError
 from spnpolicy.data.env import BatchedEnv, Step
@@ -86,7 +86,7 @@ class Guard:
         self._ages[:] = 0
         return self._checked(step)
 
-    def step(self, actions: Int[np.ndarray, "envs agents"]) -> Step:
+    def step(self, actions: Integer[np.ndarray, "envs agents"]) -> Step:
         """Apply one joint action in every environment and check what comes of it.
 
         Raises:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 
 from spnpolicy.base.errors import CheckpointError
 from spnpolicy.data.entities import Entities, EntitySet
@@ -63,7 +63,7 @@ class Grid:
         self._tiled_positions = np.tile(self._positions, (1, agents + goals))
 
     def move(
-        self, cells: Int[np.ndarray, "envs agents"], actions: Int[np.ndarray, "envs agents"]
+        self, cells: Int[np.ndarray, "envs agents"], actions: Integer[np.ndarray, "envs agents"]
     ) -> Int[np.ndarray, "envs agents"]:
         """Return the cells after one step; moves off the board and action 5 stay put."""
         # One flat index: taking from [action, cell] with two index arrays costs several times as much.

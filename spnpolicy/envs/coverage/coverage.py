@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Integer, UInt8
 
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.data.env import Step
@@ -154,7 +154,7 @@ class Coverage:
             self._layouts = self._open_stream(None)
         return self._begin(agent_cells, goal_cells)
 
-    def step(self, actions: Int[np.ndarray, "envs agents"]) -> Step:
+    def step(self, actions: Integer[np.ndarray, "envs agents"]) -> Step:
         """Apply one joint action, numbers in 0 .. 5, in every game; every agent of one that just succeeded gets 1."""
         board = self._started_board()
         actions = checked_actions(self.name, actions, self.num_envs, self._cardinalities)

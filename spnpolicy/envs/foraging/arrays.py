@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Integer, UInt8
 
 from spnpolicy.base.errors import CheckpointError, ConfigError
 from spnpolicy.data.entities import Entities, EntitySet
@@ -88,7 +88,7 @@ class ForagingArrays:
         self._start(np.arange(self.num_envs), self._generator)
         return self._show_current()
 
-    def step(self, actions: Int[np.ndarray, "envs agents"]) -> Step:
+    def step(self, actions: Integer[np.ndarray, "envs agents"]) -> Step:
         """Apply one joint action, numbers in 0 .. 5, in every game; what is not possible counts as doing nothing."""
         generator = begun(self.name, self._generator)
         actions = checked_actions(self.name, actions, self.num_envs, self._cardinalities)
@@ -114,7 +114,7 @@ class ForagingArrays:
             final_available_actions=final_mask,
         )
 
-    def _move(self, actions: Int[np.ndarray, "envs agents"]) -> None:
+    def _move(self, actions: Integer[np.ndarray, "envs agents"]) -> None:
         """Move all agents, but none of several that aim at the same cell."""
         aim = self._players[..., :2] + MOVES[actions]
         cell = aim[..., 0] * self.size + aim[..., 1]

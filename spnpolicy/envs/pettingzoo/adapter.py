@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Integer, UInt8
 from pettingzoo import ParallelEnv
 
 from spnpolicy.base.decoding import decode
@@ -172,7 +172,7 @@ class ParallelBatch:
         first = self._episodes + 1
         return self._show(self._ask("reset", *((self._seed, first[rows]) for rows in self._rows)))
 
-    def step(self, actions: Int[np.ndarray, "envs agents"]) -> Step:
+    def step(self, actions: Integer[np.ndarray, "envs agents"]) -> Step:
         """Apply one joint action in every game; games that end or fail begin anew by themselves.
 
         Raises:
@@ -312,7 +312,7 @@ class ParallelBatch:
             discarded=discarded if discarded.any() else None,
         )
 
-    def _check_allowed(self, actions: Int[np.ndarray, "envs agents"], shown: Step) -> None:
+    def _check_allowed(self, actions: Integer[np.ndarray, "envs agents"], shown: Step) -> None:
         is_allowed = np.take_along_axis(shown.available_actions, actions[:, :, None], axis=2)
         if not is_allowed.all():
             env, agent, _ = np.argwhere(~is_allowed)[0]

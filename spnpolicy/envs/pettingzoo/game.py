@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 from pettingzoo import ParallelEnv
 
 from spnpolicy.base.errors import ConfigError
@@ -145,7 +145,7 @@ class Game:
         self._check_names("observation", observations, self._playing)
         return self._view(observations, infos, self._playing, self._playing)
 
-    def step(self, joint: Int[np.ndarray, " agents"]) -> Outcome:
+    def step(self, joint: Integer[np.ndarray, " agents"]) -> Outcome:
         """Apply one action of every agent.
 
         Raises:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Integer, UInt8
 from pettingzoo import ParallelEnv
 
 from spnpolicy.base.errors import EnvError
@@ -92,7 +92,7 @@ class Share:
         self._note(-1)
         return self._start_rows(starts, self._episodes[rows], faults)
 
-    def step(self, actions: Int[np.ndarray, "envs agents"]) -> Rows:
+    def step(self, actions: Integer[np.ndarray, "envs agents"]) -> Rows:
         """Apply one joint action in every game; a game that ends or fails begins its next episode.
 
         Raises:

@@ -61,6 +61,7 @@ def test_fault_of_one_environment_is_caught_at_its_step(fault):
     assert message.startswith(f"sound[env {AT_ENV}, episode 0, step {AT_STEP}]: {words}")
 
 
+@pytest.mark.usefixtures("as_installed")
 @pytest.mark.parametrize("policy", ["raise", "drop-episode"])
 @pytest.mark.parametrize("fault", BATCH_FAULTS)
 def test_fault_of_the_whole_batch_is_an_error_under_any_policy(fault, policy):

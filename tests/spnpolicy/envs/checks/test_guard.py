@@ -38,6 +38,7 @@ def test_the_same_arrays_come_out():
     assert step.state.base is step.observation
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_policies_are_checked():
     with pytest.raises(ConfigError, match="unknown on_fault 'drop'; did you mean 'drop-episode'"):
         guarded(make_env("coverage"), on_fault="drop")

@@ -214,6 +214,7 @@ def test_impossible_layouts_are_refused(agents, goals, message):
         Coverage(agents=2, size=3).set_layout(np.array(agents), np.array(goals))
 
 
+@pytest.mark.usefixtures("as_installed")
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [

@@ -156,6 +156,7 @@ def test_keeps_the_protocol_and_resumes_exactly():
         other.load_state_dict({})
 
 
+@pytest.mark.usefixtures("as_installed")
 @pytest.mark.parametrize(
     ("options", "message"),
     [

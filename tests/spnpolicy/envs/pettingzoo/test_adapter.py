@@ -220,6 +220,7 @@ def test_observations_become_vectors():
     assert env.step(np.array([[0]])).observation.tolist() == [[[0, 1, 0, 0]]]
 
 
+@pytest.mark.usefixtures("as_installed")
 @pytest.mark.parametrize(
     ("action", "options", "message"),
     [

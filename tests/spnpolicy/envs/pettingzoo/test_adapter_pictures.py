@@ -124,6 +124,7 @@ def test_games_without_pictures_are_refused(game, message):
         make_env(f"pettingzoo:{game}", render_mode="rgb_array")
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_modes_that_do_not_exist_are_refused():
     with pytest.raises(ConfigError, match="render_mode=3 must be a word such as 'rgb_array'"):
         make_env(NAME + "Painted", render_mode=3)

@@ -36,6 +36,7 @@ def test_shows_what_the_usual_conversion_shows(game):
         assert not ours.agents
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_other_games_stay_as_they_are():
     class Own:
         pass

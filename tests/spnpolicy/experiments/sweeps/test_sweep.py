@@ -65,6 +65,7 @@ def test_a_sweep_survives_its_file():
     assert decode(Sweep, encode(sweep), path="again") == sweep
 
 
+@pytest.mark.usefixtures("as_installed")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
