@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.live import Live
@@ -31,6 +31,8 @@ _FEWEST_ROWS = 4
 _LINES_AROUND_ROWS = 4
 _URGENCY = ("failed", "evaluating", "running", "stopped", "waiting", "done", "kept")
 """Which states are shown first where there is no room for all runs."""
+
+_Entered = TypeVar("_Entered", bound="_Display")
 
 
 class Throttle:
@@ -57,7 +59,7 @@ class _Display:
         self.live = make(console) if console.is_terminal else None
         self.throttle = Throttle(SECONDS_BETWEEN_LINES if self.live is None else _SECONDS_BETWEEN_REDRAWS)
 
-    def __enter__(self) -> "_Display":
+    def __enter__(self: _Entered) -> _Entered:
         if self.live is not None:
             self.live.start()
         return self
