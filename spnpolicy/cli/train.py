@@ -4,7 +4,7 @@ import os
 import re
 import typing
 from collections.abc import Callable
-from dataclasses import MISSING, Field, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def _add_arguments(parser: Parser) -> None:
     for field in fields(TrainConfig):
         choices = typing.get_args(field.type)
         metavar = "|".join(choices) if choices else "N"
-        help_text = f"{docs[field.name]} Default: {_default(field)}"
+        help_text = f"{docs[field.name]} Default: {field.default}"
         offer(parser.add_argument(_flag(field.name), metavar=metavar, help=help_text), choices)
     out = "new folder of the run (default: the first free runs/ALGORITHM-ENV-seedN)"
     offer(parser.add_argument("--out", type=Path, metavar="DIR", help=out), FOLDER)
@@ -62,10 +62,6 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _default(field: Field[Any]) -> str:
-    return "required" if field.default is MISSING else f"{field.default}"
-
-
 def run(line: CommandLine) -> int:
     """Train, showing progress, and say where everything is."""
     return _resume(line) if line.options.resume is not None else _start(line)
@@ -80,7 +76,7 @@ def _start(line: CommandLine) -> int:
     if options.strict:
         raise UsageError("--strict compares with an earlier run: it goes with --resume RUN only.")
     config = run_config(line)
-    if options.out is None and not _is_alone():
+    if options.out is None and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("--out is missing: processes started by torchrun must all be told the same folder.")
     folder: Path = options.out or first_free(Path("runs") / _run_name(config))
     device = checked_device("cpu" if options.device is None else options.device)
@@ -122,10 +118,6 @@ def _show(config: RunConfig, folder: Path, work: Callable[..., Any], options: An
     return 0 if result.is_finished else INTERRUPTED
 
 
-def _is_alone() -> bool:
-    return os.environ.get("WORLD_SIZE", "1") == "1"
-
-
 def _run_name(config: RunConfig) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{config.algorithm}-{config.env}-seed{config.train.seed}")
 
@@ -135,7 +127,7 @@ def _refuse_settings(line: CommandLine) -> None:
     options = line.options
     words = [repr(word) for word in (options.algorithm, options.env) if word is not None]
     names = [field.name for field in fields(TrainConfig)]
-    words += [f"--{name.replace('_', '-')}" for name in [*names, "out", "config"] if getattr(options, name) is not None]
+    words += [_flag(name) for name in [*names, "out", "config"] if getattr(options, name) is not None]
     words += [f"--{group}.{key}" for group, tree in line.settings.items() for key in tree]
     if words:
         raise UsageError(

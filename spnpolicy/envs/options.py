@@ -1,4 +1,7 @@
-"""Checks at the door of every environment: options when it is built, actions when it is stepped, what was saved."""
+"""Checks at the door of every environment: options when it is built, actions when it is stepped, what was saved.
+
+`owner` is the name of the environment, for messages.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from spnpolicy.base.decoding import nearest_name
-from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
+from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError, SpnPolicyError
 
 T = TypeVar("T")
 
@@ -99,19 +102,21 @@ def check_saved_options(owner: str, saved: Mapping[str, Any], options: Mapping[s
             )
 
 
+def check_array(
+    what: str, array: np.ndarray, shape: tuple[int, ...], kinds: str, top: int, *, error: type[SpnPolicyError]
+) -> None:
+    """Refuse an array, which the message calls `what`, of another shape or kind or with values outside 0 .. top - 1."""
+    if array.shape != shape or array.dtype.kind not in kinds:
+        wanted = "truth values" if kinds == "b" else "integers"
+        raise error(f"{what} has shape {array.shape} and dtype {array.dtype}; it must be {wanted} of shape {shape}.")
+    if array.min() < 0 or array.max() >= top:
+        raise error(f"{what} has values outside 0 .. {top - 1}.")
+
+
 def checked_actions(
     owner: str, actions: object, num_envs: int, cardinalities: Int[np.ndarray, " agents"]
 ) -> Int[np.ndarray, "envs agents"]:
-    """Return joint actions as intp after checking shape, type and range.
-
-    Args:
-        owner: name of the environment, for the message.
-        actions: what the user passed to `step`.
-        num_envs: number of environments in the batch.
-        cardinalities: number of actions of each agent, shape (agents,).
-
-    Returns:
-        The actions, shape (num_envs, agents), dtype intp.
+    """Return the joint actions that a user passed to `step` as intp, after checking shape, type and range.
 
     Raises:
         EnvError: not an integer array of that shape, or an action that its agent does not have.

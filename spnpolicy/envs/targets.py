@@ -8,18 +8,9 @@ from typing import Any
 
 from spnpolicy.base.decoding import nearest_name
 from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.data.env import BatchedEnv
 
-MEMBERS = (
-    "name",
-    "num_envs",
-    "spec",
-    "episode_limit",
-    "action_names",
-    "reset",
-    "step",
-    "state_dict",
-    "load_state_dict",
-)
+MEMBERS = (*BatchedEnv.__annotations__, "reset", "step", "state_dict", "load_state_dict")
 """What `spnpolicy.envs.BatchedEnv` asks for."""
 
 

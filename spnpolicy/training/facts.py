@@ -19,10 +19,6 @@ from spnpolicy.base.distributed import world
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.training.config import RunConfig
 
-RETURN_SCALE = "rewards of an episode summed, mean over the agents; discounted_return weights them by discount^t"
-STEP_UNIT = "one step of one environment: a batch of n environments counts n steps at a time"
-UPDATE_UNIT = "one call of the algorithm's update on one batch of train.batch_size transitions"
-
 
 def run_facts(config: RunConfig, spec: EnvSpec) -> dict[str, Any]:
     """Return what stays the same over all attempts at a run."""
@@ -31,9 +27,10 @@ def run_facts(config: RunConfig, spec: EnvSpec) -> dict[str, Any]:
         "env": config.env,
         "num_agents": spec.num_agents,
         "num_actions": list(spec.cardinalities),
-        "return_scale": RETURN_SCALE,
-        "env_step": STEP_UNIT,
-        "gradient_update": UPDATE_UNIT,
+        "return_scale": "rewards of an episode summed, mean over the agents; discounted_return weights them by "
+        "discount^t",
+        "env_step": "one step of one environment: a batch of n environments counts n steps at a time",
+        "gradient_update": "one call of the algorithm's update on one batch of train.batch_size transitions",
     }
 
 

@@ -51,7 +51,9 @@ class SafeSinks:
     """
 
     def __init__(self, sinks: Iterable[Sink] = (), *, warn: Callable[[str], None] = warn_on_stderr):
-        self._sinks: list[tuple[str, Sink]] = [(_name(sink), sink) for sink in sinks]
+        self._sinks: list[tuple[str, Sink]] = [
+            (str(getattr(sink, "name", type(sink).__name__)), sink) for sink in sinks
+        ]
         self._warn = warn
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -180,10 +182,10 @@ class TensorBoardSink:
 class WandbSink:
     """Sends the numbers to Weights & Biases."""
 
-    def __init__(self, project: str, name: str, config: Mapping[str, Any], mode: str = "online"):
+    def __init__(self, project: str, name: str, config: Mapping[str, Any]):
         import wandb  # pyright: ignore[reportMissingImports] - an extra
 
-        self._run: Any = wandb.init(project=project, name=name, config=dict(config), mode=mode)
+        self._run: Any = wandb.init(project=project, name=name, config=dict(config))
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Log the numbers of a record as KIND/NAME at its step."""
@@ -204,20 +206,19 @@ def tensorboard_sink(folder: Path) -> QueuedSink:
     return QueuedSink("TensorBoard", lambda: TensorBoardSink(folder))
 
 
-def wandb_sink(project: str, name: str, config: Mapping[str, Any], mode: str = "online") -> QueuedSink:
+def wandb_sink(project: str, name: str, config: Mapping[str, Any]) -> QueuedSink:
     """Return a Weights & Biases sink in a thread of its own.
 
     Args:
         project: project there.
         name: name of the run there.
         config: the settings of the run, as JSON values.
-        mode: "online", "offline" or "disabled".
 
     Raises:
         ConfigError: wandb is not installed.
     """
     _require("wandb")
-    return QueuedSink("Weights & Biases", lambda: WandbSink(project, name, config, mode))
+    return QueuedSink("Weights & Biases", lambda: WandbSink(project, name, config))
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
@@ -235,7 +236,3 @@ def _require(package: str) -> None:
     # Asked for and not there is a mistake of the command, not a failure on the way: better said before training.
     if find_spec(package) is None:
         raise ConfigError(f"--{package} needs {package}, which is not installed: pip install 'spnpolicy[{package}]'")
-
-
-def _name(sink: Sink) -> str:
-    return str(getattr(sink, "name", type(sink).__name__))

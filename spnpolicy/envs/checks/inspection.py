@@ -9,7 +9,6 @@ from spnpolicy.data.env import EnvSpec, Step
 
 NUMBERS = ("observation", "state", "reward", "final_observation", "final_state")
 MASKS = ("available_actions", "final_available_actions")
-ENDS = ("terminated", "truncated")
 
 
 class Problem(NamedTuple):

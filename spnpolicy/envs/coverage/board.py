@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from spnpolicy.base.errors import CheckpointError
 from spnpolicy.data.entities import Entities, EntitySet
 from spnpolicy.data.env import EnvSpec
+from spnpolicy.envs.options import check_array
 
 ACTION_NAMES = ("stay", "up", "down", "left", "right", "claim")
 STAY = ACTION_NAMES.index("stay")
@@ -148,11 +149,5 @@ def check_saved_board(board: Board, envs: int, agents: int, goals: int, size: in
         ("goal_flags", (envs, goals), "b", 2),
         ("steps", (envs,), "i", episode_limit),
     ):
-        array = getattr(board, name)
-        if array.shape != shape or array.dtype.kind != kind:
-            raise CheckpointError(
-                f"coverage: {name} of the saved state has shape {array.shape} and dtype {array.dtype}; "
-                f"it should have shape {shape}."
-            )
-        if array.min() < 0 or array.max() >= top:
-            raise CheckpointError(f"coverage: {name} of the saved state has values outside 0 .. {top - 1}.")
+        what = f"coverage: {name} of the saved state"
+        check_array(what, getattr(board, name), shape, kind, top, error=CheckpointError)

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Int
 
 from spnpolicy.base.errors import ConfigError
+from spnpolicy.envs.options import check_array
 
 BLOCK = 256
 
@@ -87,14 +88,7 @@ def checked_layout(
     shapes: tuple[tuple[int, int], tuple[int, int]],
     num_cells: int,
 ) -> tuple[Int[np.ndarray, "envs agents"], Int[np.ndarray, "envs goals"]]:
-    """Return layouts that a user gave as index arrays, after checking them.
-
-    Args:
-        owner: name of the environment, for the message.
-        agent_cells: cell of every agent.
-        goal_cells: cell of every goal.
-        shapes: the shapes that the two must have.
-        num_cells: cells of the grid.
+    """Return cells of agents and goals that a user gave as index arrays of these two shapes, after checking them.
 
     Raises:
         ConfigError: wrong shape or type, a cell outside the grid, or two things in one cell.
@@ -102,13 +96,7 @@ def checked_layout(
     checked = []
     for name, cells, shape in zip(("agent_cells", "goal_cells"), (agent_cells, goal_cells), shapes, strict=True):
         array = np.asarray(cells)
-        if array.shape != shape or array.dtype.kind not in "iu":
-            raise ConfigError(
-                f"{owner}: {name} has shape {array.shape} and dtype {array.dtype}; "
-                f"it must be integers of shape {shape}."
-            )
-        if array.min() < 0 or array.max() >= num_cells:
-            raise ConfigError(f"{owner}: {name} has values outside 0 .. {num_cells - 1}.")
+        check_array(f"{owner}: {name}", array, shape, "iu", num_cells, error=ConfigError)
         checked.append(array.astype(np.intp))
     ordered = np.sort(np.concatenate(checked, axis=1), axis=1)
     shared = np.argwhere(ordered[:, 1:] == ordered[:, :-1])

@@ -107,15 +107,10 @@ def for_all_agents(payoff: Float[np.ndarray, "..."]) -> Float[np.ndarray, "*acti
 
 
 def checked_table(owner: str, option: str, payoff: ArrayLike) -> Float[np.ndarray, "..."]:
-    """Return a table of payoffs as a float array of our own.
-
-    Args:
-        owner: name of the environment, for the message.
-        option: name of the option, for the message.
-        payoff: what the user gave; at least one axis, finite numbers.
+    """Return a table of payoffs, with at least one axis and finite numbers, as a float array of our own.
 
     Raises:
-        ConfigError: it is not such a table.
+        ConfigError: it is not such a table; the message has the names of environment (owner) and option.
     """
     try:
         table = np.array(payoff, float)
@@ -130,15 +125,10 @@ def checked_table(owner: str, option: str, payoff: ArrayLike) -> Float[np.ndarra
 
 
 def checked_cells(owner: str, option: str, payoffs: ArrayLike) -> Float[np.ndarray, "*actions agents"]:
-    """Return a table whose every joint action holds a payoff for each agent, as a float array of our own.
-
-    Args:
-        owner: name of the environment, for the message.
-        option: name of the option, for the message.
-        payoffs: what the user gave; an axis per agent and then one over agents.
+    """Return a table with an axis per agent and then one over agents as a float array of our own.
 
     Raises:
-        ConfigError: it is not such a table.
+        ConfigError: it is not such a table; see `checked_table`.
     """
     table = checked_table(owner, option, payoffs)
     if table.shape[-1] != table.ndim - 1:

@@ -19,7 +19,7 @@ from spnpolicy.envs.pettingzoo.game import layout_of
 from spnpolicy.envs.pettingzoo.makers import parallel_maker
 from spnpolicy.envs.pettingzoo.pictures import PICTURES, check_render_mode, options_to_draw
 from spnpolicy.envs.pettingzoo.share import Rows, Share
-from spnpolicy.envs.pettingzoo.workers import Local, Worker, shares_of
+from spnpolicy.envs.pettingzoo.workers import Local, Worker
 
 FEWEST_PER_WORKER = 8
 """Games that make a process worth its messages, unless `workers` says otherwise."""
@@ -112,8 +112,10 @@ class ParallelBatch:
         self._seed: int | None = None
         self._episodes = np.full(self.num_envs, -1, np.int64)
         self._shown: Step | None = None
-        self._on_fault, self._report = "raise", _ignore
-        self._rows = shares_of(self.num_envs, max(workers, 1))
+        self._on_fault = "raise"
+        self._report: Callable[[Fault], None] = lambda fault: None
+        # The games of each process are neighbours, and as evenly divided as possible.
+        self._rows = np.array_split(np.arange(self.num_envs), max(workers, 1))
         if workers == 0:
             draws = render_mode == PICTURES
             share = Share(self.name, make, layout, range(self.num_envs), ready=[first], draws=draws)
@@ -352,7 +354,3 @@ def _name_of(source: object) -> str:
         return f"pettingzoo:{getattr(source, '__name__', type(source).__name__)}"
     metadata = getattr(source, "metadata", {})
     return f"pettingzoo:{metadata.get('name') or type(source).__name__}"
-
-
-def _ignore(fault: Fault) -> None:
-    """Report to nobody."""

@@ -50,15 +50,7 @@ def parallel_maker(owner: str, target: str, options: Mapping[str, Any]) -> Calla
 
 
 def maker_parameters(owner: str, target: str) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of the function that makes a PettingZoo environment.
-
-    Args:
-        owner: name of the environment, for messages.
-        target: as in `parallel_maker`.
-
-    Raises:
-        ConfigError: there is no such module or function.
-    """
+    """Return the parameters of the function that makes a PettingZoo environment; see `parallel_maker`."""
     return inspect.signature(_maker(owner, target)[1]).parameters
 
 

@@ -15,13 +15,7 @@ PICTURES = "rgb_array"
 
 
 def options_to_draw(owner: str, source: object, options: Mapping[str, Any], mode: str | None) -> dict[str, Any]:
-    """Return the options of an environment with its `render_mode`, if it can be told one.
-
-    Args:
-        owner: name of the environment, for messages.
-        source: what makes it; only a name takes options.
-        options: its other options.
-        mode: a render mode; None leaves the options as they are.
+    """Return the options of an environment with its `render_mode`, if there is one and it can be told: only by name.
 
     Raises:
         ConfigError: the mode is no word, or there is no such environment.

@@ -14,7 +14,6 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 
 from spnpolicy.base.errors import EnvError
 from spnpolicy.envs.faults import Fault, last_lines, place
@@ -278,8 +277,3 @@ def _cause(status: int | None) -> str:
         return f"killed by {signal.Signals(-status).name}"
     except ValueError:
         return f"killed by signal {-status}"
-
-
-def shares_of(num_envs: int, workers: int) -> list[Int[np.ndarray, " envs"]]:
-    """Return the indices of the games of each worker: neighbours, and as evenly as possible."""
-    return np.array_split(np.arange(num_envs), workers)

@@ -49,7 +49,9 @@ def draw_answer(
     widths = ([board_width] if board is not None else []) + [4.3] * columns
     grid = figure.add_gridspec(rows, len(widths), width_ratios=widths)
     if board is not None:
-        _show_board(figure.add_subplot(grid[:, 0]), board)
+        axes = figure.add_subplot(grid[:, 0])
+        axes.imshow(board, interpolation="antialiased")
+        axes.axis("off")
     for agent, cardinality in enumerate(cardinalities):
         axes = figure.add_subplot(grid[agent % rows, agent // rows + (board is not None)])
         new = None if after is None else after[agent, :cardinality]
@@ -61,11 +63,6 @@ def draw_answer(
 def board_of(env: Any, index: int = 0) -> UInt8[np.ndarray, "height width 3"] | None:
     """Return the picture that an environment draws of a state, None where it draws none."""
     return env.render(index, cell=max(24, 300 // env.size)) if hasattr(env, "render") else None
-
-
-def _show_board(axes: Axes, board: UInt8[np.ndarray, "height width 3"]) -> None:
-    axes.imshow(board, interpolation="antialiased")
-    axes.axis("off")
 
 
 def _show_bars(axes: Axes, agent: int, before: Any, after: Any, names: Sequence[str]) -> None:

@@ -34,9 +34,10 @@ def state(env: Any, step: Step, index: int = 0) -> list[str]:
         cells[cell // env.size][cell % env.size] = str(agent)
     width = max(len(text) for row in cells for text in row)
     lines = [" ".join(text.rjust(width) for text in row) for row in cells]
-    done = [f"agent {agent}" for agent in range(len(agents)) if board.agent_flags[0, agent]]
+    done = ", ".join(f"agent {agent}" for agent in range(len(agents)) if board.agent_flags[0, agent])
     places = ", ".join(str(divmod(goal, env.size)) for goal in goals)
-    return [*lines, f"digits are agents, goals lie at (row, column) {places}", *_latched(done)]
+    lines.append(f"digits are agents, goals lie at (row, column) {places}")
+    return [*lines, f"on a goal already: {done}"] if done else lines
 
 
 def marginals(
@@ -72,7 +73,3 @@ def surprise(found: Surprise, entropy: float, spread: float) -> str:
     # Adding zero turns a rounded -0.0 into 0.0.
     likelihood, total, expected = (round(value, 2) + 0.0 for value in (found.log_likelihood, found.total, entropy))
     return f"log-likelihood {likelihood:.2f}, surprise {total:.2f} nats against {expected:.2f} expected{score}"
-
-
-def _latched(agents: list[str]) -> list[str]:
-    return [f"on a goal already: {', '.join(agents)}"] if agents else []

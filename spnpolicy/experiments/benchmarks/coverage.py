@@ -9,7 +9,7 @@ from spnpolicy.base.tables import aligned
 from spnpolicy.experiments.answers.questions import STATES, write_answers
 from spnpolicy.experiments.benchmarks.report import write_report
 from spnpolicy.experiments.benchmarks.results import Results, load_results
-from spnpolicy.experiments.media.animation import animate
+from spnpolicy.experiments.media.animation import play, shots_of, write_gif
 from spnpolicy.experiments.media.lines import draw_lines
 from spnpolicy.experiments.statistics.curves import curve_band
 from spnpolicy.experiments.sweeps.plan import Plan, Trial, trial_folder
@@ -39,7 +39,8 @@ def present(plan: Plan, folder: Path) -> str:
     }
     shown = _shown_trial(results)
     seed = plan.evaluation_seed
-    animate(load_run(trial_folder(folder, shown), num_envs=ANIMATED_LAYOUTS), folder / "animation.gif", seed=seed)
+    episodes = play(load_run(trial_folder(folder, shown), num_envs=ANIMATED_LAYOUTS), seed=seed)
+    write_gif(shots_of(episodes), folder / "animation.gif")
     files[f"animation of {shown.algorithm}, seed {shown.train.seed}"] = folder / "animation.gif"
     answers = _answers(shown, folder, seed, files)
     files["runs (settings, metrics, episodes, checkpoints)"] = folder / "trials"

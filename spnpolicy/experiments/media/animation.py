@@ -45,32 +45,11 @@ class Shot(NamedTuple):
     """How long it is shown."""
 
 
-def animate(run: LoadedRun, path: Path, *, seed: int, columns: int = 3) -> None:
-    """Write a GIF of greedy episodes, one per environment of the run.
-
-    Args:
-        run: a loaded run whose environment can draw itself.
-        path: where to write the file.
-        seed: fixes the episodes.
-        columns: boards side by side.
-
-    Raises:
-        ConfigError: the environment draws no pictures.
-    """
-    write_gif(shots_of(play(run, seed=seed), columns=columns), path)
-
-
 def load_to_draw(folder: Path, *, num_envs: int, checkpoint: Literal["latest", "best"] = "latest") -> LoadedRun:
-    """Load a run for `play`: with an environment that draws.
-
-    Args:
-        folder: the folder of the run.
-        num_envs: number of episodes to be drawn.
-        checkpoint: as in `load_run`.
+    """Load a run for `play`, see `load_run`: with an environment that draws, one for each episode.
 
     Raises:
         ConfigError: the environment draws no pictures, or whatever else `load_run` refuses.
-        CheckpointError: there is no checkpoint, or it is damaged.
     """
     _do_without_display()
     parameters = inspect.signature(environment_class(read_run_config(folder).env)).parameters

@@ -12,7 +12,7 @@ from circuits.draw.style import FAINT, INK
 from spnpolicy.experiments.media.figures import new_axes, plain, save_figure, series_style
 from spnpolicy.experiments.media.lines import draw_lines
 from spnpolicy.experiments.reports.numbers import LESS_IS_BETTER, NORMALISED, Comparison, Numbers, TaskNumbers
-from spnpolicy.experiments.reports.words import MEASURE_NAMES
+from spnpolicy.experiments.reports.words import MEASURE_NAMES, counted
 from spnpolicy.experiments.statistics.bootstrap import Interval
 
 _LONGEST_NAME = 60
@@ -63,7 +63,7 @@ def _draw_scores(numbers: Numbers, measure: str, styles: Mapping[str, int], path
         _draw_interval(axes, place, interval, color)
         runs = np.concatenate(numbers.scores[name])
         axes.plot(runs, np.full(len(runs), place + 0.27), "o", color=color, markersize=3.5, alpha=0.55, linewidth=0)
-    _name_rows(axes, [f"{name}  ({_runs(numbers.runs(name))})" for name in rows])
+    _name_rows(axes, [f"{name}  ({counted(numbers.runs(name), 'run')})" for name in rows])
     save_figure(figure, path)
     return title
 
@@ -136,10 +136,6 @@ def _limits(task: TaskNumbers) -> tuple[float, float]:
     """Return limits that show 0 to 1, and more where there is more: a fraction of the optimum may be negative."""
     values = np.concatenate([curve.values.ravel() for curve, _ in task.curves.values()])
     return min(_FULL[0], float(values.min())), max(_FULL[1], float(values.max()))
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count} runs"
 
 
 def _height(rows: int) -> float:

@@ -56,9 +56,9 @@ def headline(comparison: Comparison, selection: Selection) -> str:
     """Return one line: how much was compared by which measure."""
     algorithms = {name for task in comparison.tasks for name in task.scores}
     parts = [
-        _count(len(selection.included), "run"),
-        _count(len(algorithms), "algorithm"),
-        _count(len(comparison.tasks), "task"),
+        counted(len(selection.included), "run"),
+        counted(len(algorithms), "algorithm"),
+        counted(len(comparison.tasks), "task"),
     ]
     return f"{', '.join(parts)}; measured: {MEASURE_NAMES[comparison.measure]}"
 
@@ -162,5 +162,6 @@ def _chance(numbers: Numbers, pair: Pair) -> float:
     return math.prod(separations)
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Return "1 run" or "2 runs"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -31,18 +31,17 @@ class Outcome(NamedTuple):
     """Time of training, earlier tries included; 0 where that is not known."""
 
 
-def attempt(plan: Plan, trial: Trial, folder: Path, *, patience: float = _PATIENCE) -> Outcome:
+def attempt(plan: Plan, trial: Trial, folder: Path) -> Outcome:
     """Try to do what is missing of a trial, alone, and tell how that went.
 
     Args:
         plan: the plan it belongs to; its trials are not looked at.
         trial: the trial.
         folder: folder of the plan.
-        patience: seconds to wait for another one who is at work on it.
     """
     try:
         with (
-            hold(folder, trial.name, patience=patience) as holder,
+            hold(folder, trial.name, patience=_PATIENCE) as holder,
             _logged(folder, trial.name),
             _recorded(folder, trial.name) as record,
         ):

@@ -11,8 +11,6 @@ from spnpolicy.base.strict_json import read_json
 from spnpolicy.experiments.sweeps.plan import Environment, Plan, cross
 from spnpolicy.training.config import TrainConfig
 
-_ENV = "env"
-
 
 @dataclass(frozen=True)
 class Sweep:
@@ -78,9 +76,9 @@ def sweep_plan(sweep: Sweep, *, source: str = "") -> Plan:
 
 
 def _environment(label: str, options: Mapping[str, Any], source: str) -> Environment:
-    name = options.get(_ENV, label)
+    name = options.get("env", label)
     if not isinstance(name, str):
         raise ConfigError(f"{source}environments.{label}.env is {name!r}, but must be the name of an environment.")
     if "num_envs" in options:
         raise ConfigError(f"{source}environments.{label}: num_envs is a setting of train, not of an environment.")
-    return Environment(name, {key: value for key, value in options.items() if key != _ENV})
+    return Environment(name, {key: value for key, value in options.items() if key != "env"})

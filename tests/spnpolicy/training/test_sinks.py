@@ -289,11 +289,11 @@ def fake_wandb(monkeypatch, calls, fails_at=()):
 def test_wandb_is_told_settings_and_numbers(monkeypatch):
     calls = []
     fake_wandb(monkeypatch, calls)
-    sink = SafeSinks([wandb_sink("games", "vdn-seed3", {"seed": 3}, mode="offline")])
+    sink = SafeSinks([wandb_sink("games", "vdn-seed3", {"seed": 3})])
     sink.write(RECORD)
     sink.close()
     assert calls == [
-        ("init", (), {"project": "games", "name": "vdn-seed3", "config": {"seed": 3}, "mode": "offline"}),
+        ("init", (), {"project": "games", "name": "vdn-seed3", "config": {"seed": 3}}),
         ("log", ({"train/return": 1.5, "train/episodes": 3.0, "train/success": 0.25},), {"step": 64}),
         ("finish", (), {}),
     ]
