@@ -5,16 +5,6 @@ from pathlib import Path
 
 from spnpolicy.cli.options import UsageError
 
-EXTRAS = {
-    "ray": "ray",
-    "tensorboard": "tensorboard",
-    "wandb": "wandb",
-    "av": "video",
-    "mpe2": "environments",
-    "lbforaging": "environments",
-}
-"""Package -> the extra of spnpolicy that installs it."""
-
 
 def first_free(path: Path) -> Path:
     """Return `path`, or path-2, path-3, ... if that is taken."""

@@ -18,11 +18,19 @@ from typing import NamedTuple
 import spnpolicy
 from spnpolicy.algorithms import ALGORITHMS, algorithm_class
 from spnpolicy.base.tables import aligned
-from spnpolicy.cli.checks import EXTRAS
 from spnpolicy.cli.command import Command, add_json
 from spnpolicy.cli.options import CommandLine
 from spnpolicy.envs import ENVIRONMENTS
 
+EXTRAS = {
+    "ray": "ray",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "av": "video",
+    "mpe2": "environments",
+    "lbforaging": "environments",
+}
+"""Package -> the extra of spnpolicy that installs it."""
 PROBLEM = 2
 LEAST_FREE_BYTES = 2**30
 _MOST_SECONDS = 60.0
@@ -52,7 +60,7 @@ def run(line: CommandLine) -> int:
 
 def all_checks() -> Iterator[Check]:
     """Yield all checks; none of them raises."""
-    yield _python()
+    yield Check("python", True, f"{platform.python_version()}, {platform.system()} {platform.machine()}")
     yield _circuits()
     yield _machine_code()
     yield from map(_package, ("torch", "numpy", "scipy", "safetensors", "matplotlib", "pillow"))
@@ -72,24 +80,12 @@ def check_circuits(module: ModuleType, installed: Iterable[str]) -> Check:
     ours = Path(spnpolicy.__file__).resolve().parent.parent
     is_beside_us = Path(where).resolve().parent.parent == ours
     if not hasattr(module, "CircuitDistribution") or not is_beside_us:
-        return Check(
-            "circuits",
-            False,
-            f"`import circuits` finds {where}, which is not ours (ours lies in {ours / 'circuits'}). "
-            "Run: pip uninstall circuits, and install spnpolicy again.",
-        )
-    if "circuits" in {name.lower() for name in installed}:
-        return Check(
-            "circuits",
-            False,
-            "the unrelated PyPI package `circuits` is installed as well and may replace ours at any time. "
-            "Run: pip uninstall circuits, and install spnpolicy again.",
-        )
-    return Check("circuits", True, f"ours, in {Path(where).parent}")
-
-
-def _python() -> Check:
-    return Check("python", True, f"{platform.python_version()}, {platform.system()} {platform.machine()}")
+        problem = f"`import circuits` finds {where}, which is not ours (ours lies in {ours / 'circuits'})"
+    elif "circuits" in {name.lower() for name in installed}:
+        problem = "the unrelated PyPI package `circuits` is installed as well and may replace ours at any time"
+    else:
+        return Check("circuits", True, f"ours, in {Path(where).parent}")
+    return Check("circuits", False, f"{problem}. Run: pip uninstall circuits, and install spnpolicy again.")
 
 
 def _circuits() -> Check:
@@ -146,8 +142,7 @@ def _registries() -> Iterator[Check]:
 def _machine(folder: Path) -> Iterator[Check]:
     """Yield the checks of this machine; runs would be written to the folder."""
     yield from _torch_on_this_machine()
-    disk = _disk(folder)
-    yield disk
+    yield _disk(folder)
     if os.access(folder, os.W_OK):
         yield _tried("writing", _write, folder, f"choose a folder on another disk than {folder} with --out")
         yield _tried("locking", _lock, folder, "choose a folder on a local disk with --out")

@@ -125,13 +125,8 @@ def resume(
     again. A finished run is left alone. An environment that cannot save its state begins new episodes, and run.json
     says so.
 
-    Args:
-        folder: the folder of the run.
-        make_env: maker of environments, for those outside the registry.
-        on_progress: called after every iteration.
-        sinks: who else gets the metrics records.
-        device: where the networks live.
-        strict: refuse to go on where the bits may differ: other versions, processor, threads or device.
+    `strict` refuses to go on where the bits may differ: other versions, processor, threads or device. The other
+    arguments are those of `train`.
 
     Raises:
         ConfigError: the folder is no run, another process is at work in it, or `strict` refuses.

@@ -207,12 +207,7 @@ def tensorboard_sink(folder: Path) -> QueuedSink:
 
 
 def wandb_sink(project: str, name: str, config: Mapping[str, Any]) -> QueuedSink:
-    """Return a Weights & Biases sink in a thread of its own.
-
-    Args:
-        project: project there.
-        name: name of the run there.
-        config: the settings of the run, as JSON values.
+    """Return a Weights & Biases sink in a thread of its own: for a project and run there, which keeps the settings.
 
     Raises:
         ConfigError: wandb is not installed.

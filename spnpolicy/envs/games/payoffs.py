@@ -45,14 +45,11 @@ _RANKS = (1, 2, 3, 4)
 
 
 def named_payoffs(owner: str, game: object) -> Float[np.ndarray, "*actions agents"]:
-    """Return the payoffs of a game of the literature.
+    """Return the payoffs of a game of the literature, an axis per agent and then one over agents.
 
     Args:
         owner: name of the environment, for the message.
         game: one of `GAMES`, or a key of `ordinal_games`.
-
-    Returns:
-        What each agent is paid for each joint action, an axis per agent and then one over agents.
 
     Raises:
         ConfigError: there is no such game; the message names the nearest one.

@@ -51,13 +51,7 @@ class Surprise(NamedTuple):
 def joint_policy(run: LoadedRun, step: Step, env: int = 0) -> CircuitDistribution:
     """Return the joint policy of a run in one state, in float64 and without a batch.
 
-    Args:
-        run: a run of an algorithm with a joint policy.
-        step: what a batch of environments shows.
-        env: which environment of the batch.
-
-    Raises:
-        ConfigError: the algorithm has no joint distribution over actions.
+    The state is that of one environment of a step; see `all_policies`.
     """
     policies = all_policies(run, step)
     return CircuitDistribution(policies.circuit, policies.logits[env].double(), validate_args=False)

@@ -55,11 +55,7 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def sweep_plan(sweep: Sweep, *, source: str = "") -> Plan:
-    """Spell a sweep out, checking every setting.
-
-    Args:
-        sweep: what is compared.
-        source: where it comes from, for messages, such as "plan.json."; empty for the command line.
+    """Spell a sweep out, checking every setting; see `cross`.
 
     Raises:
         ConfigError: a setting has the wrong name, type or range, or an algorithm does not fit an environment.

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import circuits
 from spnpolicy.cli import doctor, main
-from spnpolicy.cli.checks import EXTRAS
+from spnpolicy.cli.doctor import EXTRAS
 
 
 def fake_module(file):
