@@ -22,6 +22,7 @@ _MAX_SUPPORT = 1 << 22
 class JointValues(constraints.Constraint):
     """Integer vectors with one value in range for each variable."""
 
+    # torch's `independent(integer_interval(...))` cannot check an empty batch.
     is_discrete = True
     event_dim = 1
 
@@ -32,16 +33,6 @@ class JointValues(constraints.Constraint):
         """Return whether each vector is in range, shape without the last dimension."""
         limits = torch.as_tensor(self.cardinalities, device=value.device)
         return ((value >= 0) & (value < limits) & (value % 1 == 0)).all(-1)
-
-
-class _LogWeights(constraints.Constraint):
-    """Real numbers or -inf."""
-
-    event_dim = 1
-
-    def check(self, value: Tensor) -> Tensor:
-        """Return whether all entries are finite or -inf, shape without the last dimension."""
-        return (value < float("inf")).all(-1)
 
 
 class CircuitDistribution(WeightedCircuit, Distribution):
@@ -67,7 +58,9 @@ class CircuitDistribution(WeightedCircuit, Distribution):
         tensor([0.3333, 0.3333, 0.3333])
     """
 
-    arg_constraints = {"logits": _LogWeights()}  # pyright: ignore[reportAssignmentType]
+    arg_constraints = {  # pyright: ignore[reportAssignmentType]
+        "logits": constraints.independent(constraints.less_than(float("inf")), 1)
+    }
     has_enumerate_support = True
 
     def __init__(
@@ -185,6 +178,16 @@ def _check_logits(circuit: Circuit, logits: Tensor) -> None:
                 f"all logits of node {node} are -inf" + (f" in batch row {where}" if where else "") + "; "
                 "one must be finite. To forbid values, use condition(evidence)."
             )
+
+
+def check_single(distribution: CircuitDistribution, use: str) -> CircuitDistribution:
+    """Return the distribution if it has no batch dimensions; `use` says what takes one row, such as "a file holds"."""
+    if distribution.batch_shape:
+        raise StructureError(
+            f"the distribution has batch shape {tuple(distribution.batch_shape)}, and {use} one row: pass "
+            "CircuitDistribution(circuit, logits[row])."
+        )
+    return distribution
 
 
 register_kl(CircuitDistribution, CircuitDistribution)(queries.kl_divergence)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from circuits.circuit import Circuit
-from circuits.distribution import CircuitDistribution
+from circuits.distribution import CircuitDistribution, check_single
 from circuits.draw.boxes import flows_and_weights, node_boxes, region_boxes
 from circuits.draw.layout import layered_layout
 from circuits.draw.paint import paint
@@ -57,17 +57,16 @@ def draw(
         >>> pi = circuits.CircuitDistribution(c, torch.zeros(c.num_parameters))
         >>> figure = circuits.draw(pi, evidence={0: 1}, names=["rain", "umbrella"], value_names=["no", "yes"])
     """
-    distribution = circuit if isinstance(circuit, CircuitDistribution) else None
+    distribution = check_single(circuit, "a picture shows") if isinstance(circuit, CircuitDistribution) else None
     circuit = circuit.circuit if isinstance(circuit, CircuitDistribution) else circuit
     labels = Labels(circuit.cardinalities, names, value_names)
     subtitle = ""
     if evidence is not None:
         if distribution is None:
             raise StructureError("evidence needs probabilities; pass CircuitDistribution(circuit, logits) to draw it.")
-        check_single(distribution)
         subtitle = f"given {labels.evidence(evidence)}"
         distribution = distribution.condition(evidence)
-    numbers = None if distribution is None else flows_and_weights(check_single(distribution))
+    numbers = None if distribution is None else flows_and_weights(distribution)
     note = ""
     if circuit.num_nodes <= _MAX_NODES:
         boxes, edges = node_boxes(circuit, numbers, labels)
@@ -80,16 +79,6 @@ def draw(
     if path is not None:
         save_figure(figure, path)
     return figure
-
-
-def check_single(distribution: CircuitDistribution) -> CircuitDistribution:
-    """Return the distribution if it has no batch dimensions."""
-    if distribution.batch_shape:
-        raise StructureError(
-            f"the distribution has batch shape {tuple(distribution.batch_shape)}, and a picture shows one row: pass "
-            "CircuitDistribution(circuit, logits[row])."
-        )
-    return distribution
 
 
 def _title(circuit: Circuit) -> str:

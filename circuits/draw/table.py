@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuits.distribution import CircuitDistribution
-from circuits.draw.graph import check_single
+from circuits.distribution import CircuitDistribution, check_single
 from circuits.draw.style import FAINT, INK, PAPER, USED, Labels, ink_on, new_figure, number, save_figure, shade
 from circuits.errors import StructureError
 from circuits.evidence import EvidenceLike
@@ -56,7 +55,7 @@ def draw_table(
         EvidenceError: a variable that does not exist or is named twice, or malformed evidence.
         ImpossibleEvidenceError: the evidence has probability zero.
     """
-    cardinalities = check_single(distribution).circuit.cardinalities
+    cardinalities = check_single(distribution, "a picture shows").circuit.cardinalities
     chosen = check_variables([variables] if isinstance(variables, int) else variables, len(cardinalities))
     if len(chosen) not in (1, 2):
         raise StructureError(f"a picture shows one or two variables, not {len(chosen)}; draw pairs, or use marginal().")

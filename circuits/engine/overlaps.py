@@ -195,18 +195,14 @@ class _Answers:
         """Return the draft position of an answer: a constant, an earlier one, or a new one."""
         # Most pairs of regions that fix different labels cannot meet. Without them the plan is a fraction of its size.
         below = [self._draft(pair) for _, _, pair in question.terms]
-        if question.is_sum:
-            terms = tuple(term for term, known in zip(question.terms, below, strict=True) if known != _ZERO)
-            if not terms:
-                return _ZERO
-        else:
-            terms = tuple(term for term, known in zip(question.terms, below, strict=True) if known != _ONE)
-            if _ZERO in below:
-                return _ZERO
-            if not terms:
-                return _ONE
-            if len(terms) == 1:
-                return self._draft(terms[0][2])
+        neutral = _ZERO if question.is_sum else _ONE
+        terms = tuple(term for term, known in zip(question.terms, below, strict=True) if known != neutral)
+        if not terms:
+            return neutral
+        if not question.is_sum and _ZERO in below:
+            return _ZERO
+        if not question.is_sum and len(terms) == 1:
+            return self._draft(terms[0][2])
         self._drafts.append(_Question(question.is_sum, terms))
         self._level.append(1 + max(self._level[known] for known in below))
         return len(self._level) - 1

@@ -73,11 +73,14 @@ def weights_from_counts(compiled: CompiledCircuit, counts: Tensor, smoothing: fl
     """
     shares = torch.empty_like(counts)
     for layer in compiled.sum_layers:
-        added = layer.fold(counts[layer.edges]) + smoothing / layer.fan_in
-        total = added.sum(1, keepdim=True)
-        share = torch.where(total > 0, added / torch.where(total > 0, total, 1.0), 1.0 / layer.fan_in)
-        shares[layer.edges] = share.flatten()
+        shares[layer.edges] = shares_of(layer.fold(counts[layer.edges]) + smoothing / layer.fan_in).flatten()
     return shares.log()
+
+
+def shares_of(table: Tensor) -> Tensor:
+    """Return rows, (rows, columns), that sum to 1; a row of zeros becomes uniform."""
+    total = table.sum(1, keepdim=True)
+    return torch.where(total > 0, table / torch.where(total > 0, total, 1.0), 1.0 / table.shape[1])
 
 
 def check_rows_possible(scores: Tensor, weights: Tensor, way_out: str, *, name: str = "data") -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from circuits.engine.layers import CompiledCircuit
 from circuits.errors import EvidenceError
-from circuits.numerics import NEGATIVE_INFINITY
+from circuits.evidence import observed_rows
 
 MISSING = -1
 """What stands in the data for a value that was not recorded."""
@@ -80,9 +80,6 @@ def check_smoothing(smoothing: float) -> None:
 
 def evidence_rows(data: Tensor, compiled: CompiledCircuit) -> Tensor:
     """Return the first rows of a pass, shape (values, rows): 0 where the data allows a value, -inf elsewhere."""
-    cards = compiled.cardinalities
-    variable = torch.repeat_interleave(torch.arange(len(cards)), torch.tensor(cards)).to(data.device)
-    value = torch.cat([torch.arange(k) for k in cards]).to(data.device)
-    shown = data.T[variable]
-    allowed = (shown == value.unsqueeze(1)) | (shown == MISSING)
-    return torch.where(allowed, 0.0, NEGATIVE_INFINITY).to(torch.float64)
+    cards = torch.tensor(compiled.cardinalities, device=data.device)
+    rows = observed_rows(data.clamp_min(0), compiled, torch.float64)
+    return rows.masked_fill((data == MISSING).T.repeat_interleave(cards, 0), 0.0)

@@ -10,6 +10,7 @@ from torch import Tensor
 from circuits.circuit import Circuit
 from circuits.errors import StructureError
 from circuits.learning.chow_liu import chow_liu, pair_counts
+from circuits.learning.counts import shares_of
 from circuits.learning.data import complete_rows
 from circuits.learning.expectation_maximization import expectation_maximization
 from circuits.learning.fit import Fit, FitOptions
@@ -104,7 +105,7 @@ def _near_the_tree(
     for variable, k in enumerate(cards):
         here = slice(offsets[variable], offsets[variable] + k)
         frequency = counts.diagonal()[here].cpu()
-        put(latent.emissions[variable], _shares(meaning[variable] * frequency))
+        put(latent.emissions[variable], shares_of(meaning[variable] * frequency))
         if states == 1:
             continue
         parent = latent.parents[variable]
@@ -115,16 +116,10 @@ def _near_the_tree(
             pairs = meaning[parent] @ counts[before, here].cpu()
         # States of one value share its frequency.
         spread = meaning[variable].T / meaning[variable].sum(0).unsqueeze(1)
-        put(latent.transitions[variable], _shares(pairs @ spread))
+        put(latent.transitions[variable], shares_of(pairs @ spread))
     return logits
 
 
 def _meaning(k: int, states: int) -> Tensor:
     """Return which values each state stands for, shape (states, k): in turns, whichever is fewer."""
     return ((torch.arange(states).unsqueeze(1) - torch.arange(k)) % min(k, states) == 0).to(torch.float64)
-
-
-def _shares(table: Tensor) -> Tensor:
-    """Return rows that sum to 1; a row of zeros becomes uniform."""
-    total = table.sum(1, keepdim=True)
-    return torch.where(total > 0, table / torch.where(total > 0, total, 1.0), 1.0 / table.shape[1])

@@ -47,8 +47,7 @@ def conditionals(
         below = log_up(compiled, weights, observed_rows(part, compiled, weights.dtype))
         return by_variable(compiled, log_derivatives(compiled, weights, below))
 
-    held = (compiled.num_rows + compiled.num_parameters) * max(1, distribution.batch_shape.numel())
-    joint = for_each_sample(distribution, values, one_pass, held=held)
+    joint = for_each_sample(distribution, values, one_pass)
     rest = logsumexp(joint, -1)
     _check_rest(rest)
     return posterior(joint, rest.unsqueeze(-1))

@@ -41,8 +41,7 @@ def log_prob(distribution: WeightedCircuit, values: Int[Tensor, "*#shape variabl
     def one_pass(part: Tensor) -> Tensor:
         return log_root(compiled, weights, observed_rows(part, compiled, weights.dtype))
 
-    held = (compiled.num_rows + compiled.num_parameters) * max(1, distribution.batch_shape.numel())
-    return for_each_sample(distribution, values, one_pass, held=held)
+    return for_each_sample(distribution, values, one_pass)
 
 
 def _likelihood(compiled: CompiledCircuit, logits: Tensor, values: Tensor) -> Tensor:
@@ -53,7 +52,7 @@ def _likelihood(compiled: CompiledCircuit, logits: Tensor, values: Tensor) -> Te
 
 
 def for_each_sample(
-    distribution: WeightedCircuit, values: Tensor, one_pass: Callable[[Tensor], Tensor], *, held: int
+    distribution: WeightedCircuit, values: Tensor, one_pass: Callable[[Tensor], Tensor], *, held: int | None = None
 ) -> Tensor:
     """Broadcast joint values with the batch, and run a pass over as many samples at a time as memory allows.
 
@@ -61,7 +60,7 @@ def for_each_sample(
         distribution: batch shape (*batch).
         values: shape (*sample, *batch, variables), or anything that broadcasts to it.
         one_pass: (samples, *batch, variables) -> (samples, *batch, ...).
-        held: numbers that a pass holds per sample.
+        held: numbers that a pass holds per sample; all rows and weights of the batch when None.
 
     Returns:
         Shape (*sample, *batch, ...).
@@ -71,7 +70,8 @@ def for_each_sample(
     values = values.expand(*shape, values.shape[-1])
     depth = len(shape) - len(batch)
     samples = values.reshape(shape[:depth].numel(), *shape[depth:], values.shape[-1])
-    size = max(1, _CHUNK // held)
+    compiled = distribution.circuit.compiled
+    size = max(1, _CHUNK // (held or (compiled.num_rows + compiled.num_parameters) * max(1, batch.numel())))
     if (torch.is_grad_enabled() and distribution.logits.requires_grad) or len(samples) <= size:
         result = one_pass(samples)
     else:

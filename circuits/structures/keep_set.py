@@ -54,7 +54,7 @@ def keep_set(
         raise StructureError(f"keep_set labels is {labels}; it must be at least 1.")
     if shape not in ("auto", "balanced", "chain"):
         raise StructureError(f"keep_set shape is {shape!r}; it must be 'auto', 'balanced' or 'chain'.")
-    coupling = coupling_of(len(cards), scopes, strengths, "keep_set")
+    coupling = coupling_of(len(cards), scopes, strengths)
     most = np.inf if max_parameters is None else max_parameters
     if most < (least := sum(k for k in cards if k > 1)):
         raise StructureError(f"keep_set max_parameters is {max_parameters}, but mean field alone has {least}.")

@@ -6,7 +6,7 @@ from math import exp, fsum, inf, log
 from pathlib import Path
 
 from circuits.circuit import Circuit
-from circuits.distribution import CircuitDistribution
+from circuits.distribution import CircuitDistribution, check_single
 from circuits.errors import NotTractableError, StructureError
 from circuits.files import replace_file
 from circuits.nodes import Input, Product, Sum
@@ -97,11 +97,7 @@ def _check(distribution: CircuitDistribution) -> None:
     for variable, cardinality in enumerate(circuit.cardinalities):
         if cardinality != 2:
             raise StructureError(f"a PSDD has binary variables, but variable {variable} has {cardinality} values.")
-    if distribution.batch_shape:
-        raise StructureError(
-            f"the distribution has batch shape {tuple(distribution.batch_shape)}, and a file holds one row: pass "
-            "CircuitDistribution(circuit, logits[row])."
-        )
+    check_single(distribution, "a file holds")
     second = circuit.properties.second_split
     if second is not None:
         raise StructureError(

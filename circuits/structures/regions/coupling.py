@@ -7,33 +7,30 @@ import numpy as np
 from circuits.errors import StructureError
 
 
-def coupling_of(
-    count: int, scopes: Iterable[Sequence[int]] | None, strengths: Sequence[float] | None, name: str
-) -> np.ndarray:
+def coupling_of(count: int, scopes: Iterable[Sequence[int]] | None, strengths: Sequence[float] | None) -> np.ndarray:
     """Return for each pair of variables the strengths of the scopes that they share, added up.
 
     Args:
         count: number of variables.
         scopes: sets of variables that interact; all pairs when None.
         strengths: one number from 0 per scope; ones when None.
-        name: of the caller, for messages.
 
     Raises:
         StructureError: a scope names an unknown variable, or the strengths do not fit the scopes.
     """
     if scopes is None:
         if strengths is not None:
-            raise StructureError(f"{name}: strengths belong to scopes; give the scopes too.")
+            raise StructureError("keep_set: strengths belong to scopes; give the scopes too.")
         return np.ones((count, count)) - np.eye(count)
     scopes = [tuple(scope) for scope in scopes]
     strengths = [1.0] * len(scopes) if strengths is None else list(strengths)
     if len(strengths) != len(scopes) or not all(0 <= strength < np.inf for strength in strengths):
-        raise StructureError(f"{name}: strengths must be {len(scopes)} finite numbers from 0, one per scope.")
+        raise StructureError(f"keep_set: strengths must be {len(scopes)} finite numbers from 0, one per scope.")
     weights = np.zeros((count, count))
     for scope, strength in zip(scopes, strengths, strict=True):
         for variable in scope:
             if not 0 <= variable < count:
-                raise StructureError(f"{name}: scope {scope} names variable {variable}, of {count}.")
+                raise StructureError(f"keep_set: scope {scope} names variable {variable}, of {count}.")
         members = np.array(sorted(set(scope)), dtype=np.int64)
         weights[np.ix_(members, members)] += strength
     np.fill_diagonal(weights, 0)

@@ -30,54 +30,43 @@ def choose_labels(
 
     Iterative, because a chain of 1,000 variables is a tree of depth 1,000.
     """
+
+    def label(
+        variables: tuple[int, ...], candidates: tuple[int, ...], parts: tuple[Region, Region] | None = None
+    ) -> Region:
+        # Only what the parts kept can be kept here: the other variables are summed out below and have no label to read.
+        # `pull` is how strongly each variable is tied to variables outside, which is all that a label has to remember.
+        outside = np.ones(len(cards), dtype=np.bool_)
+        outside[list(variables)] = False
+        pull = coupling[list(variables)][:, outside].sum(1) if outside.any() else np.zeros(len(variables))
+        strength = dict(zip(variables, pull.tolist(), strict=True))
+        kept: list[int] = []
+        for variable in sorted(candidates, key=lambda v: (-strength[v], v)):
+            if strength[variable] > weakest and prod(cards[v] for v in kept) * cards[variable] <= labels:
+                kept.append(variable)
+        lost = sum(strength.values()) - sum(strength[v] for v in kept)
+        if parts is None:
+            # A leaf that keeps its variable is an indicator for each value, without parameters.
+            size = 0.0 if kept or cards[variables[0]] == 1 else float(cards[variables[0]])
+        else:
+            # At most: pairs that alone carry a label need no sum.
+            size = float(prod(cards[v] for part in parts for v in part.kept))
+        for part in parts or ():
+            lost, size = lost + part.lost, size + part.size
+        return Region(variables, tuple(sorted(kept)), parts, lost, size)
+
     done: list[Region] = []
     stack: list[tuple[RegionTree, bool]] = [(tree, False)]
     while stack:
         node, ready = stack.pop()
         if isinstance(node, int):
-            done.append(_label((node,), (node,), None, cards, coupling, labels, weakest))
+            done.append(label((node,), (node,)))
         elif ready:
             right, left = done.pop(), done.pop()
-            variables = left.variables + right.variables
-            done.append(_label(variables, left.kept + right.kept, (left, right), cards, coupling, labels, weakest))
+            done.append(label(left.variables + right.variables, left.kept + right.kept, (left, right)))
         else:
             stack += [(node, True), (node[1], False), (node[0], False)]
     return done.pop()
-
-
-def _label(
-    variables: tuple[int, ...],
-    candidates: tuple[int, ...],
-    parts: tuple[Region, Region] | None,
-    cards: tuple[int, ...],
-    coupling: np.ndarray,
-    labels: int,
-    weakest: float,
-) -> Region:
-    # Only what the parts kept can be kept here: the other variables are summed out below and have no label to read.
-    # `pull` is how strongly each variable is tied to variables outside, which is all that a label has to remember.
-    outside = np.ones(len(cards), dtype=np.bool_)
-    outside[list(variables)] = False
-    pull = coupling[list(variables)][:, outside].sum(1) if outside.any() else np.zeros(len(variables))
-    strength = dict(zip(variables, pull.tolist(), strict=True))
-    kept: list[int] = []
-    for variable in sorted(candidates, key=lambda v: (-strength[v], v)):
-        if strength[variable] > weakest and prod(cards[v] for v in kept) * cards[variable] <= labels:
-            kept.append(variable)
-    lost = sum(strength.values()) - sum(strength[v] for v in kept)
-    if parts is None:
-        # A leaf that keeps its variable is an indicator for each value, without parameters.
-        size = 0.0 if kept or cards[variables[0]] == 1 else float(cards[variables[0]])
-    else:
-        # At most: pairs that alone carry a label need no sum.
-        size = _num_labels(parts[0], cards) * _num_labels(parts[1], cards)
-    for part in parts or ():
-        lost, size = lost + part.lost, size + part.size
-    return Region(variables, tuple(sorted(kept)), parts, lost, size)
-
-
-def _num_labels(region: Region, cards: tuple[int, ...]) -> float:
-    return float(prod(cards[v] for v in region.kept))
 
 
 def fit_labels(tree: RegionTree, cards: tuple[int, ...], coupling: np.ndarray, labels: int, most: float) -> Region:
