@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import combinations
+from operator import or_
 from typing import NamedTuple
 
 from circuits.errors import StructureError
@@ -266,17 +267,12 @@ class Disjointness:
 
     def _connected(self, nodes: frozenset[int]) -> list[frozenset[int]]:
         """Split nodes into groups that share no variables; groups are independent questions."""
-        groups: list[tuple[int, set[int]]] = []
+        groups: dict[int, frozenset[int]] = {}
         for node in nodes:
-            scope, members = self._scopes[node], {node}
-            apart: list[tuple[int, set[int]]] = []
-            for other_scope, others in groups:
-                if other_scope & scope:
-                    scope, members = scope | other_scope, members | others
-                else:
-                    apart.append((other_scope, others))
-            groups = [*apart, (scope, members)]
-        return [frozenset(members) for _, members in groups]
+            touching = [scope for scope in groups if scope & self._scopes[node]]
+            members = frozenset({node}).union(*(groups.pop(scope) for scope in touching))
+            groups[reduce(or_, touching, self._scopes[node])] = members
+        return list(groups.values())
 
     def _satisfy_group(self, group: frozenset[int]) -> dict[int, int] | None:
         widest = max(group, key=lambda node: (self._scopes[node].bit_count(), not isinstance(self._nodes[node], Input)))

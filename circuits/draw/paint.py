@@ -55,7 +55,11 @@ def paint(
         size = 12 if position == 0 else 9.5
         _write(axes, _MARGIN, y, title, size, gid="title")
     centers = layout.centers + shift
-    _paint_layers(axes, margins, [centers[list(layer)] for layer in layout.layers])
+    for lines, layer in zip(margins, layout.layers, strict=True):
+        if lines:
+            y, half = float(centers[layer[0], 1]), max(0.21, 0.075 * len(lines) + 0.06)
+            axes.axhspan(y - half, y + half, facecolor=BAND, linewidth=0, zorder=0)
+            _write(axes, _MARGIN, y, "\n".join(lines), 8, alpha=0.75, gid="scope")
     _paint_edges(axes, boxes, edges, centers, [route + shift for route in layout.routes])
     for box, center in zip(boxes, centers, strict=True):
         _paint_box(axes, box, float(center[0]), float(center[1]))
@@ -72,17 +76,6 @@ def _write(axes: "matplotlib.axes.Axes", x: float, y: float, text: str, size: fl
 def _scopes_of(layer: Sequence[int], boxes: Sequence[Box]) -> list[str]:
     scopes = list(dict.fromkeys(boxes[index].scope for index in layer if boxes[index].scope))
     return scopes if len(scopes) <= _MAX_GUTTER else [*scopes[: _MAX_GUTTER - 1], f"and {len(scopes) - 2} more scopes"]
-
-
-def _paint_layers(
-    axes: "matplotlib.axes.Axes", margins: Sequence[Sequence[str]], centers: Sequence[np.ndarray]
-) -> None:
-    """Write the scopes of each layer on the left, on a band where there are any."""
-    for lines, layer in zip(margins, centers, strict=True):
-        if lines:
-            y, half = float(layer[0, 1]), max(0.21, 0.075 * len(lines) + 0.06)
-            axes.axhspan(y - half, y + half, facecolor=BAND, linewidth=0, zorder=0)
-            _write(axes, _MARGIN, y, "\n".join(lines), 8, alpha=0.75, gid="scope")
 
 
 def _paint_edges(

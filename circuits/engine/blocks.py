@@ -143,24 +143,18 @@ def _product(matrices: Tensor, values: Tensor) -> Tensor:
     return matrices @ values
 
 
-def outer(above: Tensor, below: Tensor, *, shared: bool) -> Tensor:
-    """Return above * below for every edge of a layer, summed over the batch where the weights are shared.
-
-    Args:
-        above: shape (blocks, width, *batch).
-        below: shape (blocks, fan_in, *batch).
-        shared: whether to sum.
+def edge_products(compiled: CompiledCircuit, above: Tensor, below: Tensor, *, shared: bool) -> Tensor:
+    """Return the value above times the value below each edge, from rows (rows, *batch) each.
 
     Returns:
-        Shape (blocks * width * fan_in, *batch), the batch axes of length one where it was summed.
+        Shape (parameters, *batch); for shared weights the sums over the batch, whose axes then have length one.
     """
-    if shared:
-        product = above.flatten(2) @ below.flatten(2).transpose(1, 2)
-        return product.reshape(-1, *(1,) * (above.dim() - 2))
-    return (above.unsqueeze(2) * below.unsqueeze(1)).flatten(0, 2)
-
-
-def edge_products(compiled: CompiledCircuit, above: Tensor, below: Tensor, *, shared: bool) -> Tensor:
-    """Return `outer` for all layers, shape (parameters, *batch)."""
-    parts = [outer(layer.outputs(above), layer.take_inputs(below), shared=shared) for layer in compiled.sum_layers]
+    parts: list[Tensor] = []
+    for layer in compiled.sum_layers:
+        up, down = layer.outputs(above), layer.take_inputs(below)
+        if shared:
+            product = up.flatten(2) @ down.flatten(2).transpose(1, 2)
+            parts.append(product.reshape(-1, *(1,) * (above.dim() - 1)))
+        else:
+            parts.append((up.unsqueeze(2) * down.unsqueeze(1)).flatten(0, 2))
     return torch.cat(parts) if parts else above[:0]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuits.engine.layers import CompiledCircuit, Layer, ProductLayer, Rows
+from circuits.engine.layers import CompiledCircuit, ProductLayer, Rows
 from circuits.numerics import NEGATIVE_INFINITY, add_logs_into, max_into, posterior
 
 Combine = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -84,15 +84,12 @@ def _targets(compiled: CompiledCircuit) -> dict[int, tuple[Rows, Rows]]:
     # names them.
     if "derivative targets" not in compiled.cache:
         targets: dict[int, tuple[Rows, Rows]] = {}
-        for slot in (slot for layer in compiled.layers for slot in _slots(layer)):
-            rows, place = np.unique(slot.positions, return_inverse=True)
-            targets[id(slot)] = (Rows(rows), Rows(place.reshape(-1)))
+        for layer in compiled.layers:
+            for slot in (layer.left, layer.right) if isinstance(layer, ProductLayer) else (layer.children,):
+                rows, place = np.unique(slot.positions, return_inverse=True)
+                targets[id(slot)] = (Rows(rows), Rows(place.reshape(-1)))
         compiled.cache["derivative targets"] = targets
     return compiled.cache["derivative targets"]  # type: ignore[return-value]
-
-
-def _slots(layer: Layer) -> tuple[Rows, ...]:
-    return (layer.left, layer.right) if isinstance(layer, ProductLayer) else (layer.children,)
 
 
 class _LogDerivatives(torch.autograd.Function):

@@ -14,7 +14,7 @@ from circuits.learning.fit import Fit, FitOptions
 from circuits.learning.gradient import fit_gradient
 from circuits.learning.latent_tree import learn_latent_tree
 from circuits.learning.maximum_likelihood import maximum_likelihood
-from circuits.learning.split import Growth, SplitOptions, grow_structure
+from circuits.learning.split.learner import Growth, SplitOptions, grow_structure
 
 __all__ = [
     "Fit",

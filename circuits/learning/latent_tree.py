@@ -90,7 +90,9 @@ def _near_the_tree(
     cards = latent.circuit.cardinalities
     offsets = value_offsets(cards)
     logits = torch.zeros(latent.circuit.num_parameters, dtype=torch.float64)
-    meaning = [_meaning(k, states) for k in cards]
+    # Which values each state stands for, (states, k): in turns, whichever is fewer.
+    meaning = [(torch.arange(states).unsqueeze(1) - torch.arange(k)) % min(k, states) == 0 for k in cards]
+    meaning = [table.to(torch.float64) for table in meaning]
 
     def put(nodes: Sequence[int], table: Tensor) -> None:
         noise = torch.empty(table.shape, dtype=torch.float64).exponential_(generator=generator)
@@ -118,8 +120,3 @@ def _near_the_tree(
         spread = meaning[variable].T / meaning[variable].sum(0).unsqueeze(1)
         put(latent.transitions[variable], shares_of(pairs @ spread))
     return logits
-
-
-def _meaning(k: int, states: int) -> Tensor:
-    """Return which values each state stands for, shape (states, k): in turns, whichever is fewer."""
-    return ((torch.arange(states).unsqueeze(1) - torch.arange(k)) % min(k, states) == 0).to(torch.float64)

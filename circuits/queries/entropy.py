@@ -5,7 +5,6 @@ from torch import Tensor
 
 from circuits.errors import NotTractableError
 from circuits.numerics import entropy_term
-from circuits.properties import Overlap
 from circuits.weights import WeightedCircuit
 
 
@@ -39,7 +38,7 @@ def require_deterministic(
     distribution: WeightedCircuit, query: str, way_out: str = "or call entropy_lower_bound() instead"
 ) -> None:
     """Raise `NotTractableError` unless the circuit is proved deterministic."""
-    overlap: Overlap | None = distribution.circuit.overlap
+    overlap = distribution.circuit.overlap
     if overlap is not None:
         raise NotTractableError(
             f"{query} needs determinism, but {overlap.describe()}. "

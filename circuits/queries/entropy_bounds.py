@@ -68,9 +68,8 @@ def _choice_terms(plan: OverlapPlan, log_weights: Tensor, weights: Tensor) -> Te
     terms = torch.where(exact, entropy_term(log_weights, weights), 0.0)
     if not len(plan.edge.positions):
         return terms
-    coefficients = _coefficients(plan, log_weights).index_select(0, plan.pair.index(device))
-    other = weights.index_select(0, plan.other_edge.index(device))
-    overlap = torch.zeros_like(weights).index_add(0, plan.edge.index(device), other * coefficients)
+    shares = plan.other_edge.take(weights) * plan.pair.take(_coefficients(plan, log_weights))
+    overlap = torch.zeros_like(weights).index_add(0, plan.edge.index(device), shares)
     # An edge of weight zero counts nothing. Rounding must not lift an overlap over one, where its log turns positive.
     overlap = torch.where(torch.as_tensor(plan.is_bounded, device=device).reshape(shape) & (weights > 0), overlap, 1.0)
     return terms - weights * overlap.clamp(max=1.0).log()
@@ -83,13 +82,10 @@ def _coefficients(plan: OverlapPlan, log_weights: Tensor) -> Tensor:
     halves = torch.cat([log_weights / 2, log_weights.new_zeros((1, *batch))])
     values = torch.cat([log_weights.new_zeros((1, *batch)), log_weights.new_ones((1, *batch))])
     for step in plan.steps:
-        below = values.index_select(0, step.sources.index(values.device)).unflatten(0, step.sources.shape)
+        below = step.sources.take(values).unflatten(0, step.sources.shape)
         if isinstance(step, SumOfPairs):
-            first, second = (
-                halves.index_select(0, edges.index(values.device)).unflatten(0, edges.shape)
-                for edges in (step.first_edges, step.second_edges)
-            )
-            new = ((first + second).exp() * below).sum(1).clamp(max=1.0)
+            joint = step.first_edges.take(halves) + step.second_edges.take(halves)
+            new = (joint.unflatten(0, step.sources.shape).exp() * below).sum(1).clamp(max=1.0)
         else:
             new = below.prod(1)
         values = torch.cat([values, new])

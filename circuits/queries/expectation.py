@@ -18,20 +18,12 @@ from circuits.weights import WeightedCircuit
 class FlatTables(Protocol):
     """Pairs (scope, table) that also lie end to end in one tensor, so that thousands need not be read one by one."""
 
-    @property
-    def cardinalities(self) -> tuple[int, ...]:
-        """Number of values of each variable that the scopes may name."""
-        ...
-
-    @property
-    def scopes(self) -> tuple[tuple[int, ...], ...]:
-        """Distinct variables of each table."""
-        ...
-
-    @property
-    def flat(self) -> Tensor:
-        """All entries, shape (*batch, entries), each table in row-major order."""
-        ...
+    cardinalities: tuple[int, ...]
+    """Number of values of each variable that the scopes may name."""
+    scopes: tuple[tuple[int, ...], ...]
+    """Distinct variables of each table."""
+    flat: Tensor
+    """All entries, shape (*batch, entries), each table in row-major order."""
 
 
 def expectation(

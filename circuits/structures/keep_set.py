@@ -82,20 +82,17 @@ def _build(builder: CircuitBuilder, root: Region) -> _Units:
     while stack:
         region, ready = stack.pop()
         if region.parts is None:
-            done.append(_build_leaf(builder, region))
+            (variable,) = region.variables
+            values = range(builder.cardinalities[variable]) if region.kept else ()
+            done.append({(value,): builder.input(variable, [value]) for value in values})
+            if not region.kept:
+                done[-1][()] = builder.input(variable)
         elif ready:
             right, left = done.pop(), done.pop()
             done.append(_join(builder, region, left, right))
         else:
             stack += [(region, True), (region.parts[1], False), (region.parts[0], False)]
     return done.pop()
-
-
-def _build_leaf(builder: CircuitBuilder, region: Region) -> _Units:
-    (variable,) = region.variables
-    if not region.kept:
-        return {(): builder.input(variable)}
-    return {(value,): builder.input(variable, [value]) for value in range(builder.cardinalities[variable])}
 
 
 def _join(builder: CircuitBuilder, region: Region, left: _Units, right: _Units) -> _Units:

@@ -83,8 +83,8 @@ BUGS = (
     Bug(
         "PSDD: the other probability is not the rest",
         "circuits/formats/psdd/read.py",
-        "logs = [_log_rest(yes), yes]",
-        "logs = [yes, _log_rest(yes)]",
+        "logs = [-inf if rest == -1 else log1p(rest), yes]",
+        "logs = [yes, -inf if rest == -1 else log1p(rest)]",
         ("tests/circuits/formats/test_psdd.py",),
     ),
     Bug(

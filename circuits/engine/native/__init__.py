@@ -8,7 +8,6 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -75,14 +74,8 @@ def applies_to(*tensors: Tensor) -> bool:
     return is_available() and all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
 
 
-class _Plan(NamedTuple):
-    layers: np.ndarray
-    """See the text of kernels.c."""
-    sizes: np.ndarray
-    """Layers, rows, values, parameters, root, largest fan-in, largest width."""
-
-
-def _plan_of(compiled: CompiledCircuit) -> _Plan:
+def _plan_of(compiled: CompiledCircuit) -> tuple[np.ndarray, np.ndarray]:
+    """Return the layers, as kernels.c tells, and layers, rows, values, parameters, root, most fan-in, most width."""
     if "native" not in compiled.cache:
         parts: list[np.ndarray] = []
         for layer in compiled.layers:
@@ -104,7 +97,7 @@ def _plan_of(compiled: CompiledCircuit) -> _Plan:
         )
         # 64 bits wherever numpy's integers are narrower. The cache keeps both arrays alive; their addresses do not.
         plan = np.concatenate([np.empty(0, dtype=np.int64), *parts]).astype(np.int64)
-        compiled.cache["native"] = _Plan(plan, np.array(sizes, dtype=np.int64))
+        compiled.cache["native"] = plan, np.array(sizes, dtype=np.int64)
     return compiled.cache["native"]  # type: ignore[return-value]
 
 
@@ -139,11 +132,11 @@ def gradients(compiled: CompiledCircuit, logits: Tensor, values: Tensor, gradien
 
 def _call(compiled: CompiledCircuit, logits: Tensor, values: Tensor, *others: Tensor | None) -> bool:
     assert _library is not None
-    plan = _plan_of(compiled)
+    plan, sizes = _plan_of(compiled)
     run = _library.spn_shared if logits.dim() == 1 else _library.spn_batched
     # An address knows no strides: every caller makes its tensors contiguous first.
     pointers = [None if x is None else x.data_ptr() for x in (logits, values, *others)]
-    task = _Task(plan.layers.ctypes.data, plan.sizes.ctypes.data, values.shape[1], *pointers)
+    task = _Task(plan.ctypes.data, sizes.ctypes.data, values.shape[1], *pointers)
     status: int = run(ctypes.byref(task))
     if status == 2:
         raise MemoryError(f"no memory for a circuit of {compiled.num_rows:,} rows")

@@ -58,13 +58,10 @@ class _Planner:
 
     def plan(self) -> TablePlan:
         splits = self._find_splits()
-        for region, part in [
-            (side, part)
-            for (left, right), factors in splits.items()
-            for factor in factors
-            for side, part in ((left, self._inside(factor, left)), (right, self._inside(factor, right)))
-        ]:
-            self._require(region, part)
+        for split, factors in splits.items():
+            for side in split:
+                for factor in factors:
+                    self._require(side, self._inside(factor, side))
         self._start_tables()
         for layer in self.compiled.layers:
             if isinstance(layer, SumLayer):

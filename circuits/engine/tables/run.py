@@ -49,19 +49,14 @@ def tables_from(
     direct, *flow_parts = read(flows.reshape(flat), [plan.flow_rows, *(part.flow for part in parts)])
     sources = [direct, torch.ones_like(direct[:1])]
     if parts:
-        conditionals = conditional_tables(plan, weights.reshape(weights.shape[0], batch.numel()))
+        conditionals = _ConditionalTables.apply(plan, weights.reshape(weights.shape[0], batch.numel()))
         sides = read(conditionals, [side for part in parts for side in (part.left, part.right)])
         sources += map(_contract, parts, flow_parts, sides[::2], sides[1::2])
-    tables = _gather(plan, torch.cat(sources))
+    tables = plan.entries.take(torch.cat(sources))
+    if plan.repeats is not None:
+        total = tables.new_zeros((plan.num_entries, *tables.shape[1:]))
+        tables = total.index_add(0, plan.repeats.index(tables.device), tables)
     return tables.reshape(tables.shape[0], *batch)
-
-
-def _gather(plan: TablePlan, sources: Tensor) -> Tensor:
-    entries = plan.entries.take(sources)
-    if plan.repeats is None:
-        return entries
-    total = entries.new_zeros((plan.num_entries, *entries.shape[1:]))
-    return total.index_add(0, plan.repeats.index(entries.device), entries)
 
 
 def _contract(part: Contraction, flow: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -99,11 +94,6 @@ class _Sandwich(torch.autograd.Function):
             to_inner @ right.transpose(1, 2),
             middle.transpose(1, 2) @ to_inner,
         )
-
-
-def conditional_tables(plan: TablePlan, weights: Tensor) -> Tensor:
-    """Return the buffer of conditional tables, shape (plan.num_rows, batch); row 0 is zero, row 1 is one."""
-    return _ConditionalTables.apply(plan, weights)  # type: ignore[no-any-return]
 
 
 _Held = tuple[Tensor, Tensor]
@@ -165,7 +155,10 @@ _STEPS = {
 
 
 class _ConditionalTables(torch.autograd.Function):
-    """All mixes and outer products into one buffer; a chain of 1,000 regions must not copy it 1,000 times."""
+    """The buffer of conditional tables, shape (plan.num_rows, batch); row 0 is zero, row 1 is one.
+
+    All steps write into one buffer: a chain of 1,000 regions must not copy it 1,000 times.
+    """
 
     @staticmethod
     def forward(ctx: Any, plan: TablePlan, weights: Tensor) -> Tensor:

@@ -228,16 +228,11 @@ def _read_true(words: list[_Word], nodes: _Nodes) -> tuple[int, int]:
     logs = [word.log_probability() for word in words[4:]]
     if len(logs) == 1:
         yes = min(logs[0], 0.0)
-        logs = [_log_rest(yes), yes]
+        # log(1 - p) as it stands loses a small p to rounding; log1p keeps it.
+        rest = -exp(yes)
+        logs = [-inf if rest == -1 else log1p(rest), yes]
     _check_sum(words[4], logs)
     return nodes.add(Input(place.variable, (0, 1)), logs), identity
-
-
-def _log_rest(log_probability: float) -> float:
-    """Return log(1 - p)."""
-    # log(1 - p) as it stands loses a small p to rounding; log1p keeps it.
-    rest = -exp(log_probability)
-    return -inf if rest == -1 else log1p(rest)
 
 
 def _check_variable(word: _Word, variable: int, place: _Place) -> None:

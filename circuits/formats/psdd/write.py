@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from itertools import combinations
 from math import exp, fsum, inf, log
 from pathlib import Path
 
@@ -254,14 +255,13 @@ class _Writer:
         # which two overlap, or that none do after all.
         if self.vtree.disjointness.quickly_disjoint(primes):
             return
-        for position, first in enumerate(primes):
-            for second in primes[position + 1 :]:
-                if self.vtree.disjointness.shared_value(first, second) is not None:
-                    scope = describe_scope(self.circuit.scopes[first])
-                    raise NotTractableError(
-                        f"nodes {first} and {second} over variables {scope} would be primes of one decision node, but "
-                        "they were not proved to exclude each other; all sums of a scope must decide on the same part."
-                    )
+        for first, second in combinations(primes, 2):
+            if self.vtree.disjointness.shared_value(first, second) is not None:
+                scope = describe_scope(self.circuit.scopes[first])
+                raise NotTractableError(
+                    f"nodes {first} and {second} over variables {scope} would be primes of one decision node, but "
+                    "they were not proved to exclude each other; all sums of a scope must decide on the same part."
+                )
 
     def _add_leaf(self, mixture: _Mixture, flat: dict[_Item, float]) -> None:
         weights: tuple[list[float], list[float]] = ([], [])

@@ -101,12 +101,13 @@ class DecisionGraph:
         """Add a choice with what stands behind each value, and return its number."""
         scope = np.zeros(len(self.cards), dtype=np.bool_)
         scope[variable] = True
-        for target in {choice for row in targets for choice in row}:
+        successors = {choice for row in targets for choice in row}
+        for target in successors:
             scope |= self.choices[target].scope
         self.choices.append(Choice(variable, len(self.targets), scope))
         self.targets += targets
         self.owner += [len(self.choices) - 1] * len(targets)
-        self.successors.append(tuple({choice for row in targets for choice in row}))
+        self.successors.append(tuple(successors))
         return len(self.choices) - 1
 
     def put_behind(self, edge: int, targets: tuple[int, ...]) -> None:

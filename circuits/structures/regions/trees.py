@@ -1,6 +1,7 @@
 """Region trees: how to halve variables again and again so that few strong couplings are cut."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -40,9 +41,8 @@ def _bisected(members: tuple[int, ...], coupling: np.ndarray) -> RegionTree:
     inside = coupling[np.ix_(members, members)]
     order = spectral_order(inside) if len(members) <= _SPECTRAL_LIMIT else boundary_order(inside)
     cut = _weakest_cut(order, inside)
-    sides = (tuple(sorted(members[i] for i in side)) for side in (order[:cut], order[cut:]))
-    left, right = (_bisected(side, coupling) for side in sides)
-    return left, right
+    left, right = (tuple(sorted(members[i] for i in side)) for side in (order[:cut], order[cut:]))
+    return _bisected(left, coupling), _bisected(right, coupling)
 
 
 def _balanced(order: Sequence[int], coupling: np.ndarray) -> RegionTree:
@@ -67,9 +67,6 @@ def _weakest_cut(order: Sequence[int], coupling: np.ndarray) -> int:
     return min(options, key=lambda cut: (round(float(crossing[cut]), 9), abs(cut - middle), -cut))
 
 
-def _chain(order: Sequence[int], coupling: np.ndarray) -> RegionTree:
+def _chain(order: Sequence[int], _: np.ndarray) -> RegionTree:
     """Split off one variable at a time."""
-    tree: RegionTree = order[0]
-    for variable in order[1:]:
-        tree = (tree, variable)
-    return tree
+    return reduce(lambda tree, variable: (tree, variable), order)
