@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,8 +31,9 @@ def descend(compiled: CompiledCircuit, choice: Choice, columns: int, device: tor
             here = place == target
             waiting[target].append((rows[here] - starts[target], at[here]))
 
+    targets = _targets(compiled, starts)
     everything = torch.arange(columns, device=device)
-    send(torch.full_like(everything, compiled.root), everything, _targets(compiled, starts)["root"])
+    send(torch.full_like(everything, compiled.root), everything, targets["root"])
     position = len(compiled.sum_layers)
     for level in range(len(compiled.layers), 0, -1):
         layer = compiled.layers[level - 1]
@@ -41,7 +43,6 @@ def descend(compiled: CompiledCircuit, choice: Choice, columns: int, device: tor
             continue
         reached, at = (torch.cat(parts) for parts in zip(*waiting[level], strict=True))
         waiting[level].clear()
-        targets = _targets(compiled, starts)
         if isinstance(layer, ProductLayer):
             send(layer.left.index(device)[reached], at, targets[level, "left"])
             send(layer.right.index(device)[reached], at, targets[level, "right"])
@@ -54,17 +55,14 @@ def descend(compiled: CompiledCircuit, choice: Choice, columns: int, device: tor
 def _targets(compiled: CompiledCircuit, starts: list[int]) -> dict[object, tuple[int, ...]]:
     """Return, per layer and child slot, the layers that its children live in (0 = the indicator rows)."""
     if "targets" not in compiled.cache:
-        bounds = torch.as_tensor(starts[1:])
-
-        def layers_of(positions: Tensor) -> tuple[int, ...]:
-            return tuple(torch.bucketize(positions, bounds, right=True).unique().tolist())
-
-        targets: dict[object, tuple[int, ...]] = {"root": layers_of(torch.tensor([compiled.root]))}
+        slots: dict[object, np.ndarray] = {"root": np.array([compiled.root])}
         for level, layer in enumerate(compiled.layers, start=1):
-            slots = ("left", "right") if isinstance(layer, ProductLayer) else ("children",)
-            for slot in slots:
-                targets[level, slot] = layers_of(torch.as_tensor(getattr(layer, slot).positions))
-        compiled.cache["targets"] = targets
+            for name in ("left", "right") if isinstance(layer, ProductLayer) else ("children",):
+                slots[level, name] = getattr(layer, name).positions
+        compiled.cache["targets"] = {
+            slot: tuple(np.unique(np.searchsorted(starts[1:], positions, side="right")).tolist())
+            for slot, positions in slots.items()
+        }
     return compiled.cache["targets"]  # type: ignore[return-value]
 
 

@@ -177,12 +177,12 @@ class _Answers:
         groups: dict[tuple[int, bool, int], list[_Question]] = {}
         for draft in self._order:
             groups.setdefault(self._group(draft), []).append(self._drafts[draft])
-        return tuple(self._step(is_sum, members) for (_, is_sum, _), members in groups.items())
-
-    def _step(self, is_sum: bool, members: list[_Question]) -> SumOfPairs | ProductOfPairs:
-        terms = np.array([[(e, f, self.position(pair)) for e, f, pair in member.terms] for member in members])
-        sources = Rows(terms[..., 2])
-        return SumOfPairs(sources, Rows(terms[..., 0]), Rows(terms[..., 1])) if is_sum else ProductOfPairs(sources)
+        steps: list[SumOfPairs | ProductOfPairs] = []
+        for (_, is_sum, _), members in groups.items():
+            terms = np.array([[(e, f, self.position(pair)) for e, f, pair in member.terms] for member in members])
+            first, second, sources = (Rows(terms[..., column]) for column in range(3))
+            steps.append(SumOfPairs(sources, first, second) if is_sum else ProductOfPairs(sources))
+        return tuple(steps)
 
     def _group(self, draft: int) -> tuple[int, bool, int]:
         question = self._drafts[draft]

@@ -17,8 +17,6 @@ from circuits.numerics import entropy_of
 from circuits.structures import tree
 from circuits.variables import check_cardinalities, value_offsets
 
-_WAY_OUT = "Drop or fill those rows, or fix a structure and use learning.expectation_maximization(...)."
-
 
 def chow_liu(
     data: Tensor,
@@ -54,7 +52,8 @@ def chow_liu(
         [-1, 0, -1]
     """
     cards = check_cardinalities(cardinalities)
-    values, row_weights = complete_rows(data, cards, "Chow-Liu", _WAY_OUT, weights=weights)
+    way_out = "Drop or fill those rows, or fix a structure and use learning.expectation_maximization(...)."
+    values, row_weights = complete_rows(data, cards, "Chow-Liu", way_out, weights=weights)
     check_smoothing(smoothing)
     price = parameter_price(penalty, row_weights)
     counts = pair_counts(values, cards, row_weights)

@@ -129,6 +129,8 @@ class _Side:
         return self._scopes[element[0]] & ~self._scopes[element[1]]
 
     def sort(self, elements: _Parts) -> _Parts:
+        # Questions are found again by their parts: in several orders the same product would be built several times. The
+        # lowest bit of a scope is its smallest variable.
         return tuple(sorted(elements, key=lambda element: self.scope(element) & -self.scope(element)))
 
     def kind(self, element: _Element) -> type[Node]:
@@ -150,6 +152,7 @@ class _Side:
         edges = enumerate(self._nodes[top].children, start=self._first_edge(top))
         if hole is None:
             return list(edges)
+        # A child that misses this hole reaches another one, whose term it belongs to: here it would count twice.
         return [(edge, (child, hole)) for edge, child in edges if self._reaches(child, hole)]
 
     def widen(self, parts: _Parts) -> _Parts:
@@ -184,6 +187,7 @@ class _Side:
         return f"{where} into {' | '.join(describe_scope(self.scope(part)) for part in parts)}"
 
     def _first_edge(self, node: int) -> int:
+        # Without parameters (an input of one value) the slice is empty, and its start is the edge of another node.
         edges = self.circuit.parameters_of(node)
         return edges.start if edges.stop > edges.start else NO_EDGE
 
@@ -246,6 +250,7 @@ class _Matching:
         stack: list[_Key] = [root]
         while stack:
             key = stack[-1]
+            # Whoever waits for a question puts it on the stack, so it may come up again when it is answered.
             if key in answers:
                 stack.pop()
             elif key in plans:
@@ -370,6 +375,7 @@ class _Matching:
         return len(self._nodes) - 1
 
     def _share(self, node: Node) -> int:
+        # Only for nodes without parameters: sums that look alike stem from different edges, so their weights differ.
         if node not in self._shared:
             self._shared[node] = len(self._nodes)
             self._nodes.append(node)

@@ -14,10 +14,7 @@ _CHUNK = 1 << 24
 
 
 def sample(
-    distribution: WeightedCircuit,
-    sample_shape: torch.Size,
-    *,
-    generator: torch.Generator | None = None,
+    distribution: WeightedCircuit, sample_shape: torch.Size, *, generator: torch.Generator | None = None
 ) -> Int[Tensor, "*shape variables"]:
     """Draw exact samples of all variables together.
 

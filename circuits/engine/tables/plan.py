@@ -206,6 +206,8 @@ class _Planner:
 
     def _project(self, part: Part, inside: Part) -> np.ndarray:
         """Return, for each entry of the part's table, the entry of the inner part's table that it agrees with."""
+        # Entries are numbered with the last variable fastest. `grid` undoes that, a row of values for each variable, so
+        # that the inner variables can be numbered again in their order.
         shape = [self.cardinalities[v] for v in part]
         grid = np.indices(shape).reshape(len(part), -1)
         inner = [self.cardinalities[v] for v in inside]
@@ -227,6 +229,8 @@ class _Planner:
                 return False
             scope = self.scopes[factor]
             width = self._size(parts[1])
+            # The children count entries in increasing variables, the factor in the order of its scope: `entry_at`
+            # translates, or a scope written (3, 1) would get its table transposed.
             entry_at = np.empty(self._size(scope), dtype=np.int64)
             entry_at[self._project(scope, parts[0]) * width + self._project(scope, parts[1])] = np.arange(len(entry_at))
             found.append((factor, entry_at[tables[0].argmax(1) * width + tables[1].argmax(1)]))
@@ -257,14 +261,8 @@ class _Planner:
             flow, left_table, right_table = (np.stack(parts) for parts in zip(*group, strict=True))
             # An index of -1 would read the last row. Row 0 is read instead, and what it holds counts nothing.
             missing = flow < 0
-            contractions.append(
-                Contraction(
-                    Rows(np.where(missing, 0, flow)),
-                    missing if missing.any() else None,
-                    Rows(left_table),
-                    Rows(right_table),
-                )
-            )
+            flow_rows, gaps = Rows(np.where(missing, 0, flow)), missing if missing.any() else None
+            contractions.append(Contraction(flow_rows, gaps, Rows(left_table), Rows(right_table)))
             for members in readers[key]:
                 self.contributions += [(factor, np.arange(len(read)), base + read) for factor, read in members]
                 base += key[2] * key[3]
@@ -289,15 +287,13 @@ class _Planner:
 
     def _read(self, factor: int, left: int, right: int, left_parts: list[Part], right_parts: list[Part]) -> np.ndarray:
         """Return where in a flattened block the factor's entries stand, in the order of the factor's scope."""
-        parts = (self._inside(factor, left), self._inside(factor, right))
-        row = self._project(self.scopes[factor], parts[0]) + sum(
-            self._size(p) for p in left_parts[: left_parts.index(parts[0])]
-        )
-        column = self._project(self.scopes[factor], parts[1]) + sum(
-            self._size(p) for p in right_parts[: right_parts.index(parts[1])]
-        )
-        width = sum(self._size(p) for p in right_parts)
-        return row * width + column
+
+        def places(side: int, parts: list[Part]) -> np.ndarray:
+            inside = self._inside(factor, side)
+            # The parts stand side by side, each as wide as its table, so those before this one have to be passed.
+            return sum(map(self._size, parts[: parts.index(inside)])) + self._project(self.scopes[factor], inside)
+
+        return places(left, left_parts) * sum(map(self._size, right_parts)) + places(right, right_parts)
 
     def _entries(self) -> tuple[Rows, Rows | None]:
         sizes = [self._size(scope) for scope in self.scopes]

@@ -50,6 +50,7 @@ def tables_from(
     sources = [direct, torch.ones_like(direct[:1])]
     if parts:
         conditionals = _ConditionalTables.apply(plan, weights.reshape(weights.shape[0], batch.numel()))
+        # One read for all sides, by turns left and right: their gradients meet in one buffer instead of one each.
         sides = read(conditionals, [side for part in parts for side in (part.left, part.right)])
         sources += map(_contract, parts, flow_parts, sides[::2], sides[1::2])
     tables = plan.entries.take(torch.cat(sources))

@@ -200,7 +200,7 @@ class _Writer:
 
     def _key(self, mixture: _Mixture) -> tuple[int, ...]:
         """Return the vtree node that a mixture belongs to."""
-        item, _ = mixture[0]
+        item, _ = mixture[0]  # all items of a mixture cover the same parts, so the first one tells
         return self.vtree.key(tuple(self.circuit.scopes[node] for node in item))
 
     def _flatten(self, mixture: _Mixture) -> dict[_Item, float]:
