@@ -19,17 +19,10 @@ from factor_q.elimination.ordering import elimination_order, elimination_width, 
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
 from factor_q.queries import log_partition, max_assignment
-from factor_q.structure_learning import (
-    LearnedStructure,
-    agent_order,
-    chow_liu_parents,
-    coupling,
-    interaction_scores,
-    learn_factor_graph,
-    order_cost,
-    rescope,
-    rescope_critic,
-)
+from factor_q.structure_learning.order import agent_order, chow_liu_parents, order_cost
+from factor_q.structure_learning.rescope import coupling, rescope, rescope_critic
+from factor_q.structure_learning.scores import interaction_scores
+from factor_q.structure_learning.search import LearnedStructure, learn_factor_graph
 from factor_q.topologies import complete, from_networkx, grid, nearest_neighbors, random_pairs, ring
 from factor_q.uai import parse_uai, parse_uai_evidence, read_uai, read_uai_evidence, write_uai, write_uai_evidence
 from factor_q.variational import VariationalFit, fit_structure, maximize_elbo

@@ -1,7 +1,6 @@
 """Compile: the Boltzmann distribution of Factors as a deterministic circuit, exactly and in closed form."""
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,7 +56,7 @@ def compile(
     """
     order = checked_order(factors.graph, order)
     _check_size(factors.graph, order, max_parameters)
-    structure = _structure(factors.graph, order)
+    circuit, sources = _structure(factors.graph, order)
     cooled = tempered(factors, temperature, "compile")
     plan = make_plan(factors.graph, order)
     up = upward(plan, cooled.flat, SUM_PRODUCT.up, keep=True)
@@ -70,30 +69,26 @@ def compile(
         reachable = joint.masked_fill(up.tables[i] == NEGATIVE_INFINITY, 0.0)
         conditionals.append(reachable.movedim(0, -2).flatten(0, -2))
     laid_out = torch.cat(conditionals) if conditionals else cooled.flat.new_zeros(0, cooled.batch_shape.numel())
-    logits = laid_out.index_select(0, structure.sources.to(cooled.device)).t().reshape(*cooled.batch_shape, -1)
-    return CircuitDistribution(structure.circuit, logits, validate_args=False)
-
-
-class _Structure(NamedTuple):
-    circuit: Circuit
-    sources: Tensor
-    """For each logit: its row among the conditional tables, context by context, in elimination order."""
+    logits = laid_out.index_select(0, sources.to(cooled.device)).t().reshape(*cooled.batch_shape, -1)
+    return CircuitDistribution(circuit, logits, validate_args=False)
 
 
 @lru_cache(maxsize=4)
-def _structure(graph: FactorGraph, order: tuple[int, ...]) -> _Structure:
+def _structure(graph: FactorGraph, order: tuple[int, ...]) -> tuple[Circuit, Tensor]:
+    """Return the circuit, and for each logit its row among the conditional tables laid end to end."""
     steps = make_plan(graph, order).steps
     contexts: dict[int, tuple[int, ...]] = {variable: () for variable in order}
     contexts.update((step.variable, step.message) for step in steps)
     circuit, sums = build_clique_tree(graph.cardinalities, contexts, name="compiled")
     starts = [circuit.parameters_of(node).start for step in steps for node in sums[step.variable]]
     counts = [graph.cardinalities[step.variable] for step in steps for _ in sums[step.variable]]
+    # Tables come in elimination order, context by context; the circuit numbers its parameters from the leaves up.
     first, size = torch.tensor(starts, dtype=torch.long), torch.tensor(counts, dtype=torch.long)
     before = size.cumsum(0) - size
     place = torch.arange(int(size.sum())) + (first - before).repeat_interleave(size)
     sources = torch.empty_like(place)
     sources[place] = torch.arange(len(place))
-    return _Structure(circuit, sources)
+    return circuit, sources
 
 
 def _check_size(graph: FactorGraph, order: tuple[int, ...], max_parameters: int) -> None:

@@ -61,11 +61,11 @@ def largest_table(graph: FactorGraph, order: Order = None) -> int:
     return max(sizes, default=1)
 
 
-def elimination_cliques(graph: FactorGraph, order: Order = None) -> list[Scope]:
+def elimination_cliques(graph: FactorGraph, order: Order = None, num_kept: int = 0) -> list[Scope]:
     """Return for each variable, in elimination order, itself and the variables that its message depends on.
 
     The message's variables are sorted by when they are eliminated; those with a single value connect nothing and
-    are left out. None means the best order found.
+    are left out. None means the best order found; the last `num_kept` variables are not eliminated.
 
     Raises:
         StructureError: order is not a permutation of the variables.
@@ -83,7 +83,7 @@ def elimination_cliques(graph: FactorGraph, order: Order = None) -> list[Scope]:
         if message:
             buckets[position[message[0]]].update(message)
         cliques.append((variable, *message))
-    return cliques
+    return cliques[: len(order) - num_kept]
 
 
 def checked_order(graph: FactorGraph, order: Order, kept: Scope = ()) -> tuple[int, ...]:
@@ -129,8 +129,7 @@ def _best_order(graph: FactorGraph, kept: Scope) -> tuple[int, ...]:
 
 def _entries(graph: FactorGraph, order: tuple[int, ...], kept: Scope) -> int:
     """Return the entries of all joined tables."""
-    cliques = elimination_cliques(graph, order)[: len(order) - len(kept)]
-    return sum(table_size(graph, clique) for clique in cliques)
+    return sum(table_size(graph, clique) for clique in elimination_cliques(graph, order, len(kept)))
 
 
 @lru_cache(maxsize=256)

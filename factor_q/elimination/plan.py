@@ -90,14 +90,9 @@ def amount(count: int) -> str:
     return f"{count:,}" if count < 10**12 else f"about 10^{math.log10(count):.0f}"
 
 
-def _cliques(graph: FactorGraph, order: tuple[int, ...], num_kept: int) -> list[Scope]:
-    """Return the scopes of the joined tables."""
-    return elimination_cliques(graph, order)[: len(order) - num_kept]
-
-
 @lru_cache(maxsize=256)
 def _sizes(graph: FactorGraph, order: tuple[int, ...], num_kept: int) -> Sizes:
-    cliques = _cliques(graph, order, num_kept)
+    cliques = elimination_cliques(graph, order, num_kept)
     joined = [table_size(graph, clique) for clique in cliques]
     messages = [size // graph.cardinalities[variable] for size, (variable, *_) in zip(joined, cliques, strict=True)]
     if num_kept:
@@ -108,7 +103,7 @@ def _sizes(graph: FactorGraph, order: tuple[int, ...], num_kept: int) -> Sizes:
 
 @lru_cache(maxsize=256)
 def _peak(graph: FactorGraph, order: tuple[int, ...], num_kept: int, batch: int) -> int:
-    cliques = _cliques(graph, order, num_kept)
+    cliques = elimination_cliques(graph, order, num_kept)
     arriving: dict[int, dict[Scope, int]] = {variable: {} for variable in order}
     live = most = 0
     for variable, *message in cliques:
@@ -151,7 +146,7 @@ def _make_plan(graph: FactorGraph, order: tuple[int, ...], num_kept: int) -> Pla
         file(table)
     steps: list[Step] = []
     messages: dict[Scope, int] = {}
-    cliques = [clique for clique in _cliques(graph, order, num_kept) if clique[0] in position]
+    cliques = [clique for clique in elimination_cliques(graph, order, num_kept) if clique[0] in position]
     for clique, bucket in zip(cliques, waiting, strict=False):
         joined = tuple(variable for variable in clique if variable in position)
         # A scope names its join, and no message over it can come after that: its first variable is gone.

@@ -163,11 +163,10 @@ class CandidateCells:
                 weight, total, square = (
                     torch.stack([cells[i] for i in part.tolist()]) for cells in (self._counts, sums, self._squares)
                 )
-                found = _test(basis, weight, total, square, variance)
-                scores[part] = found.explained
-                degrees = found.degrees.clamp(min=1)
-                test = fdtrc(degrees.numpy(force=True), free_rows, (found.statistic / degrees).numpy(force=True))
-                p_values[part] = torch.where(found.degrees > 0, torch.as_tensor(test).to(scores), 1.0)
+                scores[part], statistic, degrees = _test(basis, weight, total, square, variance)
+                some = degrees.clamp(min=1)
+                tail = fdtrc(some.numpy(force=True), free_rows, (statistic / some).numpy(force=True))
+                p_values[part] = torch.where(degrees > 0, torch.as_tensor(tail).to(scores), 1.0)
         return InteractionScores(graph.scopes, scores, p_values)
 
     def _cells(self, amount: Tensor) -> list[Tensor]:
@@ -185,14 +184,12 @@ class CandidateCells:
         ]
 
 
-class _Tests(NamedTuple):
-    explained: Tensor
-    statistic: Tensor
-    degrees: Tensor
-
-
-def _test(basis: Tensor, weight: Tensor, total: Tensor, square: Tensor, variance: float) -> _Tests:
+def _test(
+    basis: Tensor, weight: Tensor, total: Tensor, square: Tensor, variance: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Score candidates of one shape from their cells, all of shape (candidates, cells).
+
+    Returns the explained variance, the test's statistic and its degrees of freedom.
 
     Args:
         basis: functions of fewer variables, shape (cells, functions).
@@ -211,7 +208,7 @@ def _test(basis: Tensor, weight: Tensor, total: Tensor, square: Tensor, variance
     share = weight / weight.sum(-1, keepdim=True)
     pure, free = _pure_part(basis, share, means)
     noise = variance * (share * free / torch.where(seen, precision, 1.0)).sum(-1)
-    return _Tests(torch.where(degrees > 0, (share * pure.square()).sum(-1) - noise, 0.0), statistic, degrees)
+    return torch.where(degrees > 0, (share * pure.square()).sum(-1) - noise, 0.0), statistic, degrees
 
 
 def _pure_part(basis: Tensor, weight: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:

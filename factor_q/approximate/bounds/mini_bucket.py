@@ -136,28 +136,20 @@ class _Shifts:
 
     def __init__(self, plan: MiniBucketPlan, flat: Tensor) -> None:
         rows = flat.shape[:-1].numel()
-        self._split: dict[int, tuple[Tensor, Tensor]] = {}
+        self.parameters: list[Tensor] = []
+        """Of each split bucket in turn the logits of its weights (minis, rows) and its tables (minis, values, rows)."""
+        self._first: dict[int, int] = {}
         for i, minis in enumerate(plan.buckets):
             if len(minis) > 1:
-                # Every mini-bucket of a variable has its values along the first axis.
-                shift = flat.new_zeros(len(minis), minis[0].shape[0], rows)
-                self._split[i] = flat.new_zeros(len(minis), rows), shift
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        """All tensors, the last axis being the rows."""
-        return [tensor for pair in self._split.values() for tensor in pair]
-
-    @parameters.setter
-    def parameters(self, tensors: list[Tensor]) -> None:
-        pairs = zip(tensors[::2], tensors[1::2], strict=True)
-        self._split = dict(zip(self._split, pairs, strict=True))
+                self._first[i] = len(self.parameters)
+                values = minis[0].shape[0]
+                self.parameters += [flat.new_zeros(len(minis), rows), flat.new_zeros(len(minis), values, rows)]
 
     def eliminate(self, bucket: int, mini: int, joint: Tensor) -> Tensor:
         """Sum a variable out of a mini-bucket in its power norm."""
-        if bucket not in self._split:
+        if (first := self._first.get(bucket)) is None:
             return logsumexp(joint, 0)
-        logits, shift = self._split[bucket]
+        logits, shift = self.parameters[first : first + 2]
         # Hoelder asks for positive weights of sum 1: a softmax keeps both, whatever Adam does to the logits.
         weight = posterior(logits, logsumexp(logits, 0).unsqueeze(0))[mini]
         # The shifts of one variable sum to zero over its mini-buckets, so their product is unchanged.

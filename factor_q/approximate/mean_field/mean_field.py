@@ -10,8 +10,7 @@ from torch import Tensor
 
 from circuits.errors import StructureError
 from factor_q.approximate.bundles import tempered_entries
-from factor_q.approximate.conditionals import conditional_plan, gibbs_sweep
-from factor_q.approximate.feasible import feasible_assignment
+from factor_q.approximate.conditionals import conditional_plan, feasible_assignment, gibbs_sweep
 from factor_q.approximate.mean_field.blocks import BlockRule, choose_blocks
 from factor_q.approximate.mean_field.product_family import (
     Blocks,

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from circuits.errors import EvidenceError, ImpossibleEvidenceError, NotTractableError
 from factor_q.approximate.bundles import tempered_entries
-from factor_q.approximate.conditionals import conditional_plan, gibbs_sweep
-from factor_q.approximate.feasible import feasible_assignment, uniform_values
+from factor_q.approximate.conditionals import conditional_plan, feasible_assignment, gibbs_sweep, uniform_values
 from factor_q.factors import Factors
 
 

@@ -4,7 +4,7 @@ import torch
 
 from circuits.errors import ImpossibleEvidenceError
 from factor_q import EvidenceError, FactorGraph, Factors, NotTractableError
-from factor_q.approximate import feasible, gibbs_sample
+from factor_q.approximate import conditionals, gibbs_sample
 from factor_q.approximate.conditionals import ascend_coordinates, color_classes, conditional, conditional_plan
 from factor_q.approximate.messages.max_plus import breadth_first_levels
 from tests.factor_q import factor_oracle as oracle
@@ -45,7 +45,7 @@ def test_forbidden_assignments_are_never_drawn(seed):
 def test_conditionals_equal_enumeration(seed):
     instance = oracle.random_instance(seed)
     f = build(instance)
-    values = feasible.uniform_values(f, (2, *f.batch_shape), generator=seeded(seed))
+    values = conditionals.uniform_values(f, (2, *f.batch_shape), generator=seeded(seed))
     seen = []
     for plan in conditional_plan(f.graph, f.device):
         weights = conditional(plan, f.flat, values)
@@ -70,7 +70,7 @@ def test_conditionals_equal_enumeration(seed):
 @pytest.mark.parametrize("seed", range(30))
 def test_coordinate_ascent_never_loses(seed):
     f = build(oracle.random_instance(seed))
-    values = feasible.uniform_values(f, (3, *f.batch_shape), generator=seeded(seed))
+    values = conditionals.uniform_values(f, (3, *f.batch_shape), generator=seeded(seed))
     better = ascend_coordinates(conditional_plan(f.graph, f.device), f.flat, values)
     assert (f(better) >= f(values) - 1e-12).all()
 
@@ -90,11 +90,11 @@ def test_the_walk_finds_a_colouring_without_elimination(monkeypatch):
     def refuse(*_, **__):
         raise NotTractableError("too wide")
 
-    monkeypatch.setattr(feasible, "max_assignment", refuse)
+    monkeypatch.setattr(conditionals, "max_assignment", refuse)
     scopes = ising(10).scopes
     different = torch.zeros(3, 3, dtype=DOUBLE).fill_diagonal_(-torch.inf)
     f = Factors(FactorGraph([3] * 100, scopes), [different] * len(scopes))
-    assignment, found, exact = feasible.feasible_assignment(f, generator=seeded(0))
+    assignment, found, exact = conditionals.feasible_assignment(f, generator=seeded(0))
     assert found
     assert not exact
     assert f(assignment) == 0
