@@ -1,6 +1,7 @@
 """Cutset conditioning: fix a few variables, eliminate the rest for each of their assignments, and combine."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -78,10 +79,9 @@ def find_cutset(
         cliques = elimination_cliques(reduced, ordered)
         entries = [table_size(reduced, clique) for clique in cliques]
         total = sum(entries)
-        inside = dict.fromkeys(range(graph.num_variables), 0)
+        inside: Counter[int] = Counter()
         for clique, size in zip(cliques, entries, strict=True):
-            for variable in clique:
-                inside[variable] += size
+            inside.update(dict.fromkeys(clique, size))
         largest = cliques[max(range(len(cliques)), key=entries.__getitem__)] if cliques else ()
         candidates = [variable for variable in largest if reduced.cardinalities[variable] > 1]
         if not candidates:

@@ -32,16 +32,9 @@ class Approximation:
         self._begin = time.monotonic()
         self._fit_seconds = 0.0
         self.fit: VariationalFit | None = None
-
-    @property
-    def is_wanted(self) -> bool:
+        self.is_wanted = effort.structure is not None
         """Whether a fit was asked for by name, whatever else is known."""
-        return self._effort.structure is not None
-
-    @property
-    def structure(self) -> str:
-        """What is fitted."""
-        return self._effort.structure or DEFAULT_STRUCTURE
+        self.structure = effort.structure or DEFAULT_STRUCTURE
 
     @property
     def spent(self) -> float:

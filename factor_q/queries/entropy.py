@@ -13,11 +13,7 @@ from factor_q.temperature import Temperature, check_possible, tempered
 
 
 def entropy(
-    factors: Tables,
-    temperature: Temperature = 1.0,
-    *,
-    order: Order = None,
-    max_entries: int = DEFAULT_MAX_ENTRIES,
+    factors: Tables, temperature: Temperature = 1.0, *, order: Order = None, max_entries: int = DEFAULT_MAX_ENTRIES
 ) -> Float[Tensor, "*batch"]:
     """Return H = -sum_u P(u) log P(u) for P(u) = exp(f(u) / temperature) / Z, in nats.
 

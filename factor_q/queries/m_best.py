@@ -1,7 +1,6 @@
 """The m best assignments, exactly."""
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,19 +60,6 @@ def m_best(factors: Tables, count: int, *, order: Order = None, max_entries: int
     return Best(values.take_along_dim(places.unsqueeze(-1), 0), found)
 
 
-class _Parts(NamedTuple):
-    """Disjoint sets of assignments, by row: (parts, rows, ...)."""
-
-    allowed: Tensor
-    """The values that each variable may take, (parts, rows, n, k)."""
-    best: Tensor
-    """The assignment already listed, (parts, rows, n)."""
-    second: Tensor
-    """The value of the best other one, (parts, rows)."""
-    split: Tensor
-    """The position (variable, value) in (n x k) that leads to it, (parts, rows)."""
-
-
 def _listed(factors: Tables, count: int, order: Order, max_entries: int) -> Tensor:
     """Return the assignments, shape (count, rows, n), for factors with one batch axis."""
     (rows,) = factors.batch_shape
@@ -84,32 +70,32 @@ def _listed(factors: Tables, count: int, order: Order, max_entries: int) -> Tens
         if count > 1 and rows:
             _check_enough(torch.full_like(value, NEGATIVE_INFINITY), 1, count)
         return first.expand(count, rows, n)
-    parts = _Parts(
-        torch.ones(count, rows, n, longest, dtype=torch.bool, device=factors.device),
-        first.expand(count, rows, n).clone(),
-        value.new_full((count, rows), NEGATIVE_INFINITY),
-        first.new_zeros(count, rows),
-    )
-    parts.second[0], parts.split[0] = _second(factors, parts.best[0], order, max_entries)
+    # By part and row: which values each variable may take, the assignment listed, the value of the best other one, and
+    # the position (variable, value) in (n x k) that leads to it.
+    allowed = torch.ones(count, rows, n, longest, dtype=torch.bool, device=factors.device)
+    best = first.expand(count, rows, n).clone()
+    second = value.new_full((count, rows), NEGATIVE_INFINITY)
+    split = first.new_zeros(count, rows)
+    second[0], split[0] = _second(factors, first, order, max_entries)
     row = torch.arange(rows, device=factors.device)
     for number in range(1, count):
-        value, source = parts.second.max(0)
+        value, source = second.max(0)
         _check_enough(value, number, count)
-        chosen = parts.split[source, row].unsqueeze(-1)
+        chosen = split[source, row].unsqueeze(-1)
         # The source keeps its listed assignment and loses the value of the split; the new part has only that value.
-        rest = parts.allowed[source, row].flatten(1)
+        rest = allowed[source, row].flatten(1)
         only = rest & ~(torch.arange(n * longest, device=row.device) // longest == chosen // longest)
-        parts.allowed[source, row] = rest.scatter(1, chosen, False).unflatten(1, (n, longest))
-        parts.allowed[number] = only.scatter(1, chosen, True).unflatten(1, (n, longest))
-        both = torch.stack([parts.allowed[source, row], parts.allowed[number]])
+        allowed[source, row] = rest.scatter(1, chosen, False).unflatten(1, (n, longest))
+        allowed[number] = only.scatter(1, chosen, True).unflatten(1, (n, longest))
+        both = torch.stack([allowed[source, row], allowed[number]])
         given = add_log_weights(factors, torch.where(both, 0.0, NEGATIVE_INFINITY).to(factors.dtype))
         new = Tables.from_flat(given.graph, given.flat[1])
-        _, parts.best[number] = max_assignment(new, order=order, max_entries=max_entries)
-        best = torch.cat([parts.best[source, row], parts.best[number]])
-        second, split = _second(Tables.from_flat(given.graph, given.flat.flatten(0, 1)), best, order, max_entries)
-        parts.second[source, row], parts.second[number] = second.split(rows)
-        parts.split[source, row], parts.split[number] = split.split(rows)
-    return parts.best
+        _, best[number] = max_assignment(new, order=order, max_entries=max_entries)
+        listed = torch.cat([best[source, row], best[number]])
+        values, places = _second(Tables.from_flat(given.graph, given.flat.flatten(0, 1)), listed, order, max_entries)
+        second[source, row], second[number] = values.split(rows)
+        split[source, row], split[number] = places.split(rows)
+    return best
 
 
 def _second(factors: Tables, best: Tensor, order: Order, max_entries: int) -> tuple[Tensor, Tensor]:

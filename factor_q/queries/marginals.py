@@ -18,11 +18,7 @@ from factor_q.temperature import Temperature, check_possible, tempered
 
 
 def marginals(
-    factors: Tables,
-    temperature: Temperature = 1.0,
-    *,
-    order: Order = None,
-    max_entries: int = DEFAULT_MAX_ENTRIES,
+    factors: Tables, temperature: Temperature = 1.0, *, order: Order = None, max_entries: int = DEFAULT_MAX_ENTRIES
 ) -> Float[Tensor, "*batch variables values"]:
     """Return P(u_i = x) under P(u) = exp(f(u) / temperature) / Z, for every variable and value.
 

@@ -1,6 +1,7 @@
 """The largest value and an assignment that has it, exactly."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -72,10 +73,7 @@ def max_assignment(
         if not fixed:
             assignment = _eliminate(factors, order, max_entries)
         else:
-
-            def part(slices: Tables) -> Tensor:
-                return _value(slices, order, max_entries)
-
+            part = partial(_value, order=order, max_entries=max_entries)
             values = over_assignments(factors, fixed, part, _held, order=order, max_entries=max_entries)
             best = assignment_at(factors.graph, fixed, values.max(0).indices)
             assignment = _eliminate(fix(factors, fixed, best, single=True), order, max_entries)

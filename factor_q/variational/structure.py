@@ -17,13 +17,7 @@ from factor_q.graph import FactorGraph
 from factor_q.limits import Limits
 from factor_q.structure_learning.order import chow_liu_parents
 from factor_q.temperature import Temperature, tempered
-from factor_q.variational.maximize import (
-    Budget,
-    Progress,
-    VariationalFit,
-    maximize_elbo,
-    maximize_with_restarts,
-)
+from factor_q.variational.maximize import Budget, Progress, VariationalFit, maximize_elbo, maximize_with_restarts
 from factor_q.variational.starts import closed_form
 from factor_q.variational.strengths import factor_informations, factor_strengths
 from factor_q.variational.terms import bound, terms_of

@@ -43,11 +43,7 @@ def fit_thin_junction_tree(target: Factors, budget: Budget) -> VariationalFit:
 
     def fresh() -> Sequence[str | Tensor]:
         """Start again from a new structured mean field over the same blocks."""
-        limits = budget.left()
-        fit = structured_mean_field(
-            target, blocks=rule, restarts=_RESTARTS, generator=budget.generator, seconds=limits.get("seconds")
-        )
-        return _start(graph, _forest(target, fit.parts), most).logits, "random"
+        return _start(graph, _forest(target, _structured(target, rule, budget).parts), most).logits, "random"
 
     starts = (start.logits, "mode", "mean_field", "random")
     return maximize_with_restarts(target, start.circuit, starts, budget, fresh=fresh)
@@ -57,13 +53,16 @@ def _best_blocks(target: Factors, budget: Budget) -> tuple[BlockRule, MeanField]
     """Return the rule for blocks whose structured mean field is the tightest, and that."""
     found: list[tuple[float, BlockRule, MeanField]] = []
     for done, rule in enumerate(_RULES, start=1):
-        seconds = budget.left(_SHARE * done / len(_RULES)).get("seconds")
-        fit = structured_mean_field(
-            target, blocks=rule, restarts=_RESTARTS, generator=budget.generator, seconds=seconds
-        )
+        fit = _structured(target, rule, budget, _SHARE * done / len(_RULES))
         found.append((float(fit.lower_bound.mean()), rule, fit))
     _, rule, fit = max(found, key=lambda entry: entry[0])
     return rule, fit
+
+
+def _structured(target: Factors, rule: BlockRule, budget: Budget, share: float = 1.0) -> MeanField:
+    """Return structured mean field, until a share of the time has passed."""
+    seconds = budget.left(share).get("seconds")
+    return structured_mean_field(target, blocks=rule, restarts=_RESTARTS, generator=budget.generator, seconds=seconds)
 
 
 def _start(graph: FactorGraph, forest: Factors, most: int) -> CircuitDistribution:

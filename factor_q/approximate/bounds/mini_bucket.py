@@ -10,7 +10,7 @@ from torch import Tensor
 
 from circuits.errors import StructureError
 from circuits.numerics import logsumexp, posterior
-from factor_q.approximate.bundles import tempered_entries
+from factor_q.approximate.bundles import cooled
 from factor_q.elimination.ordering import Order, checked_order, table_size
 from factor_q.elimination.passes import aligned, batch_last
 from factor_q.elimination.plan import Term, term
@@ -80,7 +80,7 @@ def mini_bucket_maximum(factors: Factors, *, max_entries: int = 2**12, order: Or
         2.0
     """
     plan = _plan(factors.graph, order, max_entries)
-    flat = tempered_entries("mini_bucket_maximum", factors, 1.0)
+    flat = cooled("mini_bucket_maximum", factors, 1.0).flat
     return _run(plan, factors, flat, lambda _, __, joint: joint.amax(0))
 
 
@@ -125,7 +125,7 @@ def weighted_mini_bucket(
     """
     rounds = Rounds(limits, steps=0)
     plan = _plan(factors.graph, order, max_entries)
-    flat = tempered_entries("weighted_mini_bucket", factors, temperature)
+    flat = cooled("weighted_mini_bucket", factors, temperature).flat
     shifts = _Shifts(plan, flat)
     steps = 0 if plan.is_exact else _tighten(plan, factors, flat.detach(), shifts, learning_rate, rounds)
     return UpperBound(_run(plan, factors, flat, shifts.eliminate), plan.is_exact, steps)

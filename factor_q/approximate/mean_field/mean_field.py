@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.errors import StructureError
-from factor_q.approximate.bundles import tempered_entries
+from factor_q.approximate.bundles import cooled
 from factor_q.approximate.conditionals import conditional_plan, feasible_assignment, gibbs_sweep
 from factor_q.approximate.mean_field.blocks import BlockRule, choose_blocks
 from factor_q.approximate.mean_field.product_family import (
@@ -88,12 +88,11 @@ def mean_field(
     """
     rounds = Rounds(limits, steps=1000)
     with torch.no_grad():
-        flat = tempered_entries("mean_field", factors, temperature).detach()
+        target = cooled("mean_field", factors.detach(), temperature)
         singles = tuple((v,) for v in range(factors.graph.num_variables))
         family = product_family(factors.graph, singles, factors.device)
-        target = Factors.from_flat(factors.graph, flat)
         state = initial_state(family, target, restarts, start=start, generator=generator)
-        return ascend(family, flat, state, rounds)
+        return ascend(family, target.flat, state, rounds)
 
 
 def structured_mean_field(
@@ -137,12 +136,11 @@ def structured_mean_field(
     """
     rounds = Rounds(limits, steps=300)
     with torch.no_grad():
-        flat = tempered_entries("structured_mean_field", factors, temperature).detach()
-        target = Factors.from_flat(factors.graph, flat)
+        target = cooled("structured_mean_field", factors.detach(), temperature)
         chosen = choose_blocks(target, blocks)
         family = product_family(factors.graph, chosen, factors.device)
         state = initial_state(family, target, restarts, start=None, generator=generator)
-        return ascend(family, flat, state, rounds, blocks=chosen)
+        return ascend(family, target.flat, state, rounds, blocks=chosen)
 
 
 def initial_state(

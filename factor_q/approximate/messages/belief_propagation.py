@@ -8,7 +8,7 @@ from torch import Tensor
 
 from circuits.errors import StructureError
 from circuits.numerics import logsumexp, posterior
-from factor_q.approximate.bundles import tempered_entries
+from factor_q.approximate.bundles import cooled
 from factor_q.approximate.messages.factor_messages import (
     MessageGraph,
     joined,
@@ -77,7 +77,7 @@ def loopy_belief_propagation(
         raise StructureError(f"loopy_belief_propagation: damping is {damping}, but it must lie in [0, 1).")
     rounds = Rounds(limits, steps=200)
     with torch.no_grad():
-        flat = tempered_entries("loopy_belief_propagation", factors, temperature)
+        flat = cooled("loopy_belief_propagation", factors, temperature).flat
         layout = message_graph(factors.graph, factors.device)
         start = normalized(layout, flat.new_zeros(*flat.shape[:-1], layout.size), logsumexp)
         messages, converged, steps = pass_messages(

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.errors import EvidenceError, ImpossibleEvidenceError, NotTractableError
-from factor_q.approximate.bundles import tempered_entries
+from factor_q.approximate.bundles import cooled
 from factor_q.approximate.conditionals import conditional_plan, feasible_assignment, gibbs_sweep, uniform_values
 from factor_q.factors import Factors
 
@@ -56,13 +56,12 @@ def gibbs_sample(
     if sweeps < 0:
         raise EvidenceError(f"gibbs_sample: sweeps is {sweeps}, but it must be at least 0.")
     with torch.no_grad():
-        flat = tempered_entries("gibbs_sample", factors, temperature).detach()
-        target = Factors.from_flat(factors.graph, flat)
+        target = cooled("gibbs_sample", factors.detach(), temperature)
         shape = (*sample_shape, *target.batch_shape)
         values = _start(target, shape, generator) if start is None else _checked_start(target, shape, start)
         plans = conditional_plan(factors.graph, factors.device)
         for _ in range(sweeps):
-            values = gibbs_sweep(plans, flat, values, generator=generator)
+            values = gibbs_sweep(plans, target.flat, values, generator=generator)
     return values
 
 
