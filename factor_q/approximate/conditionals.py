@@ -62,12 +62,9 @@ def conditional_plan(graph: FactorGraph, device: torch.device) -> tuple[ColorPla
 def conditional(
     plan: ColorPlan, flat: Float[Tensor, "*batch entries"], values: Int[Tensor, "*points variables"]
 ) -> Float[Tensor, "*points members options"]:
-    """Return the unnormalised log weight of each value of each member given all other variables.
+    """Return the unnormalised log weight of each value of each member of a colour given all other variables.
 
-    Args:
-        plan: of one colour.
-        flat: entries divided by the temperature.
-        values: shape (*sample, *batch, n), every batch row given.
+    The entries are divided by the temperature; values have shape (*sample, *batch, n), every batch row given.
     """
     shape = values.shape[:-1]
     moved = values.index_select(-1, plan.others.flatten()).unflatten(-1, tuple(plan.others.shape))

@@ -141,18 +141,9 @@ def over_assignments(
 ) -> Tensor:
     """Answer a query for every assignment of the cutset, many at a time as far as `max_entries` allows.
 
-    Where gradients are recorded, each part is forgotten after its answer and computed again in the backward pass.
-
-    Args:
-        factors: batch shape (*batch).
-        cutset: variables to fix.
-        query: one number per batch row, for factors in which the fixed variables have a single value.
-        held: what the query holds.
-        order: elimination order of the query.
-        max_entries: as in elimination.
-
-    Returns:
-        Shape (assignments, *batch), assignments in row-major order, the last variable of the cutset fastest.
+    The query takes factors in which the fixed variables have a single value, and gives one number per batch row; it
+    holds what `held` says. Where gradients are recorded, each part is forgotten after its answer and computed again in
+    the backward pass. Returns shape (assignments, *batch), the last variable of the cutset changing fastest.
     """
     graph, batch = factors.graph, factors.batch_shape
     rows = math.prod(batch)

@@ -107,12 +107,10 @@ def _fixed_layout(graph: FactorGraph, variables: Scope, single: bool, device: to
         target.append(offset[frozenset(kept)] + np.arange(positions.size))
         sizes.append(positions.size)
 
-    def tensor(parts: list[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *parts])).to(device)
-
+    empty = np.zeros(0, np.int64)
+    factor = np.repeat(np.arange(graph.num_factors), sizes)
+    arrays = np.concatenate([empty, *base]), factor, columns, strides, np.concatenate([empty, *target])
     # Without this a first call under inference mode would cache tensors that training cannot use.
     with torch.inference_mode(False):
-        factor = torch.from_numpy(np.repeat(np.arange(graph.num_factors), sizes)).to(device)
-        moves = torch.from_numpy(columns).to(device), torch.from_numpy(strides).to(device)
-        merges = reduced.num_factors < graph.num_factors
-        return _FixedLayout(reduced, tensor(base), factor, *moves, tensor(target), merges)
+        tensors = [torch.from_numpy(array).to(device) for array in arrays]
+    return _FixedLayout(reduced, *tensors, merges=reduced.num_factors < graph.num_factors)

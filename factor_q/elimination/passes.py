@@ -110,14 +110,8 @@ def downward(plan: Plan, up: Upward, semiring: Semiring) -> Iterator[tuple[Step,
 def by_variable(plan: Plan, up: Upward, semiring: Semiring, single: Tensor) -> Tensor:
     """Return what a pass down says about each variable, shape (n, max cardinality, batch).
 
-    Args:
-        plan: the steps, which eliminate every variable.
-        up: a pass up that kept its tables.
-        semiring: of both passes.
-        single: the answer for the only value of a variable that has one, shape (batch,).
-
-    Returns:
-        Beyond a variable's own values zero where beliefs are normalised, and otherwise -inf.
+    `single`, of shape (batch,), is the answer for the only value of a variable that has one. Beyond a variable's own
+    values the result is zero where beliefs are normalised, and otherwise -inf.
     """
     cardinalities = plan.graph.cardinalities
     parts = [single.unsqueeze(0)] * len(cardinalities)

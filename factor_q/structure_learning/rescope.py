@@ -118,8 +118,7 @@ def coupling(factors: Factors) -> Float[Tensor, "*batch variables variables"]:
         for part, component in _components(table, scope):
             if len(part) > 1:
                 key, ordered = frozenset(part), tuple(sorted(part))
-                aligned = _placed(component, part, ordered)
-                parts[key] = parts[key] + aligned if key in parts else aligned
+                parts[key] = _placed(component, part, ordered) + parts.get(key, 0.0)
     n = len(factors.cardinalities)
     result = factors.flat.new_zeros((*factors.batch_shape, n, n))
     for key, component in parts.items():

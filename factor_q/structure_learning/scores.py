@@ -159,7 +159,8 @@ class CandidateCells:
         sums = self._cells(samples.weights * centred)
         for shape, members in self._groups.items():
             basis = _lower_basis(shape).to(residuals.device)
-            for part in torch.tensor(members, device=residuals.device).split(_at_once(basis)):
+            at_once = max(1, _CHUNK // (3 * basis.numel() + basis.shape[1] ** 2))
+            for part in torch.tensor(members, device=residuals.device).split(at_once):
                 weight, total, square = (
                     torch.stack([cells[i] for i in part.tolist()]) for cells in (self._counts, sums, self._squares)
                 )
@@ -222,11 +223,6 @@ def _pure_part(basis: Tensor, weight: Tensor, means: Tensor) -> tuple[Tensor, Te
     coefficients = inverse @ (weighted.transpose(-1, -2) @ means.unsqueeze(-1))
     leverage = ((weighted @ inverse) * basis).sum(-1)
     return means - (basis @ coefficients).squeeze(-1), 1 - leverage
-
-
-def _at_once(basis: Tensor) -> int:
-    """Return how many candidates to test together."""
-    return max(1, _CHUNK // (3 * basis.numel() + basis.shape[1] ** 2))
 
 
 @lru_cache(maxsize=256)

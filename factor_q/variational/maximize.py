@@ -155,14 +155,8 @@ def maximize_with_restarts(
 ) -> VariationalFit:
     """Maximise the bound from the given starts, then from new random ones until five rounds bring nothing.
 
-    Without a limit on seconds there is one round. Each batch row keeps its own best.
-
-    Args:
-        target: factors at temperature 1, float64.
-        circuit: a deterministic circuit.
-        starts: of the first round.
-        budget: what is left of the time, and the source of random starts.
-        fresh: returns the starts of a later round.
+    Without a limit on seconds there is one round. Each batch row keeps its own best. The target is at temperature 1,
+    in float64; `fresh` returns the starts of a later round.
     """
     best = maximize_elbo(target, circuit, starts=starts, generator=budget.generator, **budget.left())
     idle, origin = 0, time.monotonic() - best.history[-1].seconds

@@ -123,7 +123,8 @@ def _fit_best(circuits: Sequence[Circuit], target: Factors, budget: Budget) -> V
     for circuit in small if len(small) > 1 else ():
         if value > -inf and budget.is_used(2 * _CHOOSING):
             break
-        own = _start_value(circuit, target)
+        start = closed_form(circuit.compiled, target)
+        own = float(bound(circuit.compiled, terms_of(target), start)[0].mean())
         if own > value:
             best, value = circuit, own
     return maximize_with_restarts(target, best, ("closed_form", "mode", "mean_field", "random"), budget)
@@ -141,13 +142,6 @@ def _fit_exactly(target: Factors, budget: Budget) -> VariationalFit:
 
 def _separators_fit(graph: FactorGraph, budget: Budget) -> bool:
     return is_thin(graph, "best", budget.labels, budget.max_parameters or DEFAULT_MAX_PARAMETERS)
-
-
-def _start_value(circuit: Circuit, target: Factors) -> float:
-    """Return the bound of the closed-form start, averaged over batch rows."""
-    logits = closed_form(circuit.compiled, target)
-    with torch.no_grad():
-        return float(bound(circuit.compiled, terms_of(target), logits)[0].mean())
 
 
 def _chain(factors: Factors, labels: int) -> Circuit:

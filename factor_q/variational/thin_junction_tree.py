@@ -1,5 +1,6 @@
 """Thin junction trees: the junction tree of as many strong factors as fit, started at structured mean field."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -76,10 +77,7 @@ def _forest(target: Factors, parts: Sequence[tuple[Scope, Tensor]]) -> Factors:
 
     The product of the pairs' tables, divided by each variable's own as often as it is in more than one pair.
     """
-    degree = [0] * len(target.cardinalities)
-    for scope, _ in parts:
-        for variable in scope if len(scope) > 1 else ():
-            degree[variable] += 1
+    degree = Counter(variable for scope, _ in parts if len(scope) > 1 for variable in scope)
     tables: dict[Scope, Tensor] = {}
     for scope, marginal in parts:
         first, *others = scope

@@ -185,12 +185,7 @@ def ascend(
 ) -> MeanField:
     """Update colour after colour until no row gains more than the tolerance; keep the best restart of each row.
 
-    Args:
-        family: the layout.
-        flat: entries divided by the temperature.
-        state: where to begin, shape (restarts, *batch, ...).
-        rounds: the limits.
-        blocks: those of the family, for `MeanField.parts`.
+    Begins at a state of shape (restarts, *batch, ...); the blocks of the family are there for `MeanField.parts`.
     """
     energy = bundle_energy(family, flat)
     value, steps = bound(energy, state), 0

@@ -162,17 +162,8 @@ def pass_messages(
 ) -> tuple[Float[Tensor, "*batch numbers"], Bool[Tensor, "*batch"], int]:
     """Pass messages, all at once in every iteration, until none changes by more than the tolerance.
 
-    Args:
-        layout: where messages lie.
-        flat: entries of all tables.
-        messages: those to variables, to begin with.
-        reduce: as in `to_variables`.
-        damping: share of the old message kept.
-        rounds: the limits.
-        note: takes the messages to factors and the largest change of each row, and returns what is reported.
-
-    Returns:
-        The last messages to variables, the rows that converged, and the iterations made.
+    Begins with given messages to variables. `note` takes the messages to factors and the largest change of each row,
+    and returns what is reported. Returns the last messages to variables, the rows that converged, and the iterations.
     """
     tables = [bundle.tables(flat) for bundle in layout.bundles]
     _, rest = total_and_rest(layout, messages)
