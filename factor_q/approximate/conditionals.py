@@ -166,16 +166,13 @@ def _color_plan(graph: FactorGraph, members: tuple[int, ...], device: torch.devi
     others: list[list[int]] = []
     strides: list[list[int]] = []
     for scope, shape, offset in zip(graph.scopes, graph.table_shapes, graph.offsets, strict=True):
-        for axis, v in enumerate(scope):
-            if v not in place:
-                continue
-            steps = strides_of(shape)
-            targets.append(place[v])
+        steps, padding = strides_of(shape), [0] * (arity - len(scope))
+        for axis in (axis for axis, v in enumerate(scope) if v in place):
+            targets.append(place[scope[axis]])
+            # One row length for all: a value that a member lacks reads its last one again, and is masked afterwards.
             entries.append([offset + min(a, shape[axis] - 1) * steps[axis] for a in range(most)])
-            rest = [j for j in range(len(scope)) if j != axis]
-            padding = [0] * (arity - len(scope))
-            others.append([scope[j] for j in rest] + padding)
-            strides.append([steps[j] for j in rest] + padding)
+            others.append([*scope[:axis], *scope[axis + 1 :], *padding])
+            strides.append([*steps[:axis], *steps[axis + 1 :], *padding])
 
     def tensor(rows: list[list[int]], columns: int) -> Tensor:
         return torch.tensor(rows, dtype=torch.long, device=device).reshape(len(rows), columns)

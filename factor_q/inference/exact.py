@@ -77,10 +77,7 @@ def _gradient(factors: Factors, max_entries: int, loops: int) -> list[list[float
 def _unless_refused(factors: Factors, ask: Callable[[int], Result], *, passes: int = 1) -> Result | None:
     """Return what a query says that may loop over so many assignments of a cutset, None where that is too much.
 
-    Args:
-        factors: what the query is about.
-        ask: takes the most assignments.
-        passes: how often the query makes all joined tables for each.
+    It makes all joined tables so many `passes` times for each.
     """
     # Memory alone is no limit of time: a cutset always makes tables that fit, and then loops for years. Fixing
     # variables makes no table larger.

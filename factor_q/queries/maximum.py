@@ -43,12 +43,10 @@ def max_assignment(
 
     Args:
         factors: tables of any arity; -inf entries are forbidden.
-        order: elimination order, a permutation of the variables or the name of a heuristic; None uses
-            `elimination_order`.
+        order: as in `factor_q.log_partition`.
         max_entries: most table entries to hold at once, all batch rows together: the live messages, a slice of a
             joined table, and one byte for every entry of every message.
-        cutset: variables to fix one assignment after the other, which makes the rest narrower; "auto" chooses
-            them where elimination alone would not fit.
+        cutset: as in `factor_q.log_partition`.
         max_assignments: most assignments of the cutset to loop over.
 
     Returns:

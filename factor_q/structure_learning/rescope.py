@@ -1,7 +1,7 @@
 """Rescope: carry the tables of one factor graph over to another, and measure what each interaction is worth."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations
 
 import torch
@@ -42,11 +42,11 @@ def rescope(factors: Factors, graph: FactorGraph) -> Factors:
         raise StructureError(
             f"rescope: the graph has cardinalities {graph.cardinalities}, but the factors have {factors.cardinalities}."
         )
-    homes = _Homes(graph)
+    find = _finder(graph)
     batch = factors.batch_shape
     tables = [factors.flat.new_zeros((*batch, *shape)) for shape in graph.table_shapes]
     for scope, table in factors:
-        home = homes.find(frozenset(scope))
+        home = find(scope)
         if home is not None:
             tables[home] = tables[home] + _placed(table, scope, graph.scopes[home])
             continue
@@ -56,7 +56,7 @@ def rescope(factors: Factors, graph: FactorGraph) -> Factors:
                 "table to keep it; add its scope."
             )
         for part, component in _components(table, scope):
-            home = homes.find(frozenset(part))
+            home = find(part)
             if home is not None:
                 tables[home] = tables[home] + _placed(component, part, graph.scopes[home])
     return Factors(graph, tables) if tables else Factors.from_flat(graph, factors.flat[..., :0])
@@ -129,25 +129,21 @@ def coupling(factors: Factors) -> Float[Tensor, "*batch variables variables"]:
     return result
 
 
-class _Homes:
-    """Which table of a graph holds a set of variables: its own, or else the smallest that contains it."""
+def _finder(graph: FactorGraph) -> Callable[[Scope], int | None]:
+    """Return what finds the table that holds a set of variables: its own, or else the smallest that contains it."""
+    own = {frozenset(scope): i for i, scope in enumerate(graph.scopes)}
+    holding: list[set[int]] = [set() for _ in graph.cardinalities]
+    for i, scope in enumerate(graph.scopes):
+        for variable in scope:
+            holding[variable].add(i)
 
-    def __init__(self, graph: FactorGraph) -> None:
-        self._scopes = [frozenset(scope) for scope in graph.scopes]
-        self._own = {scope: i for i, scope in enumerate(self._scopes)}
-        self._sizes = graph.table_sizes
-        self._with: list[set[int]] = [set() for _ in graph.cardinalities]
-        for i, scope in enumerate(graph.scopes):
-            for variable in scope:
-                self._with[variable].add(i)
+    def find(scope: Scope) -> int | None:
+        if (home := own.get(frozenset(scope))) is not None:
+            return home
+        holders = set(own.values()).intersection(*(holding[variable] for variable in scope))
+        return min(holders, key=lambda i: (graph.table_sizes[i], i), default=None)
 
-    def find(self, variables: frozenset[int]) -> int | None:
-        """Return the table's position, or None."""
-        if variables in self._own:
-            return self._own[variables]
-        everything = set(range(len(self._scopes)))
-        holders = everything.intersection(*(self._with[variable] for variable in variables))
-        return min(holders, key=lambda i: (self._sizes[i], i), default=None)
+    return find
 
 
 def _placed(table: Tensor, scope: Scope, target: Scope) -> Tensor:

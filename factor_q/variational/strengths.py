@@ -18,7 +18,7 @@ def factor_strengths(factors: Factors) -> list[float]:
     The pure interaction is what is left of a table after the best sum of functions of single variables is taken away
     (the means along all axes but one). Averaged over batch rows.
     """
-    return [_interaction(table, axes) for table, axes in _tables(factors)]
+    return [_interaction(table, axes) if len(axes) > 1 else 0.0 for table, axes in _tables(factors)]
 
 
 def factor_informations(factors: Factors) -> list[float]:
@@ -27,7 +27,7 @@ def factor_informations(factors: Factors) -> list[float]:
     Under the distribution proportional to exp of the factor's table. Unlike `factor_strengths` it saturates: a
     coupling that fixes its variables cannot do more. Averaged over batch rows.
     """
-    return [_information(table, axes) for table, axes in _tables(factors)]
+    return [_information(table, axes) if len(axes) > 1 else 0.0 for table, axes in _tables(factors)]
 
 
 def _tables(factors: Factors) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
@@ -41,8 +41,6 @@ def _tables(factors: Factors) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
 
 
 def _information(table: Tensor, axes: tuple[int, ...]) -> float:
-    if len(axes) < 2:
-        return 0.0
     flat = table.flatten(axes[0]).clone()
     totals = exponentials(flat, -1)
     joint = (flat / totals.unsqueeze(-1)).reshape(table.shape)
@@ -51,8 +49,6 @@ def _information(table: Tensor, axes: tuple[int, ...]) -> float:
 
 
 def _interaction(table: Tensor, axes: tuple[int, ...]) -> float:
-    if len(axes) < 2:
-        return 0.0
     rest = table - table.mean(axes, keepdim=True)
     for axis in axes:
         rest = rest - rest.mean(tuple(other for other in axes if other != axis), keepdim=True)

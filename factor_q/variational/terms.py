@@ -43,13 +43,7 @@ def terms_of(factors: Factors) -> Terms:
 def bound(
     compiled: CompiledCircuit, terms: Terms, logits: Tensor, scale: Tensor | float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Return E + H and scale * E + H.
-
-    Args:
-        compiled: a deterministic circuit.
-        terms: batch (*batch).
-        logits: shape (parameters, *batch).
-        scale: of the energy, broadcasts to the batch.
+    """Return E + H and scale * E + H for logits (parameters, *batch) of a deterministic circuit.
 
     Returns:
         The bound, without gradient, -inf where forbidden entries have mass; and the differentiable target of
@@ -80,14 +74,7 @@ def row_values(compiled: CompiledCircuit, terms: Terms, weights: Tensor) -> Tens
     with torch.enable_grad():
         used = flows(compiled, weights).detach().requires_grad_()
         tables = tables_from(compiled, terms.scopes, used, weights.detach())
-        forbidden = terms.forbidden is not None
-        (values,) = torch.autograd.grad(terms.energy(tables).sum(), used, retain_graph=forbidden)
-        if forbidden:
-            (touched,) = torch.autograd.grad(terms.violation(tables).sum(), used)
-            # Any probability on a forbidden entry, however small, is worth -inf; the slope of the probability is
-            # positive exactly there, and needs no threshold.
-            values = values.masked_fill(touched > 0, NEGATIVE_INFINITY)
-    values = values.clone()
+        values = _slope(terms, tables, terms.energy(tables), used).clone()
     for layer in compiled.layers:
         own = values[layer.start : layer.stop]
         if isinstance(layer, ProductLayer):
@@ -115,10 +102,17 @@ def edge_values(compiled: CompiledCircuit, terms: Terms, logits: Tensor, scale: 
         # Held fixed, entropies act through flows only; their own slope, log w + 1, is what the softmax then answers.
         held = entropy_term(log_weights, weights).detach()
         target = scale * terms.energy(tables) + (compiled.edge_sum.take(used) * held).sum(0)
-        forbidden = terms.forbidden is not None
-        (slope,) = torch.autograd.grad(target.sum(), free, retain_graph=forbidden)
-        if forbidden:
-            (touched,) = torch.autograd.grad(terms.violation(tables).sum(), free)
-            slope = slope.masked_fill(touched > 0, NEGATIVE_INFINITY)
+        slope = _slope(terms, tables, target, free)
     flow = compiled.edge_sum.take(used.detach())
     return torch.where(flow > 0, slope / flow, torch.nan)
+
+
+def _slope(terms: Terms, tables: Tensor, target: Tensor, of: Tensor) -> Tensor:
+    """Return the slope of a target of the tables, -inf where what moves would reach forbidden entries."""
+    (slope,) = torch.autograd.grad(target.sum(), of, retain_graph=terms.forbidden is not None)
+    if terms.forbidden is None:
+        return slope
+    (touched,) = torch.autograd.grad(terms.violation(tables).sum(), of)
+    # Any probability on a forbidden entry, however small, is worth -inf; the slope of the probability is positive
+    # exactly there, and needs no threshold.
+    return slope.masked_fill(touched > 0, NEGATIVE_INFINITY)

@@ -29,12 +29,8 @@ def fit_thin_junction_tree(target: Factors, budget: Budget) -> VariationalFit:
 
     The blocks of the best structured mean field are a forest. Factors are added to it, strongest first, as long as no
     context has more joint values than labels; the rest acts through the bound, which counts every factor. The search
-    starts at the structured mean field itself, which the circuit holds.
-
-    Args:
-        target: factors at temperature 1, float64.
-        budget: labels bound the joint values of a context, except of the forest, which is always kept; without a
-            limit on parameters, 2^20.
+    starts at the structured mean field itself, which the circuit holds. The forest is kept even where its contexts
+    have more joint values. The target is at temperature 1, in float64; without a limit on parameters it is 2^20.
     """
     most = budget.max_parameters or DEFAULT_MAX_PARAMETERS
     rule, best = _best_blocks(target, budget)
