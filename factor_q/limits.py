@@ -63,8 +63,7 @@ class Rounds:
     def rest(self, steps: int) -> "Rounds":
         """Return limits for another method: its own number of steps, in the time that is left."""
         left = None if self._seconds is None else max(0.0, self._seconds - (time.monotonic() - self._begin))
-        options = Limits(tolerance=self.tolerance, seconds=left, on_step=self._on_step)
-        return Rounds(options, steps=steps)
+        return Rounds(Limits(tolerance=self.tolerance, seconds=left, on_step=self._on_step), steps=steps)
 
     def report(self, step: int, values: Tensor) -> None:
         """Tell the caller the number of the iteration and the mean value."""

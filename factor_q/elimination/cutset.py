@@ -102,15 +102,14 @@ def resolve_cutset(
     if isinstance(cutset, str):
         if cutset != "auto":
             raise StructureError(f"cutset is {cutset!r}, but it must be variables, 'auto' or None.")
-        found = find_cutset(graph, max_entries, batch=batch, order=order, held=held, most=max_assignments)
-        if found is None:
+        chosen = find_cutset(graph, max_entries, batch=batch, order=order, held=held, most=max_assignments)
+        if chosen is None:
             raise NotTractableError(
                 f"cutset='auto': no cutset of at most max_assignments = {amount(max_assignments)} assignments was "
                 f"found for {graph} that lets the rest, with {batch} batch rows, fit into max_entries = "
                 f"{amount(max_entries)}.\n    Raise one of the two, or use bounds: "
                 "factor_q.weighted_mini_bucket and factor_q.maximize_elbo."
             )
-        chosen = found
     else:
         chosen = tuple(int(variable) for variable in cutset)
         unknown = [variable for variable in chosen if not 0 <= variable < graph.num_variables]

@@ -72,7 +72,12 @@ class TableDesign:
             EvidenceError: there are fewer samples than parameters, or the data leave tables open and ridge is 0.
         Cost: O(samples * parameters * new parameters + parameters^3).
         """
-        self._check_enough(scopes)
+        needed, rows = self.num_parameters(scopes), self.samples.effective_size
+        if rows <= needed + 1:
+            raise EvidenceError(
+                f"structure search: {rows:.0f} samples (effective, by their weights) cannot fit {needed} numbers; "
+                "give more samples, or weights that differ less."
+            )
         self._update([*self._base, *scopes])
         penalty = torch.full_like(self._moments, self.ridge)
         penalty[0] = 0.0
@@ -86,19 +91,10 @@ class TableDesign:
         tables = [self._table(scope, coefficients[places[scope]]) for scope in graph.scopes]
         factors = Factors(graph, tables)
         residuals = self._residuals(factors)
-        rows = self.samples.effective_size
         variance = self.samples.mean_square(residuals) * rows / (rows - len(coefficients))
         strengths = {scope: float(coefficients[places[scope]].square().sum()) for scope in scopes}
         p_values = self._p_values(scopes, factor, coefficients, max(variance, self.least_variance))
         return TableFit(factors, residuals, variance, len(coefficients), strengths, p_values)
-
-    def _check_enough(self, scopes: Sequence[Scope]) -> None:
-        needed, rows = self.num_parameters(scopes), self.samples.effective_size
-        if rows <= needed + 1:
-            raise EvidenceError(
-                f"structure search: {rows:.0f} samples (effective, by their weights) cannot fit {needed} numbers; "
-                "give more samples, or weights that differ less."
-            )
 
     def _size(self, scope: Scope) -> int:
         return math.prod(self.cardinalities[variable] - 1 for variable in scope)

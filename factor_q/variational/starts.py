@@ -53,8 +53,8 @@ def from_mode(compiled: CompiledCircuit, factors: Factors, generator: torch.Gene
         _, values = max_assignment(factors)
     except NotTractableError:
         values = max_plus(factors, steps=_MAX_PLUS_STEPS, generator=generator).assignment
-    point = torch.zeros(*factors.batch_shape, len(factors.cardinalities), max(factors.cardinalities))
-    point = point.to(factors.flat).scatter_(-1, values.unsqueeze(-1), 1.0)
+    point = factors.flat.new_zeros(*factors.batch_shape, len(factors.cardinalities), max(factors.cardinalities))
+    point.scatter_(-1, values.unsqueeze(-1), 1.0)
     marginals = mean_field(factors, restarts=1, start=point, steps=_SWEEPS, generator=generator).marginals
     return from_marginals(compiled, marginals)
 

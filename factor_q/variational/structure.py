@@ -147,12 +147,11 @@ def _separators_fit(graph: FactorGraph, budget: Budget) -> bool:
 def _chain(factors: Factors, labels: int) -> Circuit:
     """The highest order whose contexts all fit."""
     cards = factors.cardinalities
-    fits = [
-        order
-        for order in range(len(cards))
-        if max(prod(cards[t : t + order]) for t in range(len(cards) - order + 1)) <= labels
-    ]
-    return structures.markov_chain(cards, order=max(fits, default=0))
+
+    def fits(order: int) -> bool:
+        return max(prod(cards[t : t + order]) for t in range(len(cards) - order + 1)) <= labels
+
+    return structures.markov_chain(cards, order=max(filter(fits, range(len(cards))), default=0))
 
 
 def _tree(factors: Factors, labels: int) -> Circuit:
