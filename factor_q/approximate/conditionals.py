@@ -67,6 +67,7 @@ def conditional(
     The entries are divided by the temperature; values have shape (*sample, *batch, n), every batch row given.
     """
     shape = values.shape[:-1]
+    # The others' values say where in its table each meeting's row begins; one gather then reads all rows.
     moved = values.index_select(-1, plan.others.flatten()).unflatten(-1, tuple(plan.others.shape))
     positions = (moved * plan.strides).sum(-1, keepdim=True) + plan.entries
     found = flat.expand(*shape, -1).gather(-1, positions.flatten(-2)).unflatten(-1, tuple(plan.entries.shape))
@@ -135,6 +136,7 @@ def _walk(factors: Factors, generator: torch.Generator | None) -> tuple[Tensor, 
     kept = values[0]
     found = torch.zeros(factors.batch_shape, dtype=torch.bool, device=factors.device)
     for sweep in range(_SWEEPS):
+        # At full price from the start a walk would freeze in the first dead end.
         penalty = _FIRST_PENALTY + (_LAST_PENALTY - _FIRST_PENALTY) * sweep / (_SWEEPS - 1)
         values = gibbs_sweep(plans, -penalty * conflicts, values, generator=generator)
         allowed = factors(values) > -torch.inf

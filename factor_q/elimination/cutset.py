@@ -72,6 +72,7 @@ def find_cutset(
     cutset: list[int] = []
     while most is None or table_size(graph, cutset) <= most:
         reduced = fixed_graph(graph, tuple(cutset))
+        # What is left is another graph: the order that was best before may now be far from it.
         if order is None:
             ordered = checked_order(reduced, None)
         if held(reduced, ordered, batch) <= max_entries:
@@ -85,7 +86,7 @@ def find_cutset(
         largest = cliques[max(range(len(cliques)), key=entries.__getitem__)] if cliques else ()
         candidates = [variable for variable in largest if reduced.cardinalities[variable] > 1]
         if not candidates:
-            return None
+            return None  # one assignment at a time, and still too many batch rows
         # The work of the loop over k values: the tables without the variable k times, those with it once.
         work = {v: reduced.cardinalities[v] * (total - inside[v]) + inside[v] for v in candidates}
         cutset.append(min(candidates, key=lambda v: (work[v], v)))
@@ -152,11 +153,13 @@ def over_assignments(
     answers: list[Tensor] = []
 
     def part(flat: Tensor, values: Tensor) -> Tensor:
+        # Assignments are one more batch axis, so that a part is one elimination.
         points = values.reshape(-1, *(1,) * len(batch), len(cutset))
         return query(fix(type(factors).from_flat(graph, flat), cutset, points, single=True))
 
     for start in range(0, loops, size):
         values = assignment_at(graph, cutset, torch.arange(start, min(start + size, loops), device=factors.device))
+        # What autograd kept of every part would add up to the tables that the cutset was to avoid.
         if factors.records_gradients:
             answer = checkpoint(part, factors.flat, values, use_reentrant=False, preserve_rng_state=False)
             assert isinstance(answer, Tensor)

@@ -19,11 +19,8 @@ def fix(
 ) -> AnyTables:
     """Cut variables out of all scopes at given values; the result does not depend on them any more.
 
-    Args:
-        factors: batch shape (*batch).
-        variables: which ones.
-        values: one value for each of them, shape (*points, variables); points broadcast with the batch.
-        single: give the fixed variables a single value each, so that queries do not count the others.
+    Values have shape (*points, variables), whose points broadcast with the batch. `single` leaves the fixed variables
+    one value each, so that queries do not count the others.
     """
     if not variables:
         return factors

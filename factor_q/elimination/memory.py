@@ -36,6 +36,7 @@ def both_passes(factors: Tables, order: Order) -> int:
     size, batch = sizes(factors.graph, order), math.prod(factors.batch_shape)
     if factors.records_gradients:
         return 4 * size.total * batch
+    # Messages up and down live together; of one step the joined table, the belief, and the belief opened.
     return (2 * size.messages + 3 * size.largest) * batch
 
 

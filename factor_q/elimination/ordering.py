@@ -73,6 +73,7 @@ def elimination_cliques(graph: FactorGraph, order: Order = None, num_kept: int =
     order = checked_order(graph, order)
     position = {variable: i for i, variable in enumerate(order)}
     buckets: list[set[int]] = [set() for _ in order]
+    # Buckets hold variables instead of tables: what elimination would need is known without taking the memory.
     for whole in graph.scopes:
         scope = [variable for variable in whole if graph.cardinalities[variable] > 1]
         if scope:
@@ -166,6 +167,7 @@ class _GreedySearch:
         neighbors = _members(self._neighbors[best])
         self._remaining.remove(best)
         for neighbor in neighbors:
+            # No longer missing here: the pairs of the eliminated variable with those it was not joined to.
             lost = self._neighbors[neighbor] & ~self._neighbors[best] & ~(1 << best)
             self._neighbors[neighbor] &= ~(1 << best)
             self._sizes[neighbor] //= self._cardinalities[best]

@@ -120,6 +120,7 @@ def _read_back(plan: Plan, choices: list[Tensor], factors: Tables) -> Tensor:
     assignment = torch.zeros(num_variables, batch, dtype=torch.long, device=factors.device)
     for step, choice in zip(reversed(plan.steps), reversed(choices), strict=True):
         row = torch.zeros(batch, dtype=torch.long, device=factors.device)
+        # The message's variables go later, so in reverse they are fixed already; choices lie in their row-major order.
         for variable, size in zip(step.message, step.shape[1:], strict=True):
             row = row * size + assignment[variable]
         rows = choice.reshape(math.prod(step.shape[1:]), batch)

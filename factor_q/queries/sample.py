@@ -89,7 +89,7 @@ def _given(step: Step, up: Upward, values: Tensor) -> Tensor:
     for view in aligned(step.terms, up.tables, batch, keep=True):
         row = values.new_zeros(count, batch)
         for variable, size in zip(step.message, view.shape[1:-1], strict=True):
-            if size > 1:
+            if size > 1:  # the view has one entry for all values of a variable that it does not know
                 row = row * size + values[variable]
         total = total + view.reshape(len(view), math.prod(view.shape[1:-1]), batch).gather(
             1, row.expand(len(view), -1, -1)

@@ -80,7 +80,7 @@ class TableDesign:
             )
         self._update([*self._base, *scopes])
         penalty = torch.full_like(self._moments, self.ridge)
-        penalty[0] = 0.0
+        penalty[0] = 0.0  # the mean of the targets may be anything
         factor, failed = torch.linalg.cholesky_ex(self._gram + penalty.diag())
         if bool(failed):
             raise EvidenceError("structure search: the samples leave some table open; give a positive ridge.")
@@ -115,6 +115,7 @@ class TableDesign:
         new = [scope for scope in scopes if scope not in places]
         device = self.samples.targets.device
         columns = [torch.arange(places[scope].start, places[scope].stop, device=device) for scope in kept]
+        # What stays keeps its products: data are read again for new columns only.
         index = torch.cat([torch.empty(0, dtype=torch.long, device=device), *columns])
         self._gram, self._noise_gram = (gram[index][:, index] for gram in (self._gram, self._noise_gram))
         self._moments, self._scopes = self._moments[index], [*kept, *new]
@@ -166,6 +167,8 @@ class TableDesign:
         """Test each interaction by the size of its coefficients in units of their covariance."""
         covariance = torch.cholesky_inverse(factor)
         if self.samples.is_weighted:
+            # The inverse Gram matrix is the covariance only where all rows count the same. Between two of them stands how
+            # the noise really enters: by squared weights.
             open_ends = torch.eye(len(coefficients), dtype=factor.dtype, device=factor.device) * self.ridge
             covariance = covariance @ (self._noise_gram + open_ends) @ covariance
         places, rows = self._places(), self.samples.effective_size

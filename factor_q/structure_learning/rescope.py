@@ -163,6 +163,7 @@ def _components(table: Tensor, scope: Scope) -> Iterator[tuple[Scope, Tensor]]:
     for size in range(len(scope) + 1):
         for part in combinations(range(len(scope)), size):
             component = table
+            # Backwards: an axis that is averaged away would renumber those behind it.
             for axis in reversed(range(len(scope))):
                 mean = component.mean(batch + axis, keepdim=True)
                 component = component - mean if axis in part else mean.squeeze(batch + axis)

@@ -188,16 +188,10 @@ class CandidateCells:
 def _test(
     basis: Tensor, weight: Tensor, total: Tensor, square: Tensor, variance: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Score candidates of one shape from their cells, all of shape (candidates, cells).
+    """Return explained variance, the test's statistic and its degrees of freedom of candidates of one shape.
 
-    Returns the explained variance, the test's statistic and its degrees of freedom.
-
-    Args:
-        basis: functions of fewer variables, shape (cells, functions).
-        weight: sum of weights in each cell.
-        total: sum of weight * residual.
-        square: sum of squared weights.
-        variance: of the noise.
+    The basis holds functions of fewer variables, (cells, functions). Each cell has a sum of weights, of weights times
+    residuals, and of squared weights, all of shape (candidates, cells); the variance is that of the noise.
     """
     seen = weight > 0
     means = torch.where(seen, total / torch.where(seen, weight, 1.0), 0.0)
@@ -205,7 +199,10 @@ def _test(
     precision = torch.where(seen, weight.square() / torch.where(seen, square, 1.0), 0.0)
     pure, free = _pure_part(basis, precision, means)
     statistic = (precision * pure.square()).sum(-1) / variance
+    # A cell that was never seen says nothing, so it frees nothing either.
     degrees = (free * seen).sum(-1).round()
+    # The score weighs a cell by how often it occurs, not by how well it is known. Noise alone explains something too,
+    # in each cell as much as its leverage leaves free: that is taken off.
     share = weight / weight.sum(-1, keepdim=True)
     pure, free = _pure_part(basis, share, means)
     noise = variance * (share * free / torch.where(seen, precision, 1.0)).sum(-1)

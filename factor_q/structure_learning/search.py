@@ -166,6 +166,7 @@ class _Search:
             if p <= self.level and scope not in active and self.allowed([scope])
         ]
         best = [scope for _, scope in sorted(passed, key=lambda pair: (-pair[0], pair[1]))][: self.max_factors]
+        # With as many numbers as rows the residuals vanish, and nothing is left to test against.
         room = self.design.samples.effective_size / 2
         while best and self.design.num_parameters([*active, *best]) > room:
             best.pop()

@@ -163,6 +163,7 @@ def maximize_with_restarts(
     while idle < _PATIENCE and budget.left().get("seconds"):
         shift = time.monotonic() - origin
         other = maximize_elbo(target, circuit, starts=fresh(), generator=budget.generator, **budget.left())
+        # Relative: the last digits of a large bound are rounding and no rise.
         rises = bool((other.lower_bound > best.lower_bound + 1e-9 * best.lower_bound.abs().clamp(min=1.0)).any())
         idle = 0 if rises else idle + 1
         best = _merged(best, other, shift)
@@ -228,6 +229,7 @@ class _Search:
             rounds.report(step, self.best.amax(0))
             if found is None:
                 break
+            # While the energy grows the target moves, so standing still means nothing yet.
             still = (found == previous) | ((found - previous).abs() <= rounds.tolerance)
             if method.settles and step > anneals and bool(still.all()):
                 return step, True

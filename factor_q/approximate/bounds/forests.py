@@ -45,6 +45,7 @@ def spanning_forests(num_variables: int, edges: tuple[Scope, ...], least: int, d
     rng = numpy.random.default_rng(0)
     uses = numpy.zeros(len(edges))
     chosen: list[networkx.Graph] = []
+    # The table of an edge is shared out among the forests that have it: an edge in none would be divided by zero.
     while len(chosen) < max(least, 1) or (len(edges) and uses.min() == 0):
         for rank, edge in enumerate(numpy.lexsort((rng.random(len(edges)), uses)).tolist()):
             graph.edges[edges[edge]]["weight"] = rank
@@ -76,6 +77,7 @@ def forest_log_partitions(
         nodes: log weights of each variable, the same in all forests; -inf beyond its values.
         arcs: log weights of each edge, first variable first, followed by all of them transposed.
     """
+    # All trees of all forests move together, one tensor step a level, however many they are.
     incoming: Tensor | None = None
     for depth in range(len(forests.levels) - 1, 0, -1):
         level, above = forests.levels[depth], forests.levels[depth - 1]

@@ -20,10 +20,8 @@ def choose_blocks(factors: Factors, rule: BlockRule | Sequence[Sequence[int]]) -
 
     Args:
         factors: their graph, and for "chains" and "trees" the strength of their couplings.
-        rule: "rows" takes one chain per row of a grid; "pairs" the variables 2j and 2j + 1; "chains" and "trees"
-            join the variables with the strongest couplings first, as long as the factors inside every block form
-            a chain or a tree; "auto" is "rows" on a grid and "trees" elsewhere. Blocks of your own are taken as they
-            are; inference inside each must be tractable.
+        rule: as `blocks` of `structured_mean_field`; "chains" and "trees" join the strongest couplings first, as long
+            as the factors inside every block form a chain or a tree. Lists are taken as they are.
 
     Raises:
         StructureError: the rule is unknown, or "rows" is asked for on something else than a grid.

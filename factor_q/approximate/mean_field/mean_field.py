@@ -194,6 +194,7 @@ def ascend(
         for color in range(len(family.colors)):
             state = update_color(family, energy, color, state)
         before, value = value, bound(energy, state)
+        # Two bounds of -inf are equal, but their difference is nan.
         converged = (value == before) | (value - before <= rounds.tolerance)
         rounds.report(steps, value.amax(0))
         if bool(converged.all()):

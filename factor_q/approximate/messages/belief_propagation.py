@@ -90,6 +90,7 @@ def _read_off(
     factors: Factors, layout: MessageGraph, flat: Tensor, messages: Tensor, converged: Tensor, steps: int
 ) -> BeliefPropagation:
     """Compute beliefs and the Bethe value: factors plus variables minus meetings, each a local log sum."""
+    # A variable is counted in its own term and in that of every factor it meets: each meeting is taken off once.
     beliefs, rest = total_and_rest(layout, messages)
     rows = rows_of(beliefs, layout.values)
     log_variables = logsumexp(rows, -1) if layout.num_values else flat.new_zeros(*flat.shape[:-1], 0)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuits.variables import value_offsets
 from factor_q.approximate.bundles import Bundle, View, make_bundles, take
 from factor_q.graph import FactorGraph
 from factor_q.limits import Rounds
@@ -40,37 +41,39 @@ class MessageGraph(NamedTuple):
 @lru_cache(maxsize=128)
 def message_graph(graph: FactorGraph, device: torch.device, groups: tuple[tuple[int, ...], ...] = ()) -> MessageGraph:
     """Lay the messages out; `groups` are the subsets of variables for `by_variable`."""
-    first_value = [sum(graph.cardinalities[:v]) for v in range(graph.num_variables)]
-    starts: dict[tuple[int, int], int] = {}
+    first_value = value_offsets(graph.cardinalities)
     belongs: list[int] = []
-    for factor, scope in enumerate(graph.scopes):
-        for axis, v in enumerate(scope):
-            starts[factor, axis] = len(belongs)
-            belongs.extend(range(first_value[v], first_value[v] + graph.cardinalities[v]))
+    runs: list[tuple[int, int]] = []
     seen: dict[int, list[View]] = {v: [] for v in range(graph.num_variables)}
     for factor, scope in enumerate(graph.scopes):
+        starts: list[int] = []
+        for v in scope:
+            starts.append(len(belongs))
+            runs.append((len(belongs), graph.cardinalities[v]))
+            belongs.extend(range(first_value[v], first_value[v + 1]))
         for axis, v in enumerate(scope):
+            # The axis that receives comes first, so that one reduction over all the others serves every view.
             axes = [axis, *(j for j in range(len(scope)) if j != axis)]
-            seen[v].append(View(factor, tuple((j,) for j in axes), tuple(starts[factor, j] for j in axes)))
+            seen[v].append(View(factor, tuple((j,) for j in axes), tuple(starts[j] for j in axes)))
     every = [view for views in seen.values() for view in views]
     once = [view for view in every if view.sides[0] == (0,)]
-    pairs = [(graph.scopes[factor][axis], start) for (factor, axis), start in starts.items()]
     with torch.inference_mode(False):
+        by_variable = [
+            (
+                torch.tensor(members, dtype=torch.long, device=device),
+                make_bundles(graph, (view for v in members for view in seen[v]), device),
+            )
+            for members in groups
+        ]
         return MessageGraph(
             len(belongs),
-            sum(graph.cardinalities),
+            first_value[-1],
             make_bundles(graph, every, device),
-            tuple(
-                (
-                    torch.tensor(members, dtype=torch.long, device=device),
-                    make_bundles(graph, (view for v in members for view in seen[v]), device),
-                )
-                for members in groups
-            ),
+            tuple(by_variable),
             make_bundles(graph, once, device),
             torch.tensor(belongs, dtype=torch.long, device=device),
-            _padded([(start, graph.cardinalities[v]) for v, start in pairs], len(belongs), device),
-            _padded(list(zip(first_value, graph.cardinalities, strict=True)), sum(graph.cardinalities), device),
+            _padded(runs, len(belongs), device),
+            _padded(list(zip(first_value, graph.cardinalities, strict=False)), first_value[-1], device),
         )
 
 
@@ -170,6 +173,7 @@ def pass_messages(
     steps, converged = 0, torch.zeros(flat.shape[:-1], dtype=torch.bool, device=flat.device)
     for steps in rounds:
         new = normalized(layout, to_variables(layout.bundles, tables, rest, reduce), reduce)
+        # Measured before damping, which makes every change look small.
         residual = change(messages, new)
         messages = damped(messages, new, damping)
         _, rest = total_and_rest(layout, messages)

@@ -144,6 +144,7 @@ class _Search:
             choice = rows_of(beliefs, layout.values[members]).max(-1).indices
             values[..., members] = choice
             chosen = layout.values[members].expand(*choice.shape, -1).gather(-1, choice.unsqueeze(-1)).squeeze(-1)
+            # To its factors a fixed variable says 0 for its value and -inf for all others, whatever came before.
             told = torch.full_like(beliefs, -torch.inf).scatter(-1, chosen, 0.0).index_select(-1, layout.belongs)
             mine = torch.isin(layout.belongs, layout.values[members])
             to_factors = torch.where(mine, told, to_factors)
