@@ -167,8 +167,8 @@ class TableDesign:
         """Test each interaction by the size of its coefficients in units of their covariance."""
         covariance = torch.cholesky_inverse(factor)
         if self.samples.is_weighted:
-            # The inverse Gram matrix is the covariance only where all rows count the same. Between two of them stands how
-            # the noise really enters: by squared weights.
+            # The inverse Gram matrix is the covariance only where all rows count the same. Between two of them stands
+            # how the noise really enters: by squared weights.
             open_ends = torch.eye(len(coefficients), dtype=factor.dtype, device=factor.device) * self.ridge
             covariance = covariance @ (self._noise_gram + open_ends) @ covariance
         places, rows = self._places(), self.samples.effective_size
