@@ -98,7 +98,11 @@ EvidenceLike = Evidence | Mapping[int, Any] | Tensor | np.ndarray
 def _allowed_by(evidence: Mapping[Any, Any], cardinalities: Sequence[int]) -> np.ndarray:
     allowed = np.ones((len(cardinalities), max(cardinalities)), dtype=np.bool_)
     for name, values in evidence.items():
-        variable = _variable(name, len(cardinalities))
+        if isinstance(name, bool) or not isinstance(name, int | np.integer):
+            raise EvidenceError(f"evidence names variable {name!r}; variables are integers from 0.")
+        if not 0 <= name < len(cardinalities):
+            raise EvidenceError(f"evidence names variable {name}, but the variables are 0 to {len(cardinalities) - 1}.")
+        variable = int(name)
         options = [values] if isinstance(values, int | np.integer) else values
         if isinstance(options, Tensor):
             options = options.reshape(-1).tolist()
@@ -115,14 +119,6 @@ def _allowed_by(evidence: Mapping[Any, Any], cardinalities: Sequence[int]) -> np
                 )
             allowed[variable, int(value)] = True
     return allowed
-
-
-def _variable(name: Any, count: int) -> int:
-    if isinstance(name, bool) or not isinstance(name, int | np.integer):
-        raise EvidenceError(f"evidence names variable {name!r}; variables are integers from 0.")
-    if not 0 <= name < count:
-        raise EvidenceError(f"evidence names variable {name}, but the variables are 0 to {count - 1}.")
-    return int(name)
 
 
 def observed_rows(values: Tensor, compiled: CompiledCircuit, dtype: torch.dtype) -> Tensor:

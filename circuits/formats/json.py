@@ -45,12 +45,7 @@ def save(path: str | os.PathLike[str], circuit: Circuit, logits: Tensor) -> None
         )
     numbers = logits.detach().cpu()[..., _by_node(circuit)].contiguous()
     structure = json.dumps(_structure_of(circuit), allow_nan=False, separators=(",", ":"))
-    metadata = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "structure": structure,
-        "sha256": _digest(structure, numbers),
-    }
+    metadata = {"format": _FORMAT, "version": _VERSION, "structure": structure, "sha256": _digest(structure, numbers)}
     replace_file(Path(path), to_bytes({"logits": numbers}, metadata))
 
 

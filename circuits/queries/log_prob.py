@@ -1,7 +1,6 @@
 """Likelihoods: of complete joint values, and of any evidence."""
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -31,7 +30,13 @@ def log_prob(distribution: WeightedCircuit, values: Int[Tensor, "*#shape variabl
     """
     compiled, logits = distribution.circuit.compiled, distribution.logits
     shape = torch.broadcast_shapes(values.shape[:-1], distribution.batch_shape)
-    likelihood = partial(_likelihood, compiled, logits)
+
+    def likelihood(part: Tensor) -> Tensor:
+        rows = observed_rows(part, compiled, logits.dtype)
+        if torch.compiler.is_compiling():
+            return traced_log_likelihood(compiled.number, logits, rows)
+        return log_likelihood(compiled, logits, rows)
+
     if shape == distribution.batch_shape:
         return likelihood(values.expand(*shape, -1))
     if logits.dim() == 1:
@@ -42,13 +47,6 @@ def log_prob(distribution: WeightedCircuit, values: Int[Tensor, "*#shape variabl
         return log_root(compiled, weights, observed_rows(part, compiled, weights.dtype))
 
     return for_each_sample(distribution, values, one_pass)
-
-
-def _likelihood(compiled: CompiledCircuit, logits: Tensor, values: Tensor) -> Tensor:
-    rows = observed_rows(values, compiled, logits.dtype)
-    if torch.compiler.is_compiling():
-        return traced_log_likelihood(compiled.number, logits, rows)
-    return log_likelihood(compiled, logits, rows)
 
 
 def for_each_sample(

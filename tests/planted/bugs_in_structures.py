@@ -41,8 +41,8 @@ BUGS = (
     Bug(
         "split learner: copies are free",
         "circuits/learning/split/gain.py",
-        "return gains - graph.price * free, gains, on_the_way",
-        "return gains, gains, on_the_way",
+        "return gains - graph.price * free, on_the_way",
+        "return gains, on_the_way",
         ("tests/circuits/learning/test_split.py",),
     ),
     Bug(

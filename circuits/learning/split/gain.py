@@ -30,7 +30,7 @@ def best_split(graph: DecisionGraph, edge: int, *, clone_depth: int, min_rows: i
     cards = np.array(graph.cards)
     total = float(_entropy_terms(graph.weights[rows, 0].sum(keepdims=True))[0])
     decision = np.add.reduceat(_entropy_terms(graph.shown[rows].sum(0, dtype=np.float64)), graph.starts) - total
-    net, gains, on_the_way = _gains_of_copies(graph, order, rows)
+    net, on_the_way = _gains_of_copies(graph, order, rows)
     inside = np.logical_or.reduce([graph.choices[choice].scope for choice in graph.targets[edge]])
     base = np.where(inside & (cards > 1), decision - graph.price * (cards - 1), -np.inf)
     # Splitting by a variable that comes next changes nothing, but its score of zero may come out a little above.
@@ -42,10 +42,9 @@ def best_split(graph: DecisionGraph, edge: int, *, clone_depth: int, min_rows: i
     variable = int(scores.argmax())
     if scores[variable] < least:
         return Candidate(edge)
-    gain = decision[variable] + gains[copied[:, variable], variable].sum()
     beside = copied[:, variable] & ~on_the_way[:, variable]
     clones = frozenset(order[position] for position in np.flatnonzero(beside))
-    return Candidate(edge, variable, float(scores[variable]), float(gain), clones)
+    return Candidate(edge, variable, float(scores[variable]), clones)
 
 
 def _entropy_terms(counts: np.ndarray) -> np.ndarray:
@@ -53,13 +52,11 @@ def _entropy_terms(counts: np.ndarray) -> np.ndarray:
     return counts * np.log(np.maximum(counts, np.finfo(np.float64).tiny))
 
 
-def _gains_of_copies(
-    graph: DecisionGraph, order: list[int], rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _gains_of_copies(graph: DecisionGraph, order: list[int], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return what copies of each choice gain for each split variable, each shape (choices, variables).
 
-    First the gain less the price of the parameters, second the gain, third whether the choice is on the way to the
-    variable (or is about it).
+    First the gain less the price of the parameters, second whether the choice is on the way to the variable (or is
+    about it).
     """
     cards = np.array(graph.cards)
     variables = np.array([graph.choices[choice].variable for choice in order])
@@ -88,7 +85,7 @@ def _gains_of_copies(
     # The original goes when all its rows do; one that no rows reach anyway is no saving.
     replaced = (left == 0) & (np.add.reduceat(everywhere, begins) > 0)
     free = (fan_in - 1)[:, None] * (copies - replaced[:, None])
-    return gains - graph.price * free, gains, on_the_way
+    return gains - graph.price * free, on_the_way
 
 
 def _choose_copies(

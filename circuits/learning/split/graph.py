@@ -36,8 +36,6 @@ class Candidate:
     variable: int = -1
     score: float = -np.inf
     """Nats of training log-likelihood gained, less the price of the parameters."""
-    gain: float = 0.0
-    """Nats of training log-likelihood gained."""
     clones: frozenset[int] = frozenset()
     """Choices off the way to the variable that each of its values gets a copy of."""
 
