@@ -83,8 +83,7 @@ class FactorGraph:
         Each node has the attribute `cardinality`.
         """
         graph = networkx.Graph()
-        for variable, cardinality in enumerate(self.cardinalities):
-            graph.add_node(variable, cardinality=cardinality)
+        graph.add_nodes_from((variable, {"cardinality": k}) for variable, k in enumerate(self.cardinalities))
         for scope in self.scopes:
             graph.add_edges_from(combinations(scope, 2))
         return graph

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from itertools import combinations
+from itertools import combinations, permutations
 
 import torch
 from jaxtyping import Float
@@ -123,9 +123,8 @@ def coupling(factors: Factors) -> Float[Tensor, "*batch variables variables"]:
     result = factors.flat.new_zeros((*factors.batch_shape, n, n))
     for key, component in parts.items():
         strength = component.square().flatten(-len(key)).mean(-1)
-        for first, second in combinations(sorted(key), 2):
+        for first, second in permutations(key, 2):
             result[..., first, second] += strength
-            result[..., second, first] += strength
     return result
 
 

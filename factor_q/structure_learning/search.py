@@ -194,10 +194,9 @@ class _Search:
 
     def allowed(self, scopes: Sequence[Scope]) -> bool:
         """Return whether the interactions keep the width."""
-        return (
-            self.max_width is None
-            or elimination_width(FactorGraph(self.design.cardinalities, scopes)) <= self.max_width
-        )
+        if self.max_width is None:
+            return True
+        return elimination_width(FactorGraph(self.design.cardinalities, scopes)) <= self.max_width
 
 
 def _strongest_first(fit: TableFit) -> list[Scope]:

@@ -42,13 +42,14 @@ def spanning_forests(num_variables: int, edges: tuple[Scope, ...], least: int, d
     """
     graph = networkx.empty_graph(num_variables)
     graph.add_edges_from((*scope, {"edge": edge}) for edge, scope in enumerate(edges))
+    attributes = [graph.edges[scope] for scope in edges]
     rng = numpy.random.default_rng(0)
     uses = numpy.zeros(len(edges))
     chosen: list[networkx.Graph] = []
     # The table of an edge is shared out among the forests that have it: an edge in none would be divided by zero.
     while len(chosen) < max(least, 1) or (len(edges) and uses.min() == 0):
         for rank, edge in enumerate(numpy.lexsort((rng.random(len(edges)), uses)).tolist()):
-            graph.edges[edges[edge]]["weight"] = rank
+            attributes[edge]["weight"] = rank
         chosen.append(networkx.minimum_spanning_tree(graph))
         uses[_edges_of(chosen[-1])] += 1
     levels: list[list[tuple[int, int, int]]] = [[]]
