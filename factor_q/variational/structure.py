@@ -156,7 +156,7 @@ def _chain(factors: Factors, labels: int) -> Circuit:
 
 def _tree(factors: Factors, labels: int) -> Circuit:
     """The spanning tree (or forest) of the strongest factors."""
-    weights = coupling_of(len(factors.cardinalities), factors.scopes, factor_strengths(factors), "fit_structure")
+    weights = coupling_of(len(factors.cardinalities), factors.scopes, factor_strengths(factors))
     return structures.tree(factors.cardinalities, chow_liu_parents(torch.from_numpy(weights)))
 
 
