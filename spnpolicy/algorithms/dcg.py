@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from factor_q import FactorGraph, Factors
-from factor_q.layers import initialize_orthogonal
 from spnpolicy.base import decoding
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.seeding import Streams
@@ -18,7 +17,7 @@ from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch, Memory
 from spnpolicy.maths.losses import squared_td_loss
 from spnpolicy.maths.masks import existing_actions, require_some_action, zero_where_stuck
-from spnpolicy.networks.agents import AgentLinear, agent_network
+from spnpolicy.networks.agents import agent_network, linear
 from spnpolicy.networks.encoders import state_network
 from spnpolicy.parts.coordination import (
     GraphSettings,
@@ -76,16 +75,16 @@ class PayoffNetwork(nn.Module):
         self.graph, self._rank = graph, config.rank
         self.encoder = agent_network(spec, config, outputs=width, output_gain=math.sqrt(2))
         shared = config.share_parameters
-        self.utility = _layer(width, actions, None if shared else agents, OUTPUT_GAIN)
-        self.first = _layer(width, width, None if shared else agents, 1.0)
-        self.second = _layer(width, width, None if shared else agents, 1.0)
+        self.utility = linear(width, actions, None if shared else agents, OUTPUT_GAIN)
+        self.first = linear(width, width, None if shared else agents, 1.0)
+        self.second = linear(width, width, None if shared else agents, 1.0)
         pairs = torch.tensor(graph.scopes[agents:], dtype=torch.long).reshape(-1, 2)
         self.register_buffer("ends", torch.cat([pairs, pairs.flip(-1)]).T.contiguous(), persistent=False)
         if config.rank:  # the product of two factors should start as small as one free payoff
             outputs, gain = 2 * config.rank * actions, math.sqrt(OUTPUT_GAIN)
         else:
             outputs, gain = actions**2, OUTPUT_GAIN
-        self.payoff = _layer(width, outputs, None if shared or not len(pairs) else 2 * len(pairs), gain)
+        self.payoff = linear(width, outputs, None if shared or not len(pairs) else 2 * len(pairs), gain)
         self.state_value = (
             state_network(config.network, spec, 1, output_gain=OUTPUT_GAIN) if config.state_value else None
         )
@@ -175,10 +174,3 @@ class DCG:
     def _best(self, factors: Factors, available: Bool[Tensor, "*batch agents actions"]) -> Int[Tensor, "*batch agents"]:
         open_factors = allow(factors, available) if self._has_masks else factors
         return max_plus(open_factors, self.config.iterations, improve=self.config.improve)[1]
-
-
-def _layer(inputs: int, outputs: int, rows: int | None, gain: float) -> nn.Module:
-    """Return a linear layer, the same for all rows or with weights of its own for each of so many."""
-    if rows is None:
-        return initialize_orthogonal(nn.Linear(inputs, outputs), gain)
-    return AgentLinear(rows, inputs, outputs, gain)

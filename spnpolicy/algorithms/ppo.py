@@ -19,7 +19,7 @@ from spnpolicy.maths.losses import chosen_value, clipped_policy_loss, mean_of_va
 from spnpolicy.networks.agents import AgentNetwork, agent_network
 from spnpolicy.parts.actor_critic import action_log_probs
 from spnpolicy.parts.exploration import act_by_policy
-from spnpolicy.parts.learner import count_update, descend, frozen_copy, make_optimizer, saves
+from spnpolicy.parts.learner import count_update, frozen_copy, make_optimizer, saves, step_on
 from spnpolicy.parts.settings import AgentCriticSettings, TargetUpdate, data_needs
 from spnpolicy.parts.targets import advantages, normalized
 
@@ -124,10 +124,7 @@ class IPPO:
 
     def _step(self, part: Fixed, entropy_weight: float) -> dict[str, float]:
         actor_loss, critic_loss, numbers = clipped_losses(self.config, self.actor, self.critic, part, entropy_weight)
-        steps = (actor_loss, self.actor_optimizer), (critic_loss, self.critic_optimizer)
-        norms = descend(*steps, max_gradient_norm=self.config.max_gradient_norm)
-        losses = {"actor_loss": actor_loss.item(), "critic_loss": critic_loss.item()}
-        return losses | numbers | {"actor_gradient_norm": norms[0], "critic_gradient_norm": norms[1]}
+        return step_on(self, actor=actor_loss, critic=critic_loss) | numbers
 
 
 class MAPPO(IPPO):

@@ -23,6 +23,10 @@ from spnpolicy.parts.learner import improve, make_optimizer, saves
 from spnpolicy.parts.settings import AdamSettings, DataSettings, LinearSchedule, data_needs, step_size
 from spnpolicy.parts.targets import value_target
 
+Units = Float[Tensor, "batch units"]
+Actions = Int[Tensor, "batch agents"]
+Masks = Bool[Tensor, "batch agents actions"]
+
 FIRST_WEIGHT = 0.01
 """Standard deviation of the first weights: hidden units begin almost alike, and only almost."""
 MOST_LISTED = 4096
@@ -162,7 +166,7 @@ class RBM:
             actions_tp1[is_missing] = self._draw(state_tp1[is_missing], available, progress)
         return value_target(self.config, batch, self.critic(state_tp1, actions_tp1))
 
-    def _draw(self, state: Tensor, available: Tensor, progress: float) -> Int[Tensor, "batch agents"]:
+    def _draw(self, state: Tensor, available: Tensor, progress: float) -> Actions:
         sweep, allowed = SAMPLERS[self.config.sampler], self._allowed(available)
         inputs = self.critic.state_inputs(state)
         actions = uniform_actions(allowed, self._generator)
@@ -172,18 +176,18 @@ class RBM:
             )
         return actions
 
-    def _allowed(self, available: Bool[Tensor, "batch agents actions"]) -> Bool[Tensor, "batch agents actions"]:
+    def _allowed(self, available: Masks) -> Masks:
         return available & existing_actions(self._cardinalities).to(available.device)
 
 
 def gibbs_sweep(
     network: FreeEnergy,
-    inputs: Float[Tensor, "batch units"],
-    actions: Int[Tensor, "batch agents"],
-    allowed: Bool[Tensor, "batch agents actions"],
+    inputs: Units,
+    actions: Actions,
+    allowed: Masks,
     temperature: float,
     generator: torch.Generator,
-) -> Int[Tensor, "batch agents"]:
+) -> Actions:
     """Draw each agent's action in turn given the others': one step of a chain that goes to exp(Q / T), for every T.
 
     Args:
@@ -211,12 +215,12 @@ def gibbs_sweep(
 
 def tempered_block_sweep(
     network: FreeEnergy,
-    inputs: Float[Tensor, "batch units"],
-    actions: Int[Tensor, "batch agents"],
-    allowed: Bool[Tensor, "batch agents actions"],
+    inputs: Units,
+    actions: Actions,
+    allowed: Masks,
     temperature: float,
     generator: torch.Generator,
-) -> Int[Tensor, "batch agents"]:
+) -> Actions:
     """Draw all hidden units given the actions, then all actions given these, with the joint energy divided by T.
 
     At T = 1 the chain goes to exp(Q). At any other T it goes to sum_h exp(-E(s, a, h) / T), which is not exp(Q / T):
@@ -234,20 +238,15 @@ SAMPLERS = {"gibbs": gibbs_sweep, "tempered_block": tempered_block_sweep}
 """One sweep of each sampler, by the names of the setting."""
 
 
-def uniform_actions(
-    allowed: Bool[Tensor, "batch agents actions"], generator: torch.Generator
-) -> Int[Tensor, "batch agents"]:
+def uniform_actions(allowed: Masks, generator: torch.Generator) -> Actions:
     """Draw every agent's action uniformly from those it may take."""
     scores = torch.rand(allowed.shape, generator=generator).to(allowed.device)
     return scores.masked_fill(~allowed, -1.0).argmax(-1)
 
 
 def best_of_all(
-    network: FreeEnergy,
-    state: Float[Tensor, "batch inputs"],
-    available: Bool[Tensor, "batch agents actions"],
-    cardinalities: Sequence[int],
-) -> Int[Tensor, "batch agents"]:
+    network: FreeEnergy, state: Float[Tensor, "batch inputs"], available: Masks, cardinalities: Sequence[int]
+) -> Actions:
     """Return the best available joint action of every state, by trying all."""
     every = torch.arange(math.prod(cardinalities), device=state.device)
     value = network(state.unsqueeze(1), split_index(every, cardinalities))
@@ -256,11 +255,8 @@ def best_of_all(
 
 
 def best_met(
-    network: FreeEnergy,
-    state: Float[Tensor, "batch inputs"],
-    allowed: Bool[Tensor, "batch agents actions"],
-    temperatures: Sequence[float],
-) -> Int[Tensor, "batch agents"]:
+    network: FreeEnergy, state: Float[Tensor, "batch inputs"], allowed: Masks, temperatures: Sequence[float]
+) -> Actions:
     """Return the best joint action that one Gibbs chain per state meets, with one sweep at each temperature."""
     generator = torch.Generator().manual_seed(GREEDY_SEED)
     inputs, actions = network.state_inputs(state), uniform_actions(allowed, generator)

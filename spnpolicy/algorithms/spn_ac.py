@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits import Circuit, CircuitDistribution, structures
+from circuits import Circuit, CircuitDistribution, StructureError, structures
 from factor_q import FactorGraph, FactorQ, Factors, random_pairs
 from spnpolicy.base.decoding import require
 from spnpolicy.base.distributed import mean
+from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
@@ -37,6 +38,9 @@ class SharedConfig(DataSettings):
     """How the policy descends."""
     num_pairs: int = 20
     """Most pair factors of the critic: all pairs of agents if they are no more than this, else so many at random."""
+    pairs: tuple[tuple[int, int], ...] = ()
+    """The pair factors of the critic themselves, by the agents' numbers, instead of `num_pairs`; what
+    `factor_q.learn_factor_graph` finds in joint actions and returns, for example."""
     entropy_reference: Literal["uniform", "none"] = "uniform"
     """Measure entropy against the uniform policy, so that staying alive is never paid; "none" is the plain entropy."""
     temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
@@ -47,6 +51,8 @@ class SharedConfig(DataSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.num_pairs >= 1, "num_pairs", self.num_pairs, "at least 1")
+        is_unused = len(self.pairs) > 0 and self.num_pairs != SharedConfig.num_pairs
+        require(not is_unused, "num_pairs", self.num_pairs, "left out where pairs are given")
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class SPNActorCritic:
         self.config = config
         self._solver = solver
         self._spec = spec
-        graph = random_pairs(spec.cardinalities, config.num_pairs, seed=streams.integer("pairs") % 2**31)
+        graph = critic_graph(config, spec.cardinalities, seed=streams.integer("pairs"))
         circuit = build_circuit(config, graph)
         with streams.initialization("spn_ac"):
             network = config.network
@@ -196,6 +202,20 @@ class SPNActorCritic:
             largest = sum(math.log(k) for k in self._spec.cardinalities)
             return torch.full(allowed.shape[:-2], largest, device=allowed.device)
         return allowed.sum(-1).float().log().sum(-1)
+
+
+def critic_graph(config: SharedConfig, cardinalities: tuple[int, ...], seed: int) -> FactorGraph:
+    """Return the critic's graph: every agent alone, and the pairs that a config asks for.
+
+    Raises:
+        ConfigError: a pair names an agent that is not there, or one twice.
+    """
+    if not config.pairs:
+        return random_pairs(cardinalities, config.num_pairs, seed=seed)
+    try:
+        return FactorGraph(cardinalities, [*((agent,) for agent in range(len(cardinalities))), *config.pairs])
+    except StructureError as problem:
+        raise ConfigError(f"pairs is {config.pairs!r}: {problem}") from problem
 
 
 def build_circuit(config: Config, graph: FactorGraph) -> Circuit:

@@ -13,8 +13,6 @@ from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch, Needs, Window
 from spnpolicy.maths.masks import existing_actions
 
-_TYPES = {"actions": torch.int64, "terminated": torch.bool, "ended": torch.bool, "valid": torch.bool}
-
 
 class Store(ABC):
     """The last `capacity` rows of a batch of environments, in preallocated columns; the oldest are overwritten.
@@ -40,7 +38,6 @@ class Store(ABC):
     def prepare(self, step: Step) -> None:
         """Get ready for what the agents see first."""
 
-    @abstractmethod
     def add(
         self,
         step_before: Step,
@@ -55,7 +52,17 @@ class Store(ABC):
             actions: what they did.
             step_after: what came of it.
             memory: what the policy remembered when it saw `step_before`; None where it remembers nothing.
+
+        Raises:
+            ConfigError: replay has fewer rows than there are environments.
+            EnvError: the state stopped being the reshaped observation.
         """
+        self.prepare(step_before)
+        self._keep(step_before, step_after, transition_rows(step_before, actions, step_after), memory)
+
+    @abstractmethod
+    def _keep(self, before: Step, after: Step, rows: dict[str, np.ndarray], memory: Tensor | None) -> None:
+        """Write one transition of every environment into the columns."""
 
     @abstractmethod
     def draw(self, count: int) -> Batch:
@@ -78,6 +85,14 @@ class Store(ABC):
             self._columns[name] = torch.zeros((self.capacity, *rows.shape[1:]), dtype=rows.dtype)
             self._columns[name][: len(rows)] = rows
             self._size = len(rows)
+
+    def _column(self, name: str, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+        """Return a column, laid out for rows of this kind and shape when it is first asked for."""
+        if name not in self._columns:
+            number = torch.int64 if name == "actions" else torch.float32
+            dtype = torch.bool if kind.kind == "b" else number
+            self._columns[name] = torch.zeros((self.capacity, *shape), dtype=dtype)
+        return self._columns[name].numpy()
 
     def _advance(self, count: int) -> None:
         self._position = (self._position + count) % self.capacity
@@ -115,38 +130,28 @@ class ReplayBuffer(Store):
         self._available = existing_actions(spec.cardinalities)
 
     def prepare(self, step: Step) -> None:
-        """Lay the columns out for what the agents see first; from a checkpoint that could no longer be told."""
-        if not self._columns:
-            self._allocate(step)
+        """Tell whether the state is the reshaped observation; from a checkpoint that could no longer be told."""
+        if self._state_is_observation is None:
+            same_size = step.state.size == step.observation.size
+            self._state_is_observation = same_size and np.may_share_memory(step.state, step.observation)
 
-    def add(
-        self,
-        step_before: Step,
-        actions: Integer[np.ndarray, "envs agents"],
-        step_after: Step,
-        memory: Float[Tensor, "envs agents memory"] | None = None,
-    ) -> None:
-        """Store one transition of every environment, without those that an environment's failure made worthless.
-
-        The memory is not kept: single transitions are for policies that remember nothing.
-
-        Raises:
-            ConfigError: there are more environments than the buffer has rows.
-            EnvError: the state stopped being the reshaped observation.
-        """
-        if len(actions) > self.capacity:
-            raise ConfigError(f"replay capacity is {self.capacity}, but must be at least {len(actions)}, one per env.")
-        self.prepare(step_before)
+    def _keep(self, before: Step, after: Step, rows: dict[str, np.ndarray], memory: Tensor | None) -> None:
+        """Write what no environment's failure made worthless; a memory is of no use to single transitions."""
+        if len(after.reward) > self.capacity:
+            envs = len(after.reward)
+            raise ConfigError(f"replay capacity is {self.capacity}, but must be at least {envs}, one per env.")
         if self._state_is_observation:
-            _check_state(step_before.state, step_before.observation)
-            _check_state(step_after.final_state, step_after.final_observation)
-        rows = transition_rows(step_before, actions, step_after)
-        if step_after.discarded is not None:
-            rows = {name: values[~step_after.discarded] for name, values in rows.items()}
+            _check_state(before.state, before.observation)
+            _check_state(after.final_state, after.final_observation)
+            del rows["state"], rows["next_state"]
+        if not self._spec.has_action_masks:
+            del rows["available_actions"], rows["next_available_actions"]
+        if after.discarded is not None:
+            rows = {name: values[~after.discarded] for name, values in rows.items()}
         count = len(rows["reward"])
         head = min(count, self.capacity - self._position)
-        for name, column in self._columns.items():
-            target, values = column.numpy(), rows[name]
+        for name, values in rows.items():
+            target = self._column(name, values.dtype, values.shape[1:])
             target[self._position : self._position + head] = values[:head]
             if head < count:
                 target[: count - head] = values[head:]
@@ -175,26 +180,6 @@ class ReplayBuffer(Store):
         super().load_state_dict(state)
         self._state_is_observation = state["state_is_observation"]
 
-    def _allocate(self, step: Step) -> None:
-        if self._state_is_observation is None:
-            same_size = step.state.size == step.observation.size
-            self._state_is_observation = same_size and np.may_share_memory(step.state, step.observation)
-        agents, actions = self._available.shape
-        layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-            "observation": ((agents, self._spec.observation_size), torch.float32),
-            "next_observation": ((agents, self._spec.observation_size), torch.float32),
-            "actions": ((agents,), torch.int64),
-            "reward": ((agents,), torch.float32),
-            "terminated": ((), torch.bool),
-        }
-        if not self._state_is_observation:
-            layout["state"] = layout["next_state"] = ((self._spec.state_size,), torch.float32)
-        if self._spec.has_action_masks:
-            layout["available_actions"] = layout["next_available_actions"] = ((agents, actions), torch.bool)
-        self._columns = {
-            name: torch.zeros((self.capacity, *shape), dtype=dtype) for name, (shape, dtype) in layout.items()
-        }
-
 
 class Trajectories(Store):
     """The last `capacity` steps of a batch of environments, in their order.
@@ -215,24 +200,15 @@ class Trajectories(Store):
     def prepare(self, step: Step) -> None:
         """Do nothing: the columns are laid out by the first step stored."""
 
-    def add(
-        self,
-        step_before: Step,
-        actions: Integer[np.ndarray, "envs agents"],
-        step_after: Step,
-        memory: Float[Tensor, "envs agents memory"] | None = None,
-    ) -> None:
-        """Store one step of every environment."""
-        rows = transition_rows(step_before, actions, step_after)
-        failed = np.zeros(len(actions), bool) if step_after.discarded is None else step_after.discarded
-        rows["ended"] = step_after.terminated | step_after.truncated | failed
+    def _keep(self, before: Step, after: Step, rows: dict[str, np.ndarray], memory: Tensor | None) -> None:
+        """Write the step, with marks where an episode ended and where an environment failed."""
+        actions = rows["actions"]
+        failed = np.zeros(len(actions), bool) if after.discarded is None else after.discarded
+        rows["ended"] = after.terminated | after.truncated | failed
         rows["valid"] = ~failed
         rows["memory"] = np.zeros((*actions.shape, 0), np.float32) if memory is None else memory.cpu().numpy()
         for name, values in rows.items():
-            if name not in self._columns:
-                kind = torch.bool if values.dtype == bool else _TYPES.get(name, torch.float32)
-                self._columns[name] = torch.zeros((self.capacity, *values.shape), dtype=kind)
-            self._columns[name].numpy()[self._position] = values
+            self._column(name, values.dtype, values.shape)[self._position] = values
         self._advance(1)
 
     def draw(self, count: int) -> Window:
@@ -240,15 +216,17 @@ class Trajectories(Store):
 
         While little is stored, the windows drawn are shorter.
         """
-        if self._length is None:
-            return self._everything()
+        if self._length is None and self._size < self.capacity:
+            raise ConfigError(f"the newest {self.capacity} steps were asked for, but only {self._size} are stored.")
         if self._size == 0:
             raise ConfigError("nothing has been stored: add steps before drawing windows.")
-        count, length = max(1, count // self._length), min(self._length, self._size)
         envs = self._columns["valid"].shape[1]
+        length, start, env = self._size, torch.zeros(envs, dtype=torch.long), torch.arange(envs)
+        if self._length is not None:
+            count, length = max(1, count // self._length), min(self._length, self._size)
+            start = torch.randint(self._size - length + 1, (count,), generator=self._generator)
+            env = torch.randint(envs, (count,), generator=self._generator)
         oldest = self._position - self._size
-        start = torch.randint(self._size - length + 1, (count,), generator=self._generator)
-        env = torch.randint(envs, (count,), generator=self._generator)
         times = (oldest + start + torch.arange(length)[:, None]) % self.capacity
         # One number per row: copying whole rows is several times faster than indexing by time and environment.
         rows = (times * envs + env).flatten()
@@ -256,13 +234,6 @@ class Trajectories(Store):
             name: column.flatten(0, 1).index_select(0, rows).unflatten(0, times.shape)
             for name, column in self._columns.items()
         }
-        return Window(**(drawn | {"memory": drawn["memory"][0]}))
-
-    def _everything(self) -> Window:
-        if self._size < self.capacity:
-            raise ConfigError(f"the newest {self.capacity} steps were asked for, but only {self._size} are stored.")
-        times = torch.arange(self._position, self._position + self.capacity) % self.capacity
-        drawn = {name: column.index_select(0, times) for name, column in self._columns.items()}
         return Window(**(drawn | {"memory": drawn["memory"][0]}))
 
 

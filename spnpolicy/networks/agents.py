@@ -199,8 +199,8 @@ class GatedCell(nn.Module):
 
     def __init__(self, width: int, agents: int | None):
         super().__init__()
-        self._input = _linear(width, 3 * width, agents, 1.0)
-        self._recurrent = _linear(width, 3 * width, agents, 1.0)
+        self._input = linear(width, 3 * width, agents, 1.0)
+        self._recurrent = linear(width, 3 * width, agents, 1.0)
 
     def inputs(self, x: Float[Tensor, "*batch agents width"]) -> Float[Tensor, "*batch agents gates"]:
         """Return the part of the gates that does not depend on the memory."""
@@ -227,7 +227,8 @@ def agent_network(spec: EnvSpec, settings: Any, **options: Any) -> AgentNetwork:
     return AgentNetwork(spec, settings.network, **({"shared": settings.share_parameters} | options))
 
 
-def _linear(inputs: int, outputs: int, agents: int | None, gain: float) -> nn.Module:
+def linear(inputs: int, outputs: int, agents: int | None, gain: float) -> nn.Module:
+    """Return a linear layer, the same for all agents (None) or with weights of its own for each of so many."""
     if agents is None:
         return initialize_orthogonal(nn.Linear(inputs, outputs), gain)
     return AgentLinear(agents, inputs, outputs, gain)

@@ -14,6 +14,10 @@ from spnpolicy.maths.masks import existing_actions
 from spnpolicy.networks.nearest import ContextNetwork, JointEmbedding
 from spnpolicy.networks.policy import SPNPolicy
 
+States = Float[Tensor, "*batch state"]
+Masks = Bool[Tensor, "*batch agents actions"]
+JointActions = Int[Tensor, "*batch count agents"]
+
 
 class AutoregressiveProposal(nn.Module):
     """mu(u | s) = prod_i mu_i(u_i | s, u_1 .. u_{i-1}), each factor a network of its own on a common view of the state.
@@ -38,13 +42,7 @@ class AutoregressiveProposal(nn.Module):
         )
 
     @torch.no_grad()
-    def draw(
-        self,
-        state: Float[Tensor, "*batch state"],
-        available: Bool[Tensor, "*batch agents actions"],
-        count: int,
-        generator: torch.Generator | None,
-    ) -> Int[Tensor, "*batch count agents"]:
+    def draw(self, state: States, available: Masks, count: int, generator: torch.Generator | None) -> JointActions:
         """Draw joint actions, agent by agent; without a generator take the most probable action of each in turn.
 
         The latter is not always the most probable joint action: that is hard to find for this family.
@@ -60,10 +58,7 @@ class AutoregressiveProposal(nn.Module):
         return torch.stack(actions, -1)
 
     def log_probs(
-        self,
-        state: Float[Tensor, "*batch state"],
-        available: Bool[Tensor, "*batch agents actions"],
-        actions: Int[Tensor, "*batch count agents"],
+        self, state: States, available: Masks, actions: JointActions
     ) -> tuple[Float[Tensor, "*batch count agents"], Float[Tensor, "*batch count agents"]]:
         """Return, for joint actions, each agent's conditional log probability and the entropy of its conditional."""
         context, points = self.trunk(state), self.embedding(actions)
@@ -75,11 +70,7 @@ class AutoregressiveProposal(nn.Module):
         return torch.stack(log_prob, -1), torch.stack(uncertainty, -1)
 
     def fit_terms(
-        self,
-        state: Float[Tensor, "*batch state"],
-        available: Bool[Tensor, "*batch agents actions"],
-        best: Int[Tensor, "*batch agents"],
-        draws: Int[Tensor, "*batch count agents"],
+        self, state: States, available: Masks, best: Int[Tensor, "*batch agents"], draws: JointActions
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
         """Return the log probability of `best`, and an estimate of the entropy from draws of this proposal.
 
@@ -137,21 +128,13 @@ class CircuitProposal(nn.Module):
         self.policy = SPNPolicy(circuit, encoder=encoder, hidden=hidden)
         self.register_buffer("missing", ~existing_actions(cardinalities), persistent=False)
 
-    def distribution(
-        self, state: Float[Tensor, "*batch state"], available: Bool[Tensor, "*batch agents actions"]
-    ) -> CircuitDistribution:
+    def distribution(self, state: States, available: Masks) -> CircuitDistribution:
         """Return the proposal in each state, with forbidden actions ruled out."""
         pi: CircuitDistribution = self.policy(state)
         return pi if (available | self.missing).all() else pi.condition(available)
 
     @torch.no_grad()
-    def draw(
-        self,
-        state: Float[Tensor, "*batch state"],
-        available: Bool[Tensor, "*batch agents actions"],
-        count: int,
-        generator: torch.Generator | None,
-    ) -> Int[Tensor, "*batch count agents"]:
+    def draw(self, state: States, available: Masks, count: int, generator: torch.Generator | None) -> JointActions:
         """Draw joint actions; without a generator give the most probable one, `count` times."""
         pi = self.distribution(state, available)
         if generator is None:
@@ -161,11 +144,7 @@ class CircuitProposal(nn.Module):
         return pi.sample((count,), generator=generator).movedim(0, -2).to(state.device)
 
     def fit_terms(
-        self,
-        state: Float[Tensor, "*batch state"],
-        available: Bool[Tensor, "*batch agents actions"],
-        best: Int[Tensor, "*batch agents"],
-        draws: Int[Tensor, "*batch count agents"],
+        self, state: States, available: Masks, best: Int[Tensor, "*batch agents"], draws: JointActions
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
         """Return the log probability of `best`, and the exact entropy in nats; draws are not needed for it."""
         pi = self.distribution(state, available)

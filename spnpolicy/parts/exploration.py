@@ -39,14 +39,9 @@ def epsilon_greedy(
 def act_epsilon_greedy(
     learner: Any, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
 ) -> Int[np.ndarray, "envs agents"]:
-    """Choose for each agent its best action by utility, epsilon-greedily if `explore`; a method of learners.
+    """Choose for each agent its best action by utility, epsilon-greedily if `explore`: a method of learners.
 
-    Args:
-        learner: with `utilities`, the agents' network, with `config.exploration` and a `_generator` of NumPy.
-        step: what the agents see.
-        explore: without it nothing is drawn.
-        progress: share of training done.
-        memory: of a recurrent network.
+    The learner has `utilities`, the agents' network, `config.exploration` and a `_generator` of NumPy.
     """
     values = learner.utilities.look(step, memory).numpy()
     # An action that does not exist has value -inf: it must not be drawn either, whatever the mask says.
@@ -58,14 +53,9 @@ def act_epsilon_greedy(
 def act_by_policy(
     learner: Any, step: Step, *, explore: bool, progress: float = 1.0, memory: Memory | None = None
 ) -> Int[np.ndarray, "envs agents"]:
-    """Draw every agent's action from its own policy; without `explore` the most probable ones. A method of learners.
+    """Draw every agent's action from its own policy, without `explore` the most probable ones: a method of learners.
 
-    Args:
-        learner: with an `actor`, the agents' network, and a `_generator` of torch.
-        step: what the agents see.
-        explore: without it nothing is drawn.
-        progress: of no influence.
-        memory: of a recurrent network.
+    The learner has an `actor`, the agents' network, and a `_generator` of torch.
 
     Raises:
         EnvError: an agent has no available action; the message names environment and agent.

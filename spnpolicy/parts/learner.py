@@ -65,12 +65,11 @@ def descend(*steps: tuple[Tensor, torch.optim.Optimizer], max_gradient_norm: flo
     return [length if bool(loss.isfinite()) else math.nan for length, loss in zip(lengths, losses, strict=True)]
 
 
-def improve(learner: Any, **losses: Tensor) -> dict[str, float]:
-    """Descend on the losses of a learner's parts, all or nothing; if it went well, count it and let targets follow.
+def step_on(learner: Any, **losses: Tensor) -> dict[str, float]:
+    """Descend on the losses of a learner's parts, all or nothing.
 
     Args:
-        learner: with `config.max_gradient_norm`, the optimiser `PART_optimizer` of each part, and what `count_update`
-            needs.
+        learner: with `config.max_gradient_norm` and the optimiser `PART_optimizer` of each part.
         losses: by part, "actor" or "critic".
 
     Returns:
@@ -78,10 +77,16 @@ def improve(learner: Any, **losses: Tensor) -> dict[str, float]:
     """
     steps = [(loss, getattr(learner, f"{part}_optimizer")) for part, loss in losses.items()]
     norms = descend(*steps, max_gradient_norm=learner.config.max_gradient_norm)
-    if all(map(math.isfinite, norms)):
-        count_update(learner)
     numbers = {f"{part}_loss": float(loss.detach()) for part, loss in losses.items()}
     return numbers | {f"{part}_gradient_norm": norm for part, norm in zip(losses, norms, strict=True)}
+
+
+def improve(learner: Any, **losses: Tensor) -> dict[str, float]:
+    """Do `step_on`, and if it went well, count the update and let targets follow."""
+    numbers = step_on(learner, **losses)
+    if all(map(math.isfinite, numbers.values())):
+        count_update(learner)
+    return numbers
 
 
 def count_update(learner: Any) -> None:

@@ -113,8 +113,8 @@ BUGS = (
     Bug(
         "replay: what a failed environment left is remembered",
         "spnpolicy/data/stores.py",
-        "        if step_after.discarded is not None:\n",
-        "        if step_after.discarded is not None and step_after.discarded.all():\n",
+        "        if after.discarded is not None:\n",
+        "        if after.discarded is not None and after.discarded.all():\n",
         (REPLAY, "tests/spnpolicy/training/test_loop.py", FAULTS),
     ),
     Bug(

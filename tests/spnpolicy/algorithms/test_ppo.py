@@ -157,20 +157,20 @@ def test_an_update_that_fails_in_a_later_step_is_undone(name, monkeypatch):
     algorithm, _, _, batch = with_data(name, **options)
     algorithm.update(batch, progress=0.0)
     before = copy.deepcopy(algorithm.state_dict())
-    steps, descend = [], ppo.descend
+    steps, step_on = [], ppo.step_on
 
-    def counted(*arguments, **limits):
-        steps.append(descend(*arguments, **limits))
+    def counted(*arguments, **losses):
+        steps.append(step_on(*arguments, **losses))
         return steps[-1]
 
-    monkeypatch.setattr(ppo, "descend", counted)
+    monkeypatch.setattr(ppo, "step_on", counted)
     reward = batch.reward.clone()
     reward[-1, 1] = 1e30  # finite, but its square is not
     ended = batch.ended.clone()
     ended[-2, 1] = True  # so that only one row knows of it
     numbers = algorithm.update(batch._replace(reward=reward, ended=ended), progress=0.0)
     assert len(steps) > 1, "the first minibatch was sound"
-    assert all(map(math.isfinite, steps[0]))
+    assert all(map(math.isfinite, steps[0].values()))
     assert not all(map(math.isfinite, numbers.values()))
     after = algorithm.state_dict()
     for part, state in before.items():

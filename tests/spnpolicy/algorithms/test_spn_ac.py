@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from spnpolicy.algorithms import make_algorithm
+from spnpolicy.base.decoding import encode
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
@@ -257,3 +258,21 @@ def test_temperature_finds_the_target_entropy_of_a_fixed_problem():
 def test_targets_beyond_the_largest_entropy_and_other_nonsense_are_refused(options):
     with pytest.raises(ConfigError, match=r"temperature\."):
         TemperatureConfig(**options)
+
+
+def test_pairs_are_the_critics_and_survive_their_file():
+    spec = EnvSpec((2, 3, 2, 2), 4, 16, False)
+    options = {"network": {"hidden": (8,)}, "pairs": [[0, 3], [2, 1]]}
+    for name in ("spn_ac", "mean_field", "reinforce_vi"):
+        learner = make_algorithm(name, spec, Streams(0), **options)
+        critic = learner.critic if name == "spn_ac" else learner.learner.critic
+        assert critic.graph.scopes == ((0,), (1,), (2,), (3,), (0, 3), (2, 1))
+        again = make_algorithm(name, spec, Streams(0), **encode(learner.config))
+        assert again.config == learner.config
+    for wrong, message in (
+        ({"pairs": [[0, 4]]}, "pairs is"),
+        ({"pairs": [[1, 1]]}, "pairs is"),
+        ({"num_pairs": 3}, "num_pairs is 3, but must be left out where pairs are given"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            make_algorithm("spn_ac", spec, Streams(0), **(options | wrong))
