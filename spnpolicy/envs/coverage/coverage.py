@@ -222,9 +222,6 @@ class Coverage:
         claim itself in variant "claim". Nobody starts on a goal, so it is at least 1. Exact for
         "simultaneous" and "claim"; a lower bound for "latch", where an agent cannot walk across a free goal.
 
-        Returns:
-            Steps until success, shape (num_envs,).
-
         Raises:
             EnvError: `reset` was never called.
         """
@@ -232,9 +229,6 @@ class Coverage:
 
     def fixed_assignment_steps(self) -> Int[np.ndarray, " envs"]:
         """Return the length of the episode in which agent i takes goal i: the best without coordination.
-
-        Returns:
-            Steps until success, shape (num_envs,), never below `optimal_steps`.
 
         Raises:
             ConfigError: there are fewer goals than agents, so that not every agent has its own.

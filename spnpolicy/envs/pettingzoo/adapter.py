@@ -297,22 +297,13 @@ class ParallelBatch:
 
     def _step_of(self, parts: list[Rows]) -> Step:
         """Put the rows of all processes below each other; what is one array in every part stays one."""
-        goes_on = all(part.observation is part.final_observation for part in parts)
-        observation, available = _joined(parts, "observation"), _joined(parts, "available_actions")
-        final_observation = observation if goes_on else _joined(parts, "final_observation")
-        final_available = available if goes_on else _joined(parts, "final_available_actions")
-        if parts[0].state is None:
-            state = observation.reshape(len(observation), -1)
-            final_state = final_observation.reshape(len(observation), -1)
-        else:
-            state = _joined(parts, "state")
-            final_state = state if goes_on else _joined(parts, "final_state")
+        names = ["state", "reward", "terminated", "truncated"]
+        if any(part.observation is not part.final_observation for part in parts):
+            names += ["final_observation", "final_state", "final_available_actions"]
+        columns = {name: _joined(parts, name) for name in names}
+        step = Step.showing(_joined(parts, "observation"), _joined(parts, "available_actions"), **columns)
         discarded = _joined(parts, "discarded")
-        return Step(
-            *(observation, state, _joined(parts, "reward"), _joined(parts, "terminated"), _joined(parts, "truncated")),
-            *(available, final_observation, final_state, final_available),
-            discarded=discarded if discarded.any() else None,
-        )
+        return step._replace(discarded=discarded) if discarded.any() else step
 
     def _check_allowed(self, actions: Integer[np.ndarray, "envs agents"], shown: Step) -> None:
         is_allowed = np.take_along_axis(shown.available_actions, actions[:, :, None], axis=2)
@@ -325,9 +316,10 @@ class ParallelBatch:
             )
 
 
-def _joined(parts: list[Rows], field: str) -> np.ndarray:
+def _joined(parts: list[Rows], field: str) -> Any:
+    """Return a column of all parts; None for a state that is the observations side by side."""
     columns = [getattr(part, field) for part in parts]
-    return columns[0] if len(columns) == 1 else np.concatenate(columns)
+    return columns[0] if len(columns) == 1 or columns[0] is None else np.concatenate(columns)
 
 
 def _declaring(owner: str, spec: EnvSpec, entities: Entities | Mapping[str, Any] | None) -> EnvSpec:

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from jaxtyping import UInt8
 
 from circuits.files import replacing
 from spnpolicy.base.errors import ConfigError
@@ -61,7 +60,9 @@ def _encode(shots: Iterable[Shot], path: Path) -> None:
         context.color_range, context.colorspace = _LIMITED_RANGE, _BT709
         context.color_primaries, context.color_trc = _BT709, _BT709
         for number, shot in enumerate(shots):
-            picture = _with_even_sides(shot.picture)
+            # yuv420p keeps one colour per two by two pixels, so it has no odd sides.
+            height, width = shot.picture.shape[:2]
+            picture = np.pad(shot.picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             if number == 0:
                 context.height, context.width = picture.shape[:2]
             frame = av.VideoFrame.from_ndarray(picture, "rgb24").reformat(format="yuv420p", dst_colorspace="ITU709")
@@ -69,9 +70,3 @@ def _encode(shots: Iterable[Shot], path: Path) -> None:
                 frame.pts = None
                 container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-
-
-def _with_even_sides(picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "even_height even_width 3"]:
-    # yuv420p keeps one colour per two by two pixels, so it has no odd sides.
-    height, width = picture.shape[:2]
-    return np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

@@ -32,16 +32,9 @@ def report_text(comparison: Comparison, tasks: Sequence[Task], selection: Select
     lines = [headline(comparison, selection), ""]
     for task, numbers in zip(tasks, comparison.tasks, strict=True):
         lines += [f"{task.label}", f"  {in_words(task.settings)}", f"  scores from {numbers.source}", ""]
-        lines += [
-            *aligned(table(numbers)),
-            "",
-            *pair_lines(numbers.pairs),
-            *statements(numbers, comparison.measure),
-            "",
-        ]
+        lines += _found(numbers, comparison.measure)
     if comparison.overall is not None:
-        lines += [f"all {len(tasks)} tasks together", "", *aligned(table(comparison.overall)), ""]
-        lines += [*pair_lines(comparison.overall.pairs), *statements(comparison.overall, comparison.measure), ""]
+        lines += [f"all {len(tasks)} tasks together", "", *_found(comparison.overall, comparison.measure)]
     lines += ["How to read this", *(f"- {line}" for line in explanations(comparison)), ""]
     cautions_found = cautions(comparison, tasks, selection)
     lines += ["What to keep in mind", *(f"- {line}" for line in cautions_found), ""] if cautions_found else []
@@ -77,11 +70,10 @@ def table(numbers: Numbers) -> list[list[str]]:
     return rows
 
 
-def pair_lines(pairs: Sequence[Pair]) -> list[str]:
-    """Return a line per pair: how probable an improvement is."""
-    if not pairs:
-        return []
-    return [*aligned([[f"P({pair.first} > {pair.second})", interval_text(pair.probability, 3)] for pair in pairs]), ""]
+def _found(numbers: Numbers, measure: str) -> list[str]:
+    """Return the table, how probable an improvement is in each pair, and what is to be concluded."""
+    pairs = [[f"P({pair.first} > {pair.second})", interval_text(pair.probability, 3)] for pair in numbers.pairs]
+    return [*aligned(table(numbers)), "", *aligned(pairs), "", *statements(numbers, measure), ""]
 
 
 def statements(numbers: Numbers, measure: str) -> list[str]:

@@ -29,12 +29,11 @@ class AppendOnlyFile:
 
     def is_empty(self) -> bool:
         """Return whether nothing has been written yet."""
-        return not self._waiting and not (self.path.exists() and self.path.stat().st_size)
+        return not self._waiting and not self._content()
 
     def last_line(self) -> bytes:
         """Return the last line of the file, without its end; empty if there is none."""
-        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
-        return lines[-1] if lines else b""
+        return (self._content().splitlines() or [b""])[-1]
 
     def state_dict(self) -> dict[str, Any]:
         """Return how many lines the file has, which are then on the disk, and what is still waiting.
@@ -44,7 +43,7 @@ class AppendOnlyFile:
         self._write_waiting()
         if self._descriptor is not None:
             os.fsync(self._descriptor)
-        content = self.path.read_bytes() if self.path.exists() else b""
+        content = self._content()
         # A line of which the disk took only a part is kept as a whole: loading cuts that part off.
         waiting = content[content.rfind(b"\n") + 1 :] + self._waiting
         return {"lines": content.count(b"\n"), "waiting": np.frombuffer(waiting, np.uint8).copy()}
@@ -53,7 +52,7 @@ class AppendOnlyFile:
         """Cut off what was appended since `state_dict` returned this."""
         self.close()
         self._waiting = state["waiting"].tobytes()
-        content = self.path.read_bytes() if self.path.exists() else b""
+        content = self._content()
         lines = content.splitlines(keepends=True)
         if len(lines) < state["lines"]:
             text = "%s has %d lines, but had %d at the checkpoint: some of it is lost."
@@ -68,6 +67,9 @@ class AppendOnlyFile:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def _content(self) -> bytes:
+        return self.path.read_bytes() if self.path.exists() else b""
 
     def _write_waiting(self) -> None:
         try:
