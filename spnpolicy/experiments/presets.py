@@ -6,10 +6,6 @@ from typing import Any
 from spnpolicy.training.config import TrainConfig
 
 
-def _common_options() -> dict[str, Any]:
-    return {"network": {"hidden": [64, 64], "features": {"frequencies": 4}}}
-
-
 @dataclass(frozen=True)
 class Preset:
     """One task and one budget, the same for every algorithm."""
@@ -26,7 +22,9 @@ class Preset:
     """Runs per algorithm."""
     algorithms: tuple[str, ...] = ("spn_ac", "mean_field", "vdn", "iql")
     """Who is compared."""
-    algorithm_options: dict[str, Any] = field(default_factory=_common_options)
+    algorithm_options: dict[str, Any] = field(
+        default_factory=lambda: {"network": {"hidden": [64, 64], "features": {"frequencies": 4}}}
+    )
     """Settings that all algorithms share: the same networks and the same features."""
     learning_rate: float = 1e-3
     """Step size of every actor and every critic."""

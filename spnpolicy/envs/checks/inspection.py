@@ -48,11 +48,8 @@ class Inspector:
 
     def is_sound(self, step: Step) -> bool:
         """Say quickly whether nothing at all is wrong."""
-        if type(step) is not Step:
+        if self.problem_of_batch(step) is not None:
             return False
-        for array, shape, kind in zip(step, self._shapes, self._kinds, strict=False):
-            if type(array) is not np.ndarray or array.shape != shape or array.dtype.kind != kind:
-                return False
         observation, final = step.observation, step.final_observation
         if not (np.isfinite(observation).all() and np.isfinite(step.reward).all()):
             return False

@@ -269,13 +269,7 @@ class Coverage:
         return board.rows(np.array([index]))
 
     def render(self, index: int = 0, *, cell: int = 48, final: bool = False) -> UInt8[np.ndarray, "height width 3"]:
-        """Return a picture of one game.
-
-        Args:
-            index: which game of the batch.
-            cell: side of a grid cell in pixels, 12 or more.
-            final: if that game ended on the latest step, draw what it reached instead of the new start.
-        """
+        """Return a picture of what `board` returns, with cells of so many pixels, 12 or more."""
         # Pillow is heavy, and training never draws.
         from spnpolicy.envs.coverage.render import render
 

@@ -219,17 +219,6 @@ class ForagingArrays:
         share = 1.0 - float(field.sum()) / float(self._spawned[index])
         return render_foraging(field, agents, share=share, time=int(self._age[index]))
 
-    def set_state(
-        self, players: Int[np.ndarray, "envs agents 3"], food: Int[np.ndarray, "envs foods 3"], age: int = 0
-    ) -> Step:
-        """Start all games from given rows, columns and levels of agents and food, food row by row; level 0: no food."""
-        if self._generator is None:
-            self._generator = np.random.default_rng()
-        self._players[:], self._food[:] = players, food
-        self._spawned[:] = np.maximum(self._food[..., 2].sum(-1), 1)
-        self._age[:] = age
-        return self._show_current()
-
     def state_dict(self) -> dict[str, Any]:
         """Return all that is needed to go on exactly from here."""
         arrays = {"players": self._players, "food": self._food, "spawned": self._spawned, "age": self._age}

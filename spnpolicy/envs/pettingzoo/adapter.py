@@ -215,9 +215,7 @@ class ParallelBatch:
     def render(self, index: int = 0, *, final: bool = False) -> UInt8[np.ndarray, "height width 3"]:
         """Return the picture that one game draws of itself; needs `render_mode` "rgb_array" and no workers.
 
-        Args:
-            index: which game, 0 .. num_envs - 1.
-            final: if that game ended on the latest step, show what it reached instead of the new start.
+        If it ended on the latest step, the final picture is that of what it reached instead of the new start.
 
         Raises:
             EnvError: the batch was made without that mode or with workers, `reset` was never called, there is no

@@ -61,13 +61,7 @@ def layout_of(
 ) -> Layout:
     """Find out the sizes of an environment; resets it once, to see whether its `state()` works.
 
-    Args:
-        owner: name of the environment, for messages.
-        env: the environment.
-        bins: values per dimension of continuous actions.
-        episode_limit: steps of an episode; None takes the `max_cycles` of the environment, or else 1000.
-        agents_stay: the promise that nobody leaves early and no action is ever forbidden.
-        own_state: take the state from the environment's `state()` if it has one.
+    Its options are those of `spnpolicy.envs.pettingzoo.adapter.ParallelBatch`; messages begin with its owner.
 
     Raises:
         ConfigError: a space that cannot be used, or an environment that has no agents or cannot be reset.

@@ -18,10 +18,8 @@ ADAPTER_OPTIONS = ("num_envs", "workers", "bins", "episode_limit", "agents_stay"
 def parallel_maker(owner: str, target: str, options: Mapping[str, Any]) -> Callable[[], ParallelEnv]:
     """Return a function that makes one PettingZoo environment.
 
-    Args:
-        owner: name of the environment, for messages.
-        target: a module with a function `parallel_env`, or module.name of a class or function.
-        options: keyword arguments of that function.
+    The target is a module with a function `parallel_env`, or module.name of a class or function, and the options are
+    its keyword arguments. Messages begin with the name of the environment, its owner.
 
     Raises:
         ConfigError: no such module, function or option; the function fails, or makes something else.

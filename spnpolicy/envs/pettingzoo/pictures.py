@@ -49,11 +49,7 @@ def check_render_mode(owner: str, env: ParallelEnv, mode: str) -> None:
 
 
 def picture_of(where: str, env: ParallelEnv) -> UInt8[np.ndarray, "height width 3"]:
-    """Let an environment draw itself.
-
-    Args:
-        where: which environment this is, and when, for messages.
-        env: an environment in render mode "rgb_array".
+    """Let an environment in render mode "rgb_array" draw itself; messages begin with which one it is, and when.
 
     Raises:
         EnvError: `render` fails, or returns something else than a picture.

@@ -42,13 +42,7 @@ def action_set(owner: str, agent: str, space: Space[Any], bins: int | None) -> A
     """Return the actions that a space holds.
 
     A `MultiDiscrete` space counts as the product of its parts. A `Box` becomes a grid of `bins` equally
-    spaced values per dimension, both bounds included.
-
-    Args:
-        owner: name of the environment, for messages.
-        agent: name of the agent, for messages.
-        space: its action space.
-        bins: values per dimension of a `Box`, 2 or more.
+    spaced values per dimension, 2 or more, both bounds included. Messages name environment (owner) and agent.
 
     Raises:
         ConfigError: another kind of space, a `Box` without `bins` or without bounds, or too many actions.

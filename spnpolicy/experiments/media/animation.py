@@ -88,7 +88,8 @@ def write_gif(shots: Iterable[Shot], path: Path) -> None:
         path: where to write it; a file there is replaced.
     """
     shots = list(shots)
-    images = [_with_few_colors(shot.picture) for shot in shots]
+    colors: Any = {"colors": _COLORS, "method": Image.Quantize.MEDIANCUT, "dither": Image.Dither.NONE}
+    images = [Image.fromarray(shot.picture).quantize(**colors) for shot in shots]
     durations = [shot.milliseconds for shot in shots]
     file = io.BytesIO()
     images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=True)
@@ -170,7 +171,3 @@ def _do_without_display() -> None:
 def _fitted(picture: Frame, height: int, width: int) -> Frame:
     missing = ((0, height - len(picture)), (0, width - picture.shape[1]), (0, 0))
     return np.pad(picture, missing, constant_values=_EMPTY)
-
-
-def _with_few_colors(picture: Frame) -> Image.Image:
-    return Image.fromarray(picture).quantize(_COLORS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)

@@ -19,11 +19,7 @@ _QUALITY = {"crf": "18", "preset": "medium", "tune": "animation"}
 
 
 def check_video_support() -> ModuleType:
-    """Return PyAV.
-
-    Raises:
-        ConfigError: it is not installed; the message says how to install it.
-    """
+    """Return PyAV, or refuse with a ConfigError that says how to install it."""
     try:
         import av
     except ImportError as problem:
@@ -32,11 +28,7 @@ def check_video_support() -> ModuleType:
 
 
 def write_video(shots: Iterable[Shot], path: Path) -> None:
-    """Write an MP4 file, complete or not at all.
-
-    Args:
-        shots: pictures of one size, each with the time that it is shown for.
-        path: where to write it; a file there is replaced.
+    """Write an MP4 file, complete or not at all, as `write_gif` does.
 
     Raises:
         ConfigError: PyAV is not installed.

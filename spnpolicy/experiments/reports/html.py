@@ -1,8 +1,8 @@
 """A report as one web page that can be mailed: pictures inside, nothing loaded from elsewhere, no scripts."""
 
 import base64
-import html
 from collections.abc import Sequence
+from html import escape
 
 from spnpolicy.experiments.reports.cautions import Selection, cautions, provenance
 from spnpolicy.experiments.reports.groups import Task, in_words
@@ -42,13 +42,13 @@ def report_html(
     """Return the page; every text in it is escaped, because names and settings come from files."""
     kept = cautions(comparison, tasks, selection)
     body = [
-        f"<h1>{_text(', '.join(_title_parts(comparison)))}</h1>",
+        f"<h1>{escape(', '.join(_title_parts(comparison)))}</h1>",
         _note(headline(comparison, selection)),
         *([f'<div class="card"><h2>What to keep in mind</h2>{_bullets(kept)}</div>'] if kept else []),
     ]
     for task, numbers in zip(tasks, comparison.tasks, strict=True):
         notes = [_note(in_words(task.settings)), _note(f"Scores from {numbers.source}.")]
-        body += [f"<h2>{_text(task.label)}</h2>", *notes, _numbers_part(numbers, comparison.measure, pictures)]
+        body += [f"<h2>{escape(task.label)}</h2>", *notes, _numbers_part(numbers, comparison.measure, pictures)]
     if comparison.overall is not None:
         head = f"<h2>All {len(tasks)} tasks together</h2>"
         body += [head, _numbers_part(comparison.overall, comparison.measure, pictures)]
@@ -89,7 +89,7 @@ def _runs_part(tasks: Sequence[Task]) -> str:
 
 def _picture(picture: Picture) -> str:
     data = base64.b64encode(picture.path.read_bytes()).decode("ascii")
-    return f'<img alt="{_text(picture.title)}" src="data:image/png;base64,{data}">'
+    return f'<img alt="{escape(picture.title)}" src="data:image/png;base64,{data}">'
 
 
 def _title_parts(comparison: Comparison) -> list[str]:
@@ -98,26 +98,22 @@ def _title_parts(comparison: Comparison) -> list[str]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{_text(text)}</th>" for text in rows[0])
+    head = "".join(f"<th>{escape(text)}</th>" for text in rows[0])
     lines = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows[1:])
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{lines}</tbody></table></div>'
 
 
 def _cell(text: str) -> str:
     # Numbers with their intervals stay on one line; names may be long.
-    return f'<td class="number">{_text(text)}</td>' if text[:1].isdecimal() else f"<td>{_text(text)}</td>"
+    return f'<td class="number">{escape(text)}</td>' if text[:1].isdecimal() else f"<td>{escape(text)}</td>"
 
 
 def _bullets(lines: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{_text(line)}</li>' for line in lines)}</ul>" if lines else ""
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
 
 
 def _note(text: str) -> str:
-    return f'<p class="note">{_text(text)}</p>'
-
-
-def _text(text: str) -> str:
-    return html.escape(text, quote=True)
+    return f'<p class="note">{escape(text)}</p>'
 
 
 def _page(title: str, body: str) -> str:
@@ -126,8 +122,8 @@ def _page(title: str, body: str) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_text(_POLICY)}">
-<title>{_text(title)}</title>
+<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">
+<title>{escape(title)}</title>
 <style>{_STYLE}</style>
 </head>
 <body>

@@ -32,13 +32,7 @@ class Outcome(NamedTuple):
 
 
 def attempt(plan: Plan, trial: Trial, folder: Path) -> Outcome:
-    """Try to do what is missing of a trial, alone, and tell how that went.
-
-    Args:
-        plan: the plan it belongs to; its trials are not looked at.
-        trial: the trial.
-        folder: folder of the plan.
-    """
+    """Try to do what is missing of a trial, alone, and tell how that went; see `run_trial`."""
     try:
         with (
             hold(folder, trial.name, patience=_PATIENCE) as holder,

@@ -124,15 +124,10 @@ class Holder:
 
 @contextlib.contextmanager
 def hold(folder: Path, trial: str, *, patience: float = 0.0) -> Iterator[Holder]:
-    """Be the only one at work on a trial.
-
-    Args:
-        folder: folder of the plan.
-        trial: name of the trial.
-        patience: seconds to wait for another one who is at work on it.
+    """Be the only one at work on a trial of the plan in a folder.
 
     Raises:
-        LeaseError: somebody else still is.
+        LeaseError: somebody else still is, after `patience` seconds.
     """
     deadline = time.monotonic() + patience
     (folder / "leases").mkdir(parents=True, exist_ok=True)

@@ -48,14 +48,10 @@ class CheckpointSaver:
         sleep: Callable[[float], object] = time.sleep,
         warn: Callable[[str], object] = _log.warning,
     ):
-        """Prepare to save; nothing is read or written yet.
+        """Prepare to save into a folder of which the last `keep` checkpoints stay; nothing is read or written yet.
 
-        Args:
-            root: folder of all checkpoints of the run.
-            keep: number of checkpoints to keep.
-            clock: time in seconds.
-            sleep: waits for a number of seconds; used at the end of a run only.
-            warn: takes the one warning that there is for each checkpoint in trouble.
+        The clock counts seconds, sleep waits for some, at the end of a run only, and `warn` takes the one warning that
+        there is for each checkpoint in trouble.
         """
         self._root = root
         self._keep = keep
@@ -75,9 +71,7 @@ class CheckpointSaver:
     def save(self, make_state: MakeState, *, final: bool = False) -> Path | None:
         """Write a checkpoint now, unless one is waiting to be tried again: then that one takes its place.
 
-        Args:
-            make_state: see `MakeState`.
-            final: this is the last chance: wait for the retries instead of training on.
+        Where it is the final one, this is the last chance: it waits for the retries instead of training on.
 
         Returns:
             Its folder; None if the disk refused.

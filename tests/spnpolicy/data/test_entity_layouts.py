@@ -7,6 +7,7 @@ from spnpolicy.base.decoding import decode, encode
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.entities import Entities, EntitySet
 from spnpolicy.envs import make_env
+from tests.spnpolicy.envs.env_cases import foraging_at
 
 
 def seen(spec, observation, name):
@@ -53,7 +54,7 @@ def test_foraging_shows_what_it_declares(rescale):
     env.reset(seed=0)
     players, food = env._players.copy(), env._food.copy()
     food[::2, 1, 2] = 0
-    step = env.set_state(players, food)
+    step = foraging_at(env, players, food)
     _, place, is_there = seen(env.spec, step.observation, "food")
     left = [row[row[:, 2] > 0, :2] for row in food]
     for index in range(20):

@@ -44,3 +44,11 @@ FORBIDDING = ("foraging", "foraging three", "foraging together", "foraging array
 def random_actions(step, generator):
     """Draw uniformly from the actions that a step allows, shape (num_envs, agents)."""
     return np.where(step.available_actions, generator.random(step.available_actions.shape), -1.0).argmax(axis=2)
+
+
+def foraging_at(env, players, food, age=0):
+    """Start all games of `ForagingArrays` from given rows, columns and levels of agents and food; level 0: no food."""
+    env.reset(seed=0)
+    spawned = np.maximum(food[..., 2].sum(-1), 1)
+    ages = np.full(env.num_envs, age)
+    return env.load_state_dict(env.state_dict() | {"players": players, "food": food, "spawned": spawned, "age": ages})

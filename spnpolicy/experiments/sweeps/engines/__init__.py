@@ -62,7 +62,12 @@ def make_engine(name: str = "local", *, workers: int | None = None, threads: int
         return LocalEngine(workers or cores_of_machine() // threads or 1, threads)
     if name != "ray":
         raise ConfigError(f"engine is {name!r}, but must be 'local' or 'ray'.")
-    _set_up_ray(address)
+    # What Ray reads when it is imported.
+    for setting, value in _RAY_SETTINGS.items():
+        os.environ.setdefault(setting, value)
+    if not address:
+        # Without it even a cluster of one machine listens to the whole network.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
         from spnpolicy.experiments.sweeps.engines.cluster import RayEngine
     except ModuleNotFoundError as problem:
@@ -72,15 +77,6 @@ def make_engine(name: str = "local", *, workers: int | None = None, threads: int
     if not address:
         workers = workers or cores_of_machine() // threads or 1
     return RayEngine(workers, threads, address)
-
-
-def _set_up_ray(address: str) -> None:
-    """Set what Ray reads when it is imported."""
-    for name, value in _RAY_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    if not address:
-        # Without it even a cluster of one machine listens to the whole network.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
 
 def cores_of_machine() -> int:

@@ -7,6 +7,7 @@ from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
 from spnpolicy.envs.checks.door import check_env
 from spnpolicy.envs.foraging.arrays import LOAD, ForagingArrays
 from spnpolicy.envs.foraging.lbforaging import parallel_env
+from tests.spnpolicy.envs.env_cases import foraging_at
 
 TASKS = ("Foraging-8x8-2p-3f-coop-v3", "Foraging-5x5-2p-1f-v3", "Foraging-6x6-4p-2f-v3", "Foraging-7x7-3p-3f-coop-v3")
 
@@ -47,7 +48,7 @@ def test_follows_the_package_step_by_step(task, rescale):
     compared = paid = 0
     for episode in range(25):
         observations, infos = game.reset(seed=episode)
-        step = env.set_state(*state_of(game))
+        step = foraging_at(env, *state_of(game))
         while game.agents:
             masks = np.stack([infos[a]["action_mask"] for a in game.possible_agents]).astype(bool)
             np.testing.assert_array_equal(step.available_actions[0], masks)
@@ -76,13 +77,13 @@ def test_two_who_load_together_share_and_one_alone_fails():
     env = ForagingArrays()
     food = np.array([[[3, 3, 3], [5, 5, 3], [6, 2, 3]]])
     players = np.array([[[3, 2, 1], [2, 3, 2]]])
-    env.set_state(players, food)
+    foraging_at(env, players, food)
     alone = env.step(np.array([[LOAD, 0]]))
     assert alone.reward.tolist() == [[0.0, 0.0]]
     together = env.step(np.array([[LOAD, LOAD]]))
     np.testing.assert_allclose(together.reward, [[1 * 3 / (3 * 9), 2 * 3 / (3 * 9)]], rtol=1e-6)
     assert not together.terminated[0]
-    env.set_state(players, np.array([[[3, 3, 3], [0, 0, 0], [0, 0, 0]]]), age=49)
+    foraging_at(env, players, np.array([[[3, 3, 3], [0, 0, 0], [0, 0, 0]]]), age=49)
     last = env.step(np.array([[LOAD, LOAD]]))
     assert last.reward.sum() == pytest.approx(1.0)
     assert last.terminated[0]
@@ -92,10 +93,10 @@ def test_two_who_load_together_share_and_one_alone_fails():
 def test_two_who_load_different_food_do_not_help_each_other():
     env = ForagingArrays()
     food = np.array([[[3, 3, 3], [5, 5, 3], [6, 2, 3]]])
-    env.set_state(np.array([[[3, 2, 1], [5, 4, 2]]]), food)
+    foraging_at(env, np.array([[[3, 2, 1], [5, 4, 2]]]), food)
     assert env.step(np.array([[LOAD, LOAD]])).reward.tolist() == [[0.0, 0.0]]
     # with enough of a level each is paid for its own
-    env.set_state(np.array([[[3, 2, 3], [5, 4, 3]]]), food)
+    foraging_at(env, np.array([[[3, 2, 3], [5, 4, 3]]]), food)
     np.testing.assert_allclose(env.step(np.array([[LOAD, LOAD]])).reward, [[1 / 3, 1 / 3]], rtol=1e-6)
 
 
