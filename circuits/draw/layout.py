@@ -75,14 +75,10 @@ class _Layers:
     def _first_order(self) -> list[list[int]]:
         """Order each layer as a depth-first walk from the top meets it."""
         order: list[list[int]] = [[] for _ in range(max(self.rank) + 1)]
-        seen = [False] * len(self.rank)
-        stack = [v for v in range(len(self.rank)) if not self.above[v]]
-        while stack:
-            vertex = stack.pop()
-            if not seen[vertex]:
-                seen[vertex] = True
-                order[self.rank[vertex]].append(vertex)
-                stack.extend(reversed(self.below[vertex]))
+        walk = nx.DiGraph((-1, v) for v in reversed(range(len(self.rank))) if not self.above[v])  # -1 is above all
+        walk.add_edges_from((v, child) for v, below in enumerate(self.below) for child in below)
+        for vertex in list(nx.dfs_preorder_nodes(walk, -1))[1:]:
+            order[self.rank[vertex]].append(vertex)
         return order
 
     def reduce_crossings(self) -> None:

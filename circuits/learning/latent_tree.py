@@ -91,8 +91,7 @@ def _near_the_tree(
     offsets = value_offsets(cards)
     logits = torch.zeros(latent.circuit.num_parameters, dtype=torch.float64)
     # Which values each state stands for, (states, k): in turns, whichever is fewer.
-    meaning = [(torch.arange(states).unsqueeze(1) - torch.arange(k)) % min(k, states) == 0 for k in cards]
-    meaning = [table.to(torch.float64) for table in meaning]
+    meaning = [((torch.arange(states).unsqueeze(1) - torch.arange(k)) % min(k, states) == 0).double() for k in cards]
 
     def put(nodes: Sequence[int], table: Tensor) -> None:
         noise = torch.empty(table.shape, dtype=torch.float64).exponential_(generator=generator)

@@ -49,17 +49,12 @@ def conditionals(
 
     joint = for_each_sample(distribution, values, one_pass)
     rest = logsumexp(joint, -1)
-    _check_rest(rest)
+    impossible = rest == NEGATIVE_INFINITY
+    if impossible.any():
+        places = [(tuple(row), variable) for *row, variable in impossible.nonzero().tolist()]
+        shown = listed([f"variable {variable}" + (f" of row {row}" if row else "") for row, variable in places])
+        raise ImpossibleEvidenceError(
+            f"the conditional is undefined where all other variables together have probability zero: {shown}; "
+            "pass values that the distribution allows, for example its samples."
+        )
     return posterior(joint, rest.unsqueeze(-1))
-
-
-def _check_rest(log_rest: Tensor) -> None:
-    impossible = log_rest == NEGATIVE_INFINITY
-    if not impossible.any():
-        return
-    places = [(tuple(row), variable) for *row, variable in impossible.nonzero().tolist()]
-    shown = listed([f"variable {variable}" + (f" of row {row}" if row else "") for row, variable in places])
-    raise ImpossibleEvidenceError(
-        f"the conditional is undefined where all other variables together have probability zero: {shown}; "
-        "pass values that the distribution allows, for example its samples."
-    )

@@ -135,9 +135,7 @@ def total_correlation(distribution: WeightedCircuit) -> Float[Tensor, "*batch"]:
     Source: Watanabe 1960.
     """
     joint = entropy(distribution)
-    compiled = distribution.circuit.compiled
-    probabilities = distribution.flows[: compiled.num_values]
-    return entropy_of(probabilities).sum(0) - joint
+    return entropy_of(distribution.flows[: distribution.circuit.compiled.num_values]).sum(0) - joint
 
 
 def mutual_information(

@@ -7,8 +7,7 @@ from math import prod
 import numpy as np
 
 from circuits.engine.layers import CompiledCircuit, ProductLayer, Rows, SumLayer
-from circuits.engine.tables.merge import drop_zeros, merge_equal_sources, totals_first
-from circuits.engine.tables.steps import Contraction, Mix, Outer, TablePlan
+from circuits.engine.tables.steps import Contraction, Mix, Outer, TablePlan, drop_zeros, merge_equal, totals_first
 from circuits.variables import scope_of
 
 _WASTE = 4
@@ -158,7 +157,7 @@ class _Planner:
                 table[rows[same]] = sources[same, 0]
                 if same.all():
                     continue
-                job = drop_zeros(*merge_equal_sources(sources[~same], edges[members][~same]))
+                job = drop_zeros(*merge_equal(sources[~same], edges[members][~same]))
                 jobs[job[0].shape[1], job[1].shape[2], job[0].shape[2]].append((*job, table, rows[~same]))
         # Jobs of one shape become one step, whatever their regions. Their rows are numbered only now, so that a step
         # writes one slice; that is in time, because the children of a layer stand in layers before it.

@@ -196,7 +196,9 @@ class _Writer:
             if waiting:
                 stack += waiting
             else:
-                self._add_decision(mixture, plans.pop(mixture))
+                place, elements = self.vtree.ids[self._key(mixture)], plans.pop(mixture)
+                texts = [f"{self.ids[prime]} {self.ids[sub]} {min(weight, 0.0)!r}" for prime, sub, weight in elements]
+                self._add(mixture, f"D {{}} {place} {len(texts)} {' '.join(texts)}")
 
     def _key(self, mixture: _Mixture) -> tuple[int, ...]:
         """Return the vtree node that a mixture belongs to."""
@@ -279,11 +281,6 @@ class _Writer:
             self._add(mixture, f"L {{}} {place} {variable + 1 if no == -inf else -variable - 1}")
         else:
             self._add(mixture, f"T {{}} {place} {variable + 1} {min(no, 0.0)!r} {min(yes, 0.0)!r}")
-
-    def _add_decision(self, mixture: _Mixture, elements: list[tuple[_Mixture, _Mixture, float]]) -> None:
-        place = self.vtree.ids[self._key(mixture)]
-        texts = [f"{self.ids[prime]} {self.ids[sub]} {min(weight, 0.0)!r}" for prime, sub, weight in elements]
-        self._add(mixture, f"D {{}} {place} {len(texts)} {' '.join(texts)}")
 
     def _add(self, mixture: _Mixture, line: str) -> None:
         self.ids[mixture] = len(self.lines)
