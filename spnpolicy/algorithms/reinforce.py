@@ -16,12 +16,12 @@ from spnpolicy.networks.agents import agent_network
 from spnpolicy.parts.actor_critic import action_log_probs, actor_loss
 from spnpolicy.parts.exploration import act_by_policy
 from spnpolicy.parts.learner import improve, make_optimizer, saves
-from spnpolicy.parts.settings import AdamSettings, AgentPolicySettings, LinearSchedule, data_needs, step_size
+from spnpolicy.parts.settings import AdamSettings, AgentSettings, LinearSchedule, RolloutSettings, data_needs, step_size
 from spnpolicy.parts.targets import window_of
 
 
 @dataclass(frozen=True)
-class Config(AgentPolicySettings):
+class Config(AgentSettings, RolloutSettings):
     """Settings of REINFORCE."""
 
     actor: AdamSettings = field(default_factory=step_size(3e-4))

@@ -208,11 +208,6 @@ class CriticSettings(RolloutSettings):
 
 
 @dataclass(frozen=True)
-class AgentPolicySettings(AgentSettings, RolloutSettings):
-    """Policies with one network per agent."""
-
-
-@dataclass(frozen=True)
 class AgentCriticSettings(AgentSettings, CriticSettings):
     """Policies and critics with one network per agent."""
 
