@@ -4,6 +4,7 @@ import copy
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -332,3 +333,12 @@ def test_double_q_chooses_with_the_online_network_and_values_with_the_target(nam
         found = algorithm._targets(batch, following) / 0.95
     assert (values < best_of_target - 0.01).any()
     torch.testing.assert_close(found, values if name == "iql" else values.sum(-1))
+    # The setting decides which of the two is learned from.
+    taken = online(seen)[..., 0].detach()
+    for double_q, target_values in ((False, best_of_target), (True, values)):
+        algorithm.config = replace(algorithm.config, double_q=double_q)
+        error = taken - 0.95 * target_values if name == "iql" else (taken - 0.95 * target_values).sum(-1)
+        state = copy.deepcopy(algorithm.state_dict())
+        loss = algorithm.update(batch, progress=0.0)["critic_loss"]
+        assert loss == pytest.approx(error.square().mean().item(), rel=1e-4)
+        algorithm.load_state_dict(state)
