@@ -9,12 +9,8 @@ import jaxtyping
 import pytest
 import torch
 
-# Shapes and types are checked in tests only. Installed here because the command-line option of jaxtyping 0.3.11 splits
-# its argument wrongly when the checker has brackets: it then checks the first package only, with a broken checker.
-jaxtyping.install_import_hook(
-    ["circuits", "factor_q", "spnpolicy"],
-    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
-)
+CHECKED_ALWAYS = ("maths", "data", "networks", "training.storage", "experiments.statistics", "experiments.answers")
+"""Rooms of spnpolicy that compute; what plays and learns makes so many calls that only long runs check its types."""
 
 torch.set_num_threads(1)
 
@@ -28,6 +24,16 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
 )
 hypothesis.settings.load_profile("project")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check shapes and types of every call, in tests only; `make test` leaves out some rooms of spnpolicy.
+
+    Not by the command-line option of jaxtyping 0.3.11: it splits its argument wrongly when the checker has brackets.
+    """
+    rooms = [f"spnpolicy.{room}" for room in CHECKED_ALWAYS] if "not full" in config.option.markexpr else ["spnpolicy"]
+    checker = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+    jaxtyping.install_import_hook(["circuits", "factor_q", *rooms], checker)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks at -m

@@ -115,7 +115,7 @@ def test_make_targets_that_pages_name_exist():
     assert not named - targets
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
 def test_every_example_runs(example, tmp_path):
     done = run([sys.executable, "-W", "error", ROOT / "examples" / example], tmp_path, 280)

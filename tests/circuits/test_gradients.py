@@ -81,7 +81,7 @@ class Setting:
         return self.ask(row, is_given, *(given.get(i, number) for i, number in enumerate(self.inputs)))
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 @pytest.mark.parametrize("seed", first_now(range(12), 0.16))
 @pytest.mark.parametrize("family", strategies.FAMILIES)
 def test_gradients_equal_finite_differences(family: str, seed: int) -> None:

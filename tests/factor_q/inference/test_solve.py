@@ -186,6 +186,7 @@ def test_only_what_is_asked_is_worked_out(monkeypatch):
     assert {*stages} == {"log Z by elimination", "upper bound of log Z", "fitting auto"}
 
 
+@pytest.mark.full
 def test_progress_begins_every_stage_with_step_0_and_then_counts(wide):
     answer, told = wide
     stages = [progress.stage for progress in told if progress.step == 0]

@@ -136,6 +136,7 @@ def test_targets_of_one_step_games_are_the_rewards(name, generator):
     assert ((following - targets).abs() > 0.01).all()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("ending", CHAIN_VALUE_OF_B)
 @pytest.mark.parametrize("options", [{"double_q": True}, {"double_q": False}, {"trace": 0.5, "sequence_length": 4}])
 def test_central_q_bootstraps_at_time_limits_and_not_at_ends(ending, options):

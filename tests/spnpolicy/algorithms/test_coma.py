@@ -223,6 +223,7 @@ def test_in_a_one_step_game_the_critic_learns_the_payoff():
     assert loss < 0.01
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("ending", CHAIN_VALUE_OF_B)
 def test_time_limits_bootstrap_and_ends_do_not(ending):
     learner = learn(

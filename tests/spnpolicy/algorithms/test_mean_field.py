@@ -109,6 +109,7 @@ def test_forbidden_actions_have_probability_zero_and_no_influence():
     torch.testing.assert_close(elbo(found, q, 0.5), elbo(alone, reduced, 0.5), rtol=0, atol=1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("solver", [pytest.param("gradient", marks=pytest.mark.slow), "coordinate_ascent"])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending, solver):

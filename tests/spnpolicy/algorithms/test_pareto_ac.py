@@ -170,6 +170,7 @@ def test_one_of_two_optima_is_chosen_together_if_it_is_better_or_if_ties_are_bro
     assert [train_on(equal, seed, 600, tie_break=4.0, **options) for seed in range(3)] == [10.0] * 3
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("critic", ["table", "factors"])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending, critic):

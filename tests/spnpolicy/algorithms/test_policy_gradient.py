@@ -189,6 +189,7 @@ def fit(name, batch, spec, updates=220, **options):
     return algorithm
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("ending", "value_b"), CHAIN_VALUE_OF_B.items())
 @pytest.mark.parametrize(
     ("name", "share_parameters"), [("ia2c", True), ("maa2c", False), ("ippo", False), ("mappo", True)]

@@ -192,6 +192,7 @@ def joint_value_at_chain(algorithm, ending):
 CHAIN = {"discount": 0.8, "network": {"hidden": (32,)}, "critic": {"learning_rate": 1e-3}, "target": {"rate": 0.2}}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("ending", "options"),
     [

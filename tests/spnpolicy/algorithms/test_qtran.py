@@ -184,6 +184,7 @@ def test_rows_that_are_not_valid_count_nothing(variant):
 CHAIN = {"discount": 0.8, "network": {"hidden": (32,)}, "embedding": 32, **rates(critic=3e-3), "target": {"rate": 0.2}}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("ending", "options"),
     [("terminated", {}), ("truncated", {"variant": "alt", "share_parameters": False}), ("truncated", {})],

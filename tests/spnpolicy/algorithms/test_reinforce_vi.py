@@ -108,6 +108,7 @@ def test_it_learns_a_bandit(baseline):
     assert (algorithm.act(step, explore=True) == [0, 1]).all(-1).mean() > 0.8
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending):
     algorithm = learn(

@@ -173,6 +173,7 @@ def test_settings_out_of_range_are_refused(option, value):
         make_algorithm("wolpertinger", SPEC, Streams(0), **{option: value})
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("ending", CHAIN_VALUE_OF_B)
 def test_time_limits_bootstrap_and_ends_do_not(ending):
     options = {
