@@ -1,14 +1,14 @@
 """Amortized Q-learning: the maximum over joint actions is looked for among draws of a learned proposal."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from spnpolicy.base.decoding import require
+from spnpolicy.base.ranges import Count, Range, Repeats, Weight
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
@@ -34,23 +34,16 @@ class Config(GreedySettings):
     """How the proposal descends."""
     proposal: Literal["autoregressive", "circuit"] = "autoregressive"
     """Family of the proposal: one agent after the other, or a circuit with exact entropy and mode."""
-    labels: int = 36
+    labels: Annotated[int, Range(1, 4096)] = 36
     """Most labels per region of a circuit proposal: its capacity for joint behaviour."""
-    num_proposed: int = 100
+    num_proposed: Repeats = 100
     """Candidates that are drawn from the proposal."""
-    num_uniform: int = 400
+    num_uniform: Annotated[int, Range(0, 100_000)] = 400
     """Candidates that are drawn uniformly from the available joint actions; without them a proposal can collapse."""
-    entropy_weight: float = 1e-2
+    entropy_weight: Weight = 1e-2
     """Weight of the proposal's entropy in its loss, per nat."""
-    entropy_draws: int = 8
+    entropy_draws: Count = 8
     """Draws from which the entropy of an autoregressive proposal is estimated; no more than are proposed."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("num_proposed", "entropy_draws", "labels"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        require(self.num_uniform >= 0, "num_uniform", self.num_uniform, "0 or more")
-        require(self.entropy_weight >= 0.0, "entropy_weight", self.entropy_weight, "0 or more")
 
 
 @saves("critic", "target_critic", "actor", "critic_optimizer", "actor_optimizer", "num_updates")

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from spnpolicy.base.ranges import Share
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch, Memory
@@ -27,7 +28,7 @@ from spnpolicy.parts.targets import following_value, value_target, window_of
 class Config(AgentCriticSettings):
     """Settings of COMA."""
 
-    trace: float = 0.8
+    trace: Share = 0.8
     """lambda of the critic's returns: 0 for one-step targets, 1 for the return to the end of the rollout."""
     entropy: LinearSchedule = field(default_factory=lambda: LinearSchedule(0.001, 0.001))
     """Weight of the policies' entropy, in units of reward per nat."""

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from factor_q import FactorGraph, FactorQ, Factors
-from spnpolicy.base.decoding import require
+from spnpolicy.base.ranges import Count
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
@@ -34,14 +34,10 @@ class Config(DoubleSettings, coordination.GraphSettings):
     """With neural factors, one network for all tables of a shape; false gives every table its own."""
     double_q: bool = False
     """Choose next joint actions with the online tables, value them with the target's."""
-    max_entries: int = 2**20
+    max_entries: Count = 2**20
     """Most table entries that elimination may hold for one state; wider graphs are refused at the start."""
     exploration: EpsilonSchedule = field(default_factory=lambda: EpsilonSchedule(start=0.2, end=0.02))
     """Probability of a random joint action; all agents of an environment explore at once."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.max_entries >= 1, "max_entries", self.max_entries, "at least 1")
 
 
 @saves("critic", "target_critic", "critic_optimizer", "num_updates")

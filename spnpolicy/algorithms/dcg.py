@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from factor_q import FactorGraph, Factors
-from spnpolicy.base import decoding
 from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.ranges import Range, Width
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch, Memory
@@ -40,21 +40,16 @@ class Config(ValueSettings, GraphSettings):
 
     graph: Literal["complete", "ring", "chain", "grid", "random", "scopes"] = "complete"
     """Pairs with a payoff: all, neighbours by number (ring, chain, squarest grid), random ones, or the `scopes`."""
-    embedding: int = 64
+    embedding: Width = 64
     """Numbers that an agent tells of what it saw, and width of the layer where two agents' numbers meet."""
-    rank: int = 0
+    rank: Annotated[int, Range(0, 1024)] = 0
     """Make payoffs sums of so many products of one number per action; 0 for free payoffs, one per pair of actions."""
-    iterations: int = 8
+    iterations: Annotated[int, Range(0, 100_000)] = 8
     """Exchanges of messages in the search of a good joint action."""
     improve: bool = True
     """End the search with one round of agents changing their own action where that helps; false as published."""
     state_value: bool = False
     """Add a value of the state to Q, so that utilities and payoffs only tell joint actions apart."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in (("embedding", 1), ("rank", 0), ("iterations", 0)):
-            decoding.require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
 
 
 class PayoffNetwork(nn.Module):

@@ -1,7 +1,7 @@
 """The mean-field relative of the exact-ELBO actor-critic: the same objective, with independent agents."""
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from circuits import CircuitDistribution, structures
 from factor_q import Factors, approximate
 from spnpolicy.algorithms import spn_ac
-from spnpolicy.base.decoding import require
+from spnpolicy.base.ranges import Range, Repeats
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
@@ -31,15 +31,10 @@ class Config(spn_ac.SharedConfig):
 
     solver: Literal["gradient", "coordinate_ascent"] = "gradient"
     """Where the policy comes from: a network that follows the gradient, or the critic's tables in every state anew."""
-    sweeps: int = 10
+    sweeps: Repeats = 10
     """Most times that coordinate ascent improves every agent."""
-    starts: int = 4
+    starts: Annotated[int, Range(1, 1024)] = 4
     """Starts of coordinate ascent, the first one uniform and the others random; the best end is taken."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("sweeps", "starts"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
 
 
 @saves("learner")

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from factor_q import FactorGraph, FactorQ, Factors, random_pairs
-from spnpolicy.base.decoding import require
 from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.ranges import Count, Weight
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.data.protocol import Batch
@@ -45,17 +45,12 @@ class Config(AgentCriticSettings):
     the maximum looks."""
     joint_values: Literal["table", "factors"] = "table"
     """One value per joint action, up to 100,000; or a sum over agents and pairs of agents, for larger teams."""
-    num_pairs: int = 20
+    num_pairs: Count = 20
     """Most pairs of "factors": all pairs of agents if they are no more than this, else so many at random."""
-    tie_break: float = 0.0
+    tie_break: Weight = 0.0
     """Size of a small reward that is fixed at random for every joint action and the same for all agents, so that they
     agree on one of several optima that are equally good. It must stand out from the critic's error, and from the
     entropy's weight at the end; 0 for none."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.num_pairs >= 1, "num_pairs", self.num_pairs, "at least 1")
-        require(self.tie_break >= 0.0, "tie_break", self.tie_break, "0 or more")
 
 
 @saves("actor", "critic", "values", "target_critic", "actor_optimizer", "critic_optimizer", "num_updates")

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spnpolicy.base.decoding import require
+from spnpolicy.base.ranges import Count, Positive, Repeats, Share, StepSize
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.data.protocol import Batch, Window
@@ -28,34 +28,25 @@ from spnpolicy.parts.targets import advantages, normalized
 class Config(AgentCriticSettings):
     """Settings of IPPO and MAPPO."""
 
-    rollout: int = 20
+    rollout: Count = 20
     """Steps of every environment in one update; each is used in one update only."""
-    trace: float = 0.95
+    trace: Share = 0.95
     """lambda of the returns and so of generalised advantage estimation: 0 for one-step targets, 1 for full returns."""
     target: TargetUpdate = field(default_factory=lambda: TargetUpdate(rate=1.0))
     """How the target critic follows after each rollout, from which returns bootstrap; rate 1 makes it the critic."""
-    clip: float = 0.2
+    clip: StepSize = 0.2
     """A probability that has changed by more than this share is pushed no further."""
-    epochs: int = 5
+    epochs: Repeats = 5
     """Passes over each rollout."""
-    minibatches: int = 1
+    minibatches: Count = 1
     """Parts of the rollout with a gradient step each; for recurrent policies of whole windows of environments."""
     normalize_advantage: bool = True
     """Bring each agent's advantages in a rollout to mean 0 and standard deviation 1; the entropy weight then counts in
     deviations instead of units of reward."""
-    value_clip: float | None = None
+    value_clip: Positive | None = None
     """Most that a value may profitably move in one update, in units of return; none means no limit."""
-    huber: float | None = None
+    huber: Positive | None = None
     """Error from which on the critic's loss grows only linearly, in units of return; none means squared errors."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0.0 < self.clip < 1.0, "clip", self.clip, "above 0 and below 1")
-        for name in ("epochs", "minibatches"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("value_clip", "huber"):
-            value = getattr(self, name)
-            require(value is None or value > 0.0, name, value, "above 0")
 
 
 class Fixed(NamedTuple):

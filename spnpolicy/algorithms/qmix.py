@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from spnpolicy.base.decoding import require
+from spnpolicy.base.ranges import Width
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.data.protocol import Batch
@@ -25,17 +25,12 @@ from spnpolicy.parts.targets import value_target
 class Config(ValueSettings):
     """Settings of QMIX."""
 
-    embedding: int = 32
+    embedding: Width = 32
     """Hidden units of the mixing network."""
-    mixer_hidden: int = 64
+    mixer_hidden: Width = 64
     """Hidden units of the networks that give the mixing weights from the state."""
     mixing_weights: WeightTransform = "absolute"
     """How mixing weights are made positive; "softplus" keeps them above 0."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("embedding", "mixer_hidden"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
 
 
 class MixedValue(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from spnpolicy.base.decoding import require
+from spnpolicy.base.ranges import Weight, Width
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.data.protocol import Batch
@@ -29,18 +29,12 @@ class Config(ValueSettings):
     variant: Literal["base", "alt"] = "base"
     """What is asked of joint actions that are not the agents' best: "base" only that their value is not exceeded,
     "alt" that for each agent some action reaches it."""
-    lambda_opt: float = 1.0
+    lambda_opt: Weight = 1.0
     """Weight of agreeing with the joint value at the agents' best actions."""
-    lambda_nopt: float = 0.1
+    lambda_nopt: Weight = 0.1
     """Weight of what is asked elsewhere."""
-    embedding: int = 64
+    embedding: Width = 64
     """Length of the code of an agent's observation and action, and hidden units of the networks behind it."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.embedding >= 1, "embedding", self.embedding, "at least 1")
-        for name in ("lambda_opt", "lambda_nopt"):
-            require(getattr(self, name) >= 0.0, name, getattr(self, name), "at least 0")
 
 
 class Factorization(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from spnpolicy.base.decoding import require
+from spnpolicy.base.ranges import Count, Repeats
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch, Window
@@ -46,10 +47,10 @@ class Config(DataSettings):
     step size."""
     network: Network = field(default_factory=lambda: Network(hidden=(32,)))
     """Features of the state, and the hidden units in the one layer that a Boltzmann machine has."""
-    rollout: int | None = 5
+    rollout: Count | None = 5
     """Learn from the newest so many steps of every environment, each used in one update only; none: from replay, with
     next actions drawn from the policy of today."""
-    sweeps: int = 100
+    sweeps: Repeats = 100
     """Times that every agent's action is drawn anew before a joint action is used."""
     sampler: Literal["gibbs", "tempered_block"] = "gibbs"
     """"gibbs" draws from exp(Q / T); "tempered_block" is faster and draws from another policy unless T is 1."""
@@ -62,9 +63,9 @@ class Config(DataSettings):
         super().__post_init__()
         hidden = self.network.hidden
         require(len(hidden) == 1, "network.hidden", hidden, "one number of hidden units")
-        require(self.sweeps >= 1, "sweeps", self.sweeps, "at least 1")
-        coldest = min(self.temperature.start, self.temperature.end)
-        require(coldest > 0.0, "temperature", coldest, "above 0 at both ends")
+        for end in ("start", "end"):
+            temperature = getattr(self.temperature, end)
+            require(temperature > 0.0, f"temperature.{end}", temperature, "above 0")
 
 
 class FreeEnergy(nn.Module):

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from spnpolicy.base.distributed import any_of
+from spnpolicy.base.ranges import Count
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.data.protocol import Batch
@@ -26,7 +27,7 @@ class Config(AgentSettings, RolloutSettings):
 
     actor: AdamSettings = field(default_factory=step_size(3e-4))
     """How policies descend."""
-    rollout: int = 50
+    rollout: Count = 50
     """Steps of every environment in one update. Steps of an episode that goes on after them are left out, so this
     should be several times the length of an episode, or a multiple of it where all have the same length."""
     entropy: LinearSchedule = field(default_factory=lambda: LinearSchedule(0.001, 0.001))

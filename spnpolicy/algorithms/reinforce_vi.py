@@ -12,6 +12,7 @@ from circuits import CircuitDistribution
 from factor_q import Factors
 from spnpolicy.algorithms import spn_ac
 from spnpolicy.base.decoding import require
+from spnpolicy.base.ranges import Repeats
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
@@ -23,7 +24,7 @@ from spnpolicy.parts.learner import saves
 class Config(spn_ac.Config):
     """Settings of the sampling actor-critic; those of spn_ac mean the same."""
 
-    samples: int = 16
+    samples: Repeats = 16
     """Joint actions drawn per state, for the policy's gradient and for the value of what follows."""
     baseline: Literal["leave_one_out", "none"] = "leave_one_out"
     """What a sample is compared with: the mean of the other samples of its state, or nothing."""

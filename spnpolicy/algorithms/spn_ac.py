@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from factor_q import FactorGraph, FactorQ, Factors, random_pairs
 from spnpolicy.base.decoding import require
 from spnpolicy.base.distributed import mean
 from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.ranges import Amount, Count, Range
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
@@ -36,9 +37,9 @@ class SharedConfig(DataSettings):
     """How action values descend."""
     actor: AdamSettings = field(default_factory=step_size(1e-3))
     """How the policy descends."""
-    num_pairs: int = 20
+    num_pairs: Count = 20
     """Most pair factors of the critic: all pairs of agents if they are no more than this, else so many at random."""
-    pairs: tuple[tuple[int, int], ...] = ()
+    pairs: tuple[tuple[Amount, Amount], ...] = ()
     """The pair factors of the critic themselves, by the agents' numbers, instead of `num_pairs`; what
     `factor_q.learn_factor_graph` finds in joint actions and returns, for example."""
     entropy_reference: Literal["uniform", "none"] = "uniform"
@@ -50,7 +51,6 @@ class SharedConfig(DataSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.num_pairs >= 1, "num_pairs", self.num_pairs, "at least 1")
         is_unused = len(self.pairs) > 0 and self.num_pairs != SharedConfig.num_pairs
         require(not is_unused, "num_pairs", self.num_pairs, "left out where pairs are given")
 
@@ -61,12 +61,8 @@ class Config(SharedConfig):
 
     structure: Literal["keep_set", "markov_chain", "mean_field"] = "keep_set"
     """Family of the policy's circuit."""
-    labels: int = 36
+    labels: Annotated[int, Range(1, 4096)] = 36
     """Most labels per region of a keep_set circuit: its capacity for joint behaviour."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.labels >= 1, "labels", self.labels, "at least 1")
 
 
 Solver = Callable[[Factors, Bool[Tensor, "*batch agents actions"], float], CircuitDistribution]

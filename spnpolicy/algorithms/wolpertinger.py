@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from spnpolicy.base.decoding import require
+from spnpolicy.base.ranges import Repeats
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
@@ -30,7 +30,7 @@ class Config(GreedySettings):
     """How action values descend."""
     actor: AdamSettings = field(default_factory=step_size(1e-4))
     """How the proposed point descends."""
-    neighbours: int = 32
+    neighbours: Repeats = 32
     """Joint actions that the critic chooses from; all of them if there are no more. The authors take 5 to 10 % of all,
     and find that 1 often fails."""
     embedding: EmbeddingKind = "one_hot"
@@ -40,11 +40,6 @@ class Config(GreedySettings):
     where all joint actions are neighbours, therefore `exploration` besides."""
     target: TargetUpdate = field(default_factory=lambda: TargetUpdate(rate=1e-3))
     """How the target actor and critic follow."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.neighbours >= 1, "neighbours", self.neighbours, "at least 1")
-        require(min(self.noise.start, self.noise.end) >= 0.0, "noise", self.noise, "0 or more")
 
 
 class Actor(nn.Module):

@@ -6,11 +6,22 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.ranges import Range
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """A record whose fields are what their annotations say, types and ranges, however it is made."""
+
+    def __post_init__(self) -> None:
+        for name, kind in _hints(type(self)).items():
+            _decode(kind, getattr(self, name), name)
 
 
 def encode(value: Any) -> Any:
@@ -28,13 +39,14 @@ def decode(kind: type[T], value: Any, *, path: str) -> T:
     """Build `kind` (usually a dataclass) from JSON values.
 
     Args:
-        kind: a dataclass, bool, int, float, str, None, Any, Literal, union, tuple, list or dict of these.
+        kind: a dataclass, bool, int, float, str, None, Any, Literal, union, tuple, list or dict of these, a number also
+            `Annotated` with its `Range`.
         value: what JSON gave; tuples and ready dataclasses are taken as well.
         path: where the value sits, for messages, such as "config.train".
 
     Raises:
-        ConfigError: unknown or missing field, wrong type, or a number that is not finite; names path and
-            value.
+        ConfigError: unknown or missing field, wrong type, or a number that is not finite or out of its range; names
+            path and value.
     """
     return _decode(kind, value, path)
 
@@ -71,6 +83,12 @@ def _decode(kind: Any, value: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
+    if origin is typing.Annotated:
+        number = _decode(arguments[0], value, path)
+        for rule in arguments[1:]:
+            if isinstance(rule, Range):
+                rule.check(number, path)
+        return number
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, value, path)
     if origin in (typing.Union, types.UnionType):
@@ -113,7 +131,7 @@ def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
         return value
     if not isinstance(value, Mapping):
         raise ConfigError(f"{path} is {_short(value)}, but must be an object with named fields.")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     for key in value:
         if key not in fields:
@@ -123,6 +141,13 @@ def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
         if name not in value and not optional:
             raise ConfigError(f"{path}: setting {name!r} is missing.")
     return kind(**{key: _decode(hints[key], item, f"{path}.{key}") for key, item in value.items()})
+
+
+@cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    """Return the annotations of a record's fields, with their ranges."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
 
 
 def _decode_union(arguments: tuple[Any, ...], value: Any, path: str) -> Any:

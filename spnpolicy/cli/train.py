@@ -38,7 +38,7 @@ def _add_arguments(parser: Parser) -> None:
     offer(parser.add_argument("env", metavar="ENV", nargs="?", help=env), ENVIRONMENTS)
     docs = field_docs(TrainConfig)
     for field in fields(TrainConfig):
-        choices = typing.get_args(field.type)
+        choices = typing.get_args(field.type) if typing.get_origin(field.type) is typing.Literal else ()
         metavar = "|".join(choices) if choices else "N"
         help_text = f"{docs[field.name]} Default: {field.default}"
         offer(parser.add_argument(_flag(field.name), metavar=metavar, help=help_text), choices)

@@ -53,6 +53,7 @@ class Step(NamedTuple):
     final_observation: Float[np.ndarray, "envs agents features"]
     final_state: Float[np.ndarray, "envs state"]
     final_available_actions: Bool[np.ndarray, "envs agents actions"]
+    """May be empty where an episode ended: nobody acts there. A state in which an agent can do nothing is worth 0."""
     discarded: Bool[np.ndarray, " envs"] | None = None
     """Where an environment failed and was started anew: nothing of the step is to be used, and its episode does not
     count. None where nothing failed."""

@@ -1,5 +1,6 @@
 """Where steps are kept until they are learned from: single transitions for replay, or trajectories in their order."""
 
+import os
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -246,12 +247,30 @@ def store_for(needs: Needs, spec: EnvSpec, *, capacity: int, num_envs: int, gene
         capacity: transitions kept for replay; a rollout is as long as it is.
         num_envs: environments stepped together.
         generator: source of the random draws.
+
+    Raises:
+        ConfigError: it would be larger than the memory of this machine.
     """
+    if needs.rollout is None:
+        _require_memory("train.replay_capacity", capacity, capacity, needs, spec)
+    else:
+        _require_memory("rollout", needs.rollout, needs.rollout * num_envs, needs, spec)
     if needs.rollout is not None:
         return Trajectories(needs.rollout, generator)
     if needs.sequence is not None:
         return Trajectories(max(1, capacity // num_envs), generator, needs.sequence)
     return ReplayBuffer(capacity, spec, generator)
+
+
+def _require_memory(setting: str, value: int, rows: int, needs: Needs, spec: EnvSpec) -> None:
+    # Asked before anything is laid out: the system hands out more pages than it has, and ends whoever uses them.
+    seen = spec.num_agents * (spec.observation_size + max(spec.cardinalities) / 4) + spec.state_size
+    size = rows * 4 * (2 * seen + spec.num_agents * (3 + needs.memory_size))
+    if size > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+        raise ConfigError(
+            f"{setting} is {value}, but then {rows:,} transitions of {size / rows:,.0f} bytes would be kept, and this "
+            f"machine has {memory / 2**30:,.0f} GiB of memory: make it smaller."
+        )
 
 
 def transition_rows(before: Step, actions: Integer[np.ndarray, "envs agents"], after: Step) -> dict[str, np.ndarray]:

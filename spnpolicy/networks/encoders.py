@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from factor_q.layers import mlp
-from spnpolicy.base.decoding import require
+from spnpolicy.base.decoding import Checked, require
 from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.ranges import Range, Width
 from spnpolicy.data.entities import Entities
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.networks.entities import EntityEncoder
@@ -23,26 +24,25 @@ Kind = Literal["mlp", "entities", "recurrent"]
 
 
 @dataclass(frozen=True)
-class Network:
+class Network(Checked):
     """What the networks of an algorithm are made of; an algorithm lists the kinds it takes in `network_kinds`."""
 
     kind: Kind = "mlp"
     """"mlp" sees an observation as one row of numbers; "recurrent" does too, and its agents remember what they saw in a
     GRU as wide as the first hidden layer; "entities" sees sets of things, in any number and any order."""
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: tuple[Width, ...] = (128, 128)
     """Widths of the hidden layers; the first one is also the number of units per entity."""
     features: FourierFeatures = field(default_factory=FourierFeatures)
     """What the networks see of a number; offsets between entities have features of their own."""
-    rounds: int = 1
+    rounds: Annotated[int, Range(0, 256)] = 1
     """Kind "entities": how often every entity hears what all of them are."""
     agent_id: bool = False
     """Kind "entities": tell agents apart by their number, as the other kinds always do. Networks then belong to one
     number of agents, and agents that see the same may do different things."""
 
     def __post_init__(self) -> None:
-        is_usable = len(self.hidden) > 0 and min(self.hidden) >= 1
-        require(is_usable, "network.hidden", self.hidden, "one positive width or more")
-        require(self.rounds >= 0, "network.rounds", self.rounds, "0 or more")
+        super().__post_init__()
+        require(len(self.hidden) > 0, "network.hidden", self.hidden, "one positive width or more")
         for name, default in (("rounds", Network.rounds), ("agent_id", Network.agent_id)):
             unused = self.kind != "entities" and getattr(self, name) != default
             require(not unused, f"network.{name}", getattr(self, name), "left alone: it is for kind 'entities' only")

@@ -2,16 +2,18 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.decoding import Checked
+from spnpolicy.base.ranges import Range
 
 
 @dataclass(frozen=True)
-class FourierFeatures:
+class FourierFeatures(Checked):
     """Sines and cosines of every number of an observation, beside the number itself.
 
     A network of few layers learns sharp functions of a coordinate slowly (its kernel is smooth); on waves of several
@@ -20,12 +22,8 @@ class FourierFeatures:
     Source: Tancik et al. 2020; for reinforcement learning Li and Pathak 2021.
     """
 
-    frequencies: int = 4
+    frequencies: Annotated[int, Range(0, 256)] = 4
     """Waves per number, of half-periods 1, 1/2, 1/3, ...; numbers should lie in [-1, 1]. 0 means none."""
-
-    def __post_init__(self) -> None:
-        if self.frequencies < 0:
-            raise ConfigError(f"features.frequencies is {self.frequencies}, but must be 0 or more.")
 
     def size(self, observation_size: int) -> int:
         """Return how many features an observation of this size gives."""

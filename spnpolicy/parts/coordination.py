@@ -11,25 +11,28 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 import factor_q
+from circuits import StructureError
 from factor_q import FactorGraph, Factors, NotTractableError
 from factor_q.approximate.conditionals import ascend_coordinates, conditional_plan
 from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, check_memory
 from factor_q.elimination.plan import peak, sizes
 from factor_q.queries.condition import add_log_weights
+from spnpolicy.base.decoding import Checked
 from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.ranges import Amount, Count
 from spnpolicy.maths.masks import usable
 from spnpolicy.parts.exploration import epsilon_greedy
 
 
 @dataclass(frozen=True)
-class GraphSettings:
+class GraphSettings(Checked):
     """Which agents share a payoff table; besides, every agent has a table of its own."""
 
     graph: Literal["complete", "ring", "chain", "grid", "random", "scopes"] = "ring"
     """Pairs with a table: all, neighbours by number (ring, chain, squarest grid), random ones, or those of `scopes`."""
-    num_pairs: int = 20
+    num_pairs: Count = 20
     """Pairs of the random graph: all pairs of agents if they are no more than this."""
-    scopes: tuple[tuple[int, ...], ...] = ()
+    scopes: tuple[tuple[Amount, ...], ...] = ()
     """Numbers of the agents of every table, for the graph "scopes"."""
 
 
@@ -42,11 +45,19 @@ def coordination_graph(settings: GraphSettings, cardinalities: tuple[int, ...], 
         seed: of the random graph.
 
     Raises:
-        ConfigError: scopes were given beside another graph.
-        StructureError: a scope names an agent twice or one that is not there, or a random graph has too few pairs.
+        ConfigError: scopes were given beside another graph, a scope names an agent twice or one that is not there, or a
+            random graph has too few pairs.
     """
     if settings.scopes and settings.graph != "scopes":
         raise ConfigError(f'scopes are given, but graph is {settings.graph!r}; it must be "scopes" for them to count.')
+    try:
+        return _graph(settings, cardinalities, seed)
+    except StructureError as problem:
+        name = "scopes" if settings.graph == "scopes" else "num_pairs"
+        raise ConfigError(f"{name} is {getattr(settings, name)!r:.60}: {problem}") from problem
+
+
+def _graph(settings: GraphSettings, cardinalities: tuple[int, ...], seed: int) -> FactorGraph:
     if settings.graph == "complete":
         return factor_q.complete(cardinalities)
     if settings.graph == "ring":

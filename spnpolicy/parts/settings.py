@@ -12,25 +12,23 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from spnpolicy.base.decoding import require
+from spnpolicy.base.decoding import Checked
 from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.ranges import Count, Positive, Share, StepSize, Weight
 from spnpolicy.data.protocol import Needs
 from spnpolicy.networks.encoders import Kind, Network, require_known_kind
 
 
 @dataclass(frozen=True)
-class LinearSchedule:
+class LinearSchedule(Checked):
     """A number that goes straight from one value to another over the course of training."""
 
-    start: float = 0.01
+    start: Weight = 0.01
     """Value at the start."""
-    end: float = 0.01
+    end: Weight = 0.01
     """Value once the schedule is over."""
-    share: float = 0.8
+    share: Share = 0.8
     """Share of training over which it changes linearly."""
-
-    def __post_init__(self) -> None:
-        require(0.0 <= self.share <= 1.0, "share", self.share, "between 0 and 1")
 
     def at(self, progress: float) -> float:
         """Return the value at this share of training; share 0 means `end` at once."""
@@ -43,31 +41,22 @@ class LinearSchedule:
 class EpsilonSchedule(LinearSchedule):
     """Probability of a random action over the course of training."""
 
-    start: float = 1.0
+    start: Share = 1.0
     """Probability at the start."""
-    end: float = 0.05
+    end: Share = 0.05
     """Probability once the schedule is over."""
-    share: float = 0.5
+    share: Share = 0.5
     """Share of training over which the probability falls linearly."""
-
-    def __post_init__(self) -> None:
-        for name in ("start", "end", "share"):
-            value = getattr(self, name)
-            require(0.0 <= value <= 1.0, f"exploration.{name}", value, "between 0 and 1")
 
 
 @dataclass(frozen=True)
-class TargetUpdate:
+class TargetUpdate(Checked):
     """When and how far the target network follows: soft (small rate, every step) or hard (rate 1, rarely)."""
 
-    rate: float = 0.01
+    rate: StepSize = 0.01
     """Share of the way that the target moves in one update; 1 copies the online network."""
-    every: int = 1
+    every: Count = 1
     """Gradient steps between two updates of the target."""
-
-    def __post_init__(self) -> None:
-        require(0.0 < self.rate <= 1.0, "target.rate", self.rate, "above 0 and at most 1")
-        require(self.every >= 1, "target.every", self.every, "at least 1")
 
     @torch.no_grad()
     def apply(self, target: nn.Module, online: nn.Module, updates: int) -> None:
@@ -79,14 +68,11 @@ class TargetUpdate:
 
 
 @dataclass(frozen=True)
-class AdamSettings:
+class AdamSettings(Checked):
     """How one network descends."""
 
-    learning_rate: float = 5e-4
+    learning_rate: StepSize = 5e-4
     """Step size of Adam."""
-
-    def __post_init__(self) -> None:
-        require(self.learning_rate > 0.0, "learning_rate", self.learning_rate, "above 0")
 
 
 def step_size(learning_rate: float) -> Callable[[], AdamSettings]:
@@ -95,22 +81,22 @@ def step_size(learning_rate: float) -> Callable[[], AdamSettings]:
 
 
 @dataclass(frozen=True)
-class LearnerSettings:
+class LearnerSettings(Checked):
     """What every learner with a network has."""
 
-    discount: float = 0.95
+    discount: Share = 0.95
     """Worth of a reward one step later; a training run sets it."""
     network: Network = field(default_factory=Network)
     """What the networks are made of."""
-    max_gradient_norm: float = 10.0
+    max_gradient_norm: Positive = 10.0
     """Longer gradients are shortened to this norm."""
 
     network_kinds: ClassVar[tuple[Kind, ...]] = ("mlp", "entities")
     """Kinds of networks that the algorithm can use."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_known_kind(self)
-        require(self.max_gradient_norm > 0.0, "max_gradient_norm", self.max_gradient_norm, "above 0")
 
 
 @dataclass(frozen=True)
@@ -119,22 +105,16 @@ class DataSettings(LearnerSettings):
 
     critic: AdamSettings = field(default_factory=AdamSettings)
     """How action values descend."""
-    rollout: int | None = None
+    rollout: Count | None = None
     """Learn from the newest so many steps of every environment, each used in one update only; none: from replay."""
-    trace: float = 0.0
+    trace: Share = 0.0
     """lambda of the targets: 0 for one-step targets; more looks further ahead in a rollout or in what was stored (from
     replay this is Peng's Q(lambda), not corrected for exploration)."""
-    sequence_length: int = 16
+    sequence_length: Count = 16
     """Consecutive steps that are drawn from replay at a time for a recurrent network, for a trace or by `windows`."""
     windows: bool = False
     """Draw windows of `sequence_length` steps where single transitions would do: less varied, but values of what
     followed are then those of the next rows, which can save a pass through the network."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.rollout is None or self.rollout >= 1, "rollout", self.rollout, "at least 1, or none for replay")
-        require(0.0 <= self.trace <= 1.0, "trace", self.trace, "between 0 and 1")
-        require(self.sequence_length >= 1, "sequence_length", self.sequence_length, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -181,14 +161,10 @@ class RolloutSettings(LearnerSettings):
 
     actor: AdamSettings = field(default_factory=AdamSettings)
     """How policies descend."""
-    rollout: int = 10
+    rollout: Count = 10
     """Steps of every environment in one update; each is used in one update only."""
     entropy: LinearSchedule = field(default_factory=LinearSchedule)
     """Weight of the policies' entropy, in units of reward per nat."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.rollout >= 1, "rollout", self.rollout, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -197,14 +173,10 @@ class CriticSettings(RolloutSettings):
 
     critic: AdamSettings = field(default_factory=AdamSettings)
     """How values descend."""
-    trace: float = 1.0
+    trace: Share = 1.0
     """lambda of the returns: 0 for one-step targets, 1 for the return to the end of the rollout."""
     target: TargetUpdate = field(default_factory=TargetUpdate)
     """How the target critic follows, from which returns bootstrap."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0.0 <= self.trace <= 1.0, "trace", self.trace, "between 0 and 1")
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from factor_q import Factors
-from spnpolicy.base.decoding import require
+from spnpolicy.base.decoding import Checked
+from spnpolicy.base.ranges import Range, Share, StepSize, Weight
 from spnpolicy.parts.settings import LinearSchedule
 
 LOWEST, HIGHEST = 1e-6, 1e2
@@ -19,34 +20,24 @@ COLLAPSED = 0.5
 
 
 @dataclass(frozen=True)
-class TemperatureConfig:
+class TemperatureConfig(Checked):
     """How the temperature is set."""
 
-    initial: float = 0.1
+    initial: Annotated[float, Range(LOWEST, HIGHEST)] = 0.1
     """Temperature at the start, and for ever unless `automatic`; in units of reward per nat."""
     automatic: bool = True
     """Tune it so that the mean entropy follows a target; the target is a share of the largest possible entropy."""
-    start: float = 0.9
+    start: Share = 0.9
     """Target share at the start of training."""
-    end: float = 0.25
+    end: Share = 0.25
     """Target share once the schedule is over; near 0 the temperature vanishes and greedy play can loop."""
-    share: float = 0.5
+    share: Share = 0.5
     """Part of training over which the target falls linearly."""
-    learning_rate: float = 3e-3
+    learning_rate: StepSize = 3e-3
     """Step size of Adam on the logarithm of the temperature."""
-    rescue: float = 1.0
+    rescue: Weight = 1.0
     """Where the entropy is lost, at most so many standard deviations of the values of random joint actions are the
     temperature at once; 0 leaves it to the small steps."""
-
-    def __post_init__(self) -> None:
-        require(
-            LOWEST <= self.initial <= HIGHEST, "temperature.initial", self.initial, f"between {LOWEST} and {HIGHEST}"
-        )
-        for name in ("start", "end", "share"):
-            value = getattr(self, name)
-            require(0.0 <= value <= 1.0, f"temperature.{name}", value, "a share between 0 and 1")
-        require(self.learning_rate > 0.0, "temperature.learning_rate", self.learning_rate, "positive")
-        require(self.rescue >= 0.0, "temperature.rescue", self.rescue, "0 or more")
 
 
 class Temperature:

@@ -1,45 +1,49 @@
 """The settings of a run: one frozen record that, with the code, determines every number it produces."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from spnpolicy.base.decoding import require
+from spnpolicy.base.decoding import Checked, require
 from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.ranges import Amount, Count, Range, Repeats, Share
+
+Copies = Annotated[int, Range(1, 1_000_000)]
+"""Environments or rows that are held and worked on at once."""
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """How long, on how much data and with which seed to train; an env step is one step of one environment.
 
     On-policy algorithms (where the setting `rollout` is a number) learn from the newest steps only. They have no use
     for batch_size, replay_capacity, warmup_steps, train_every and updates, and refuse other values than the defaults.
     """
 
-    steps: int = 200_000
+    steps: Count = 200_000
     """Env steps in total, summed over the parallel environments."""
-    seed: int = 0
+    seed: Amount = 0
     """Seed from which every random stream of the run is derived."""
-    discount: float = 0.95
+    discount: Share = 0.95
     """Worth of a reward one step later; the algorithm and the evaluation both use this one."""
-    num_envs: int = 64
+    num_envs: Copies = 64
     """Environments stepped together."""
-    batch_size: int = 256
+    batch_size: Copies = 256
     """Transitions in one gradient step."""
-    replay_capacity: int = 50_000
+    replay_capacity: Count = 50_000
     """Transitions kept for replay."""
-    warmup_steps: int = 1_000
+    warmup_steps: Amount = 1_000
     """Env steps before the first gradient step."""
-    train_every: int = 1
+    train_every: Count = 1
     """Iterations (one step of every environment) between two learning phases."""
-    updates: int = 4
+    updates: Repeats = 4
     """Gradient steps in one learning phase."""
-    log_every: int = 2_000
+    log_every: Count = 2_000
     """Env steps between two training records in metrics.jsonl."""
-    evaluate_every: int = 10_000
+    evaluate_every: Count = 10_000
     """Env steps between two evaluations; there is one at the start and one at the end as well."""
-    evaluation_episodes: int = 64
+    evaluation_episodes: Copies = 64
     """Episodes of one evaluation, all started from the same seed every time."""
-    checkpoint_every: int = 50_000
+    checkpoint_every: Count = 50_000
     """Env steps between two checkpoints; there is one at the start and one at the end as well."""
     standardise_rewards: bool = False
     """Learn from rewards less their mean so far, in units of their standard deviation; reports keep the rewards."""
@@ -51,12 +55,7 @@ class TrainConfig:
     message, or drop that episode, count the fault and go on."""
 
     def __post_init__(self):
-        counts = ("steps", "num_envs", "batch_size", "replay_capacity", "train_every", "updates", "log_every")
-        for name in (*counts, "evaluate_every", "evaluation_episodes", "checkpoint_every"):
-            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
-        for name in ("seed", "warmup_steps"):
-            require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or larger")
-        require(0.0 <= self.discount <= 1.0, "train.discount", self.discount, "between 0 and 1")
+        super().__post_init__()
         # Who learns from rollouts may have any number of environments, and may not touch the capacity.
         if "replay_capacity" in self.replay_settings():
             rule = f"at least train.num_envs ({self.num_envs})"

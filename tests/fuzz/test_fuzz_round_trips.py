@@ -34,13 +34,18 @@ def examples(count):
 @st.composite
 def train_configs(draw):
     counts = st.integers(1, 10**12)
+    most = {"batch_size": 10**6, "evaluation_episodes": 10**6, "updates": 10**5}
     num_envs = draw(st.integers(1, 10**6))
     names = ("steps", "batch_size", "train_every", "updates", "log_every", "evaluate_every", "checkpoint_every")
-    settings = {name: draw(counts) for name in (*names, "evaluation_episodes") if draw(st.booleans())}
+    settings = {
+        name: min(draw(counts), most.get(name, 10**12))
+        for name in (*names, "evaluation_episodes")
+        if draw(st.booleans())
+    }
     if draw(st.booleans()):
         settings["on_env_fault"] = draw(st.sampled_from(["raise", "drop-episode"]))
     capacity = num_envs + draw(st.integers(0, 10**9))
-    seed, discount = draw(st.integers(0, 2**64)), draw(st.floats(0, 1))
+    seed, discount = draw(st.integers(0, 2**63 - 1)), draw(st.floats(0, 1))
     return TrainConfig(num_envs=num_envs, replay_capacity=capacity, seed=seed, discount=discount, **settings)
 
 

@@ -2,7 +2,37 @@
 
 from tests.planted.bug import Bug
 
+DOOR = "tests/spnpolicy/algorithms/test_settings_at_the_door.py"
+
 BUGS = (
+    Bug(
+        "settings: ranges are not looked at",
+        "spnpolicy/base/decoding.py",
+        "                rule.check(number, path)",
+        "                pass",
+        (DOOR,),
+    ),
+    Bug(
+        "settings: a gradient may be shortened to a negative length",
+        "spnpolicy/parts/settings.py",
+        "max_gradient_norm: Positive = 10.0",
+        "max_gradient_norm: float = 10.0",
+        (DOOR,),
+    ),
+    Bug(
+        "settings: a record made by hand is not checked",
+        "spnpolicy/base/decoding.py",
+        "            _decode(kind, getattr(self, name), name)",
+        "            pass",
+        ("tests/spnpolicy/networks/test_networks.py", "tests/spnpolicy/base/test_decoding.py"),
+    ),
+    Bug(
+        "replay: larger than the memory of the machine",
+        "spnpolicy/data/stores.py",
+        '_require_memory("train.replay_capacity", capacity, capacity, needs, spec)',
+        "pass",
+        (DOOR,),
+    ),
     Bug(
         "aql: the target values its own choice",
         "spnpolicy/algorithms/aql.py",

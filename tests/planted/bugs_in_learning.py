@@ -251,9 +251,16 @@ BUGS = (
         (f"{FAULTS}::test_fault_of_one_environment_is_caught_at_its_step",),
     ),
     Bug(
+        "guard: where an episode ended, something must be available",
+        "spnpolicy/envs/checks/inspection.py",
+        "self._allows(final_masks, _ended(step))",
+        "self._allows(final_masks)",
+        ("tests/spnpolicy/envs/checks/test_guard.py",),
+    ),
+    Bug(
         "guard: a mask that allows nothing is accepted",
         "spnpolicy/envs/checks/inspection.py",
-        "return bool(np.logical_or.reduce(mask, axis=2).all()) and not (mask & self._missing).any()",
+        "return bool(some.all()) and not (mask & self._missing).any()",
         "return not (mask & self._missing).any()",
         (f"{FAULTS}::test_fault_of_one_environment_is_caught_at_its_step",),
     ),

@@ -61,7 +61,7 @@ class Inspector:
         if not (last is step.state or _is_view(last, final) or np.isfinite(last).all()):
             return False
         masks, final_masks = step.available_actions, step.final_available_actions
-        return self._allows(masks) and (final_masks is masks or self._allows(final_masks))
+        return self._allows(masks) and (final_masks is masks or self._allows(final_masks, _ended(step)))
 
     def problem_of_batch(self, step: object) -> Problem | None:
         """Return what is wrong with the step as a whole: its type, or the shape or type of an array."""
@@ -89,17 +89,21 @@ class Inspector:
                 entry = None if name == "reward" else where[-1]
                 found.append(Problem(name, f"is {array[env][where]}", int(env), agent, entry))
         for name in MASKS:
-            found += self._mask_problems(name, getattr(step, name))
+            found += self._mask_problems(name, step)
         return found
 
-    def _allows(self, mask: np.ndarray) -> bool:
+    def _allows(self, mask: np.ndarray, is_over: np.ndarray | bool = False) -> bool:
         if not self._has_masks:
             return bool((mask == self._exists).all())
-        return bool(np.logical_or.reduce(mask, axis=2).all()) and not (mask & self._missing).any()
+        some = np.logical_or.reduce(mask, axis=2).all(axis=1) | is_over
+        return bool(some.all()) and not (mask & self._missing).any()
 
-    def _mask_problems(self, name: str, mask: np.ndarray) -> list[Problem]:
+    def _mask_problems(self, name: str, step: Step) -> list[Problem]:
+        mask = getattr(step, name)
+        # Nobody acts in the last state of an episode: its masks may be empty.
+        is_over = _ended(step)[:, None] if name.startswith("final_") else False
         first: dict[int, Problem] = {}
-        for env, agent in np.argwhere(~(mask & self._exists).any(axis=2)):
+        for env, agent in np.argwhere(~(mask & self._exists).any(axis=2) & ~np.asarray(is_over)):
             first.setdefault(int(env), Problem(name, "allows no action", int(env), int(agent)))
         for env, agent, action in np.argwhere(mask & self._missing):
             text = f"allows action {action}; the agent has {self._exists[agent].sum()} actions"
@@ -109,6 +113,10 @@ class Inspector:
                 text = f"forbids action {action}, but spec.has_action_masks is False; make it True"
                 first.setdefault(int(env), Problem(name, text, int(env), int(agent)))
         return list(first.values())
+
+
+def _ended(step: Step) -> Bool[np.ndarray, " envs"]:
+    return step.terminated | step.truncated
 
 
 def _is_view(state: np.ndarray, observation: np.ndarray) -> bool:

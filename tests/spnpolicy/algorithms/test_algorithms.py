@@ -17,6 +17,7 @@ from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.data.protocol import Batch
+from spnpolicy.maths.masks import existing_actions
 from spnpolicy.parts.settings import DataSettings
 from spnpolicy.training.player import Player, needs_of
 from spnpolicy.training.storage.checkpoints import load_checkpoint, save_checkpoint
@@ -134,6 +135,23 @@ def test_an_update_that_is_not_finite_changes_nothing_and_says_so(name, bad):
     assert ours[0] == theirs[0]
     assert all(torch.equal(ours[1][place], theirs[1][place]) for place in ours[1])
     assert all(map(math.isfinite, algorithm.update(batch, progress=0.1).values()))
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_where_the_task_is_over_nobody_needs_an_action(name):
+    """Masks of a terminal state may be empty: an update does the same as if everything were available there."""
+    env = ChainEnv(16, cardinalities=(2, 3), has_action_masks=True)
+    algorithm, store, _, _ = learner(name, env, **small(name))
+    batch = store.draw(32)
+    masks = batch.next_available_actions
+    everything, nothing = masks.clone(), masks.clone()
+    everything[batch.terminated] = existing_actions(env.spec.cardinalities)
+    rows = nothing[batch.terminated]
+    rows[:, 0], rows[::2] = False, False
+    nothing[batch.terminated] = rows
+    twin, *_ = learner(name, env, **small(name))
+    ours = algorithm.update(batch._replace(next_available_actions=everything), progress=0.1)
+    assert twin.update(batch._replace(next_available_actions=nothing), progress=0.1) == pytest.approx(ours, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", INSTALLED)

@@ -285,7 +285,7 @@ def test_rows_that_are_not_valid_count_nothing():
 
 
 def test_settings_are_checked():
-    with pytest.raises(ConfigError, match=r"mixer_hidden is 0, but must be at least 1"):
+    with pytest.raises(ConfigError, match=r"mixer_hidden is 0, but must be between 1 and"):
         make_algorithm("qmix", EnvSpec((2,), 1, 1, False), Streams(0), mixer_hidden=0)
     with pytest.raises(ConfigError, match=r"mixing_weights"):
         make_algorithm("qmix", EnvSpec((2,), 1, 1, False), Streams(0), mixing_weights="square")

@@ -230,7 +230,7 @@ def test_a_recurrent_learner_knows_the_chain(ending, tolerance):
 
 def test_settings_are_checked():
     for name in ("lambda_opt", "lambda_nopt"):
-        with pytest.raises(ConfigError, match=rf"{name} is -1.0, but must be at least 0"):
+        with pytest.raises(ConfigError, match=rf"{name} is -1.0, but must be between 0 and"):
             make_algorithm("qtran", EnvSpec((2,), 1, 1, False), Streams(0), **{name: -1.0})
     with pytest.raises(ConfigError, match=r"variant"):
         make_algorithm("qtran", EnvSpec((2,), 1, 1, False), Streams(0), variant="other")

@@ -279,7 +279,7 @@ def test_settings_out_of_range_are_refused():
         ({"network": {"hidden": (8, 8)}}, "hidden is"),
         ({"sweeps": 0}, "sweeps is 0"),
         ({"rollout": 0}, "rollout is 0"),
-        ({"temperature": {"end": 0.0}}, "temperature is 0.0"),
+        ({"temperature": {"end": 0.0}}, "temperature.end is 0.0"),
         ({"sampler": "block"}, "sampler"),
     ):
         with pytest.raises(ConfigError, match=text):

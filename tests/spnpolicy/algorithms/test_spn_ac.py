@@ -252,14 +252,6 @@ def test_temperature_finds_the_target_entropy_of_a_fixed_problem():
     assert abs(entropy - 0.5 * largest) < 0.01
 
 
-@pytest.mark.parametrize(
-    "options", [{"start": 1.2}, {"end": -0.1}, {"initial": 0.0}, {"learning_rate": 0.0}, {"rescue": -1.0}]
-)
-def test_targets_beyond_the_largest_entropy_and_other_nonsense_are_refused(options):
-    with pytest.raises(ConfigError, match=r"temperature\."):
-        TemperatureConfig(**options)
-
-
 def test_pairs_are_the_critics_and_survive_their_file():
     spec = EnvSpec((2, 3, 2, 2), 4, 16, False)
     options = {"network": {"hidden": (8,)}, "pairs": [[0, 3], [2, 1]]}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spnpolicy.algorithms import make_algorithm
-from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.base.errors import EnvError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
@@ -165,12 +165,6 @@ def test_an_agent_that_may_do_nothing_is_reported():
     batch.available_actions[3, 1, 3] = True  # the second agent has two actions only
     with pytest.raises(EnvError, match="env 3: agent 1 has no available action"):
         shaken().act(step_of(batch.state, batch.available_actions), explore=False)
-
-
-@pytest.mark.parametrize(("option", "value"), [("neighbours", 0)])
-def test_settings_out_of_range_are_refused(option, value):
-    with pytest.raises(ConfigError, match=f"{option} is {value}"):
-        make_algorithm("wolpertinger", SPEC, Streams(0), **{option: value})
 
 
 @pytest.mark.one_in(2)

@@ -236,8 +236,8 @@ def test_where_nothing_is_declared_entities_are_refused_with_the_way_out():
     ("options", "message"),
     [
         ({"hidden": ()}, r"network.hidden is \(\)"),
-        ({"hidden": (8, 0)}, r"network.hidden is \(8, 0\)"),
-        ({"rounds": -1}, "network.rounds is -1"),
+        ({"hidden": (8, 0)}, r"^hidden\[1\] is 0, but must be between 1 and"),
+        ({"rounds": -1}, "^rounds is -1, but must be between 0 and"),
         ({"rounds": 3}, "network.rounds is 3, but must be left alone"),
         ({"agent_id": True}, "network.agent_id is True, but must be left alone"),
     ],

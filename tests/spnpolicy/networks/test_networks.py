@@ -62,7 +62,7 @@ def test_target_updates():
     assert torch.equal(target[0].weight, online[0].weight)
     assert not target[0].weight.requires_grad
     for bad in ({"rate": 0.0}, {"rate": 1.5}, {"every": 0}):
-        with pytest.raises(ConfigError, match="target"):
+        with pytest.raises(ConfigError, match=f"^{next(iter(bad))} is"):
             TargetUpdate(**bad)
 
 
@@ -70,7 +70,7 @@ def test_linear_schedule():
     schedule = EpsilonSchedule(start=1.0, end=0.2, share=0.5)
     assert [schedule.at(p) for p in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
     assert LinearSchedule(start=1.0, end=0.0, share=0.0).at(0.0) == 0.0
-    with pytest.raises(ConfigError, match=r"exploration.end is 1.5"):
+    with pytest.raises(ConfigError, match=r"^end is 1.5, but must be between 0 and 1"):
         EpsilonSchedule(end=1.5)
 
 

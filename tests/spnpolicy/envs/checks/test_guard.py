@@ -9,6 +9,7 @@ from spnpolicy.base.errors import CheckpointError, ConfigError
 from spnpolicy.envs import BatchedEnv, Step, make_env
 from spnpolicy.envs.checks.guard import guarded
 from spnpolicy.envs.checks.inspection import Inspector
+from tests.spnpolicy.chain_env import ChainEnv
 
 
 def zeros(env):
@@ -105,6 +106,25 @@ def test_a_mask_without_leave_is_found():
     (problem,) = inspector.problems_of_rows(bad)
     assert (problem.env, problem.agent) == (1, 2)
     assert "forbids action 4, but spec.has_action_masks is False" in problem.text
+
+
+@pytest.mark.parametrize("ending", ["terminated", "truncated", None])
+def test_masks_may_be_empty_only_where_an_episode_ended(ending):
+    env = ChainEnv(3, cardinalities=(2, 3), has_action_masks=True)
+    step = env.reset(seed=0)
+    over = np.array([False, True, False])
+    ended = step._replace(**{ending: over}) if ending else step
+    mask = step.final_available_actions.copy()
+    mask[1, 1] = False
+    inspector = Inspector(env.spec, 3)
+    at_end = ended._replace(final_available_actions=mask)
+    assert inspector.is_sound(at_end) == bool(ending)
+    assert [problem[:3] for problem in inspector.problems_of_rows(at_end)] == (
+        [] if ending else [("final_available_actions", "allows no action", 1)]
+    )
+    at_start = ended._replace(available_actions=mask)
+    assert not inspector.is_sound(at_start)
+    assert [problem.field for problem in inspector.problems_of_rows(at_start)] == ["available_actions"]
 
 
 @pytest.mark.parametrize("field", ["state", "final_observation", "final_state"])

@@ -74,7 +74,7 @@ def test_a_sweep_survives_its_file():
         ({"seeds": 0}, r"first\.json: seeds is 0, but must be at least 1"),
         ({"seeds": True}, r"first\.json\.seeds is True"),
         ({"train": {"step": 3}}, r"first\.json\.train: unknown setting 'step'. Did you mean 'steps'"),
-        ({"train": {"steps": 0}}, r"first\.json: train\.steps is 0, but must be at least 1"),
+        ({"train": {"steps": 0}}, r"first\.json\.train\.steps is 0, but must be at least 1"),
         ({"algorithms": {}}, r"algorithms is \{\}, but must be at least one"),
         ({"algorithms": {"vdm": {}}}, r"first\.json\.algorithms: unknown algorithm 'vdm'. Did you mean 'vdn'"),
         (
