@@ -49,6 +49,9 @@ class Circuit:
         determinism: str | None = None,
     ) -> None:
         checked, given = check_cardinalities(cardinalities), tuple(nodes)
+        for index, node in enumerate(given):
+            if not isinstance(node, Node):
+                raise StructureError(f"node {index} is a {type(node).__name__}; nodes are Input, Product or Sum.")
         properties = Properties(given, check_structure(checked, given), determinism)
         # The only way past `__setattr__`, which refuses everything.
         vars(self).update(cardinalities=checked, nodes=given, name=name, properties=properties)

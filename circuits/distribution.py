@@ -14,6 +14,7 @@ from circuits import queries
 from circuits.circuit import Circuit
 from circuits.errors import NotTractableError, StructureError
 from circuits.numerics import NEGATIVE_INFINITY
+from circuits.shapes import check_values, common_shape
 from circuits.weights import WeightedCircuit
 
 _MAX_SUPPORT = 1 << 22
@@ -69,6 +70,11 @@ class CircuitDistribution(WeightedCircuit, Distribution):
         logits: Float[Tensor, "*batch parameters"],
         validate_args: bool | None = None,
     ) -> None:
+        if not isinstance(circuit, Circuit) or not isinstance(logits, Tensor):
+            raise StructureError(
+                f"CircuitDistribution takes a Circuit and a tensor of logits, not a {type(circuit).__name__} and a "
+                f"{type(logits).__name__}."
+            )
         if logits.shape[-1:] != (circuit.num_parameters,):
             raise StructureError(
                 f"logits have shape {tuple(logits.shape)}, but the circuit has {circuit.num_parameters} parameters: "
@@ -115,19 +121,21 @@ class CircuitDistribution(WeightedCircuit, Distribution):
         self, sample_shape: Any = (), *, generator: torch.Generator | None = None
     ) -> Int[Tensor, "*shape variables"]:
         """Draw exact joint samples; see `queries.sample`."""
-        return queries.sample(self, torch.Size(sample_shape), generator=generator)
+        return queries.sample(self, sample_shape, generator=generator)
 
     def log_prob(self, values: Int[Tensor, "*#shape variables"]) -> Float[Tensor, "*#shape"]:
         """Return the log probability of joint values; see `queries.log_prob`."""
-        if self._validate_args:
-            self._validate_sample(values)
-        return queries.log_prob(self, values.long())
+        return queries.log_prob(self, self._checked(values))
 
     def conditionals(self, values: Int[Tensor, "*#shape variables"]) -> Float[Tensor, "*#shape variables values"]:
         """Return P(u_i = x | u_-i) for every variable and value at joint values; see `queries.conditionals`."""
+        return queries.conditionals(self, self._checked(values))
+
+    def _checked(self, values: Tensor) -> Tensor:
         if self._validate_args:
-            self._validate_sample(values)
-        return queries.conditionals(self, values.long())
+            check_values(values, self.circuit.cardinalities)
+            common_shape([values.shape[:-1], self.batch_shape], "values and distribution")
+        return values.long()
 
     def entropy(self) -> Float[Tensor, "*batch"]:
         """Return the exact entropy in nats, or refuse; see `queries.entropy`."""

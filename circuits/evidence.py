@@ -35,9 +35,10 @@ class Evidence:
                 f"evidence has shape {tuple(log_weights.shape)}; it must end in "
                 f"(variables, max cardinality) = {expected}."
             )
-        if not (log_weights < _LARGEST).all():
+        # A finite weight of -3e38 would become -inf when it is added to another one: forbidden, unasked.
+        if not ((log_weights.abs() < _LARGEST) | (log_weights == NEGATIVE_INFINITY)).all():
             raise EvidenceError(
-                f"evidence contains nan or a log weight of {_LARGEST:g} or more; use 0 for allowed values, "
+                f"evidence contains nan or a finite log weight beyond {_LARGEST:g}; use 0 for allowed values, "
                 "-inf for forbidden ones, and moderate numbers between."
             )
         self.log_weights = log_weights

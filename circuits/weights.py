@@ -1,9 +1,8 @@
 """A circuit and its numbers: what every query takes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from circuits.circuit import Circuit
 from circuits.engine.passes import flows, normalize
 
 _Self = TypeVar("_Self")
+_Kept = TypeVar("_Kept")
 
 
 class WeightedCircuit:
@@ -25,6 +25,8 @@ class WeightedCircuit:
     def __init__(self, circuit: Circuit, logits: Tensor) -> None:
         self.circuit = circuit
         self.logits = logits
+        self._kept: dict[str, Any] = {}
+        self._version: int | None = None
 
     def with_circuit(self: _Self, circuit: Circuit, logits: Tensor) -> _Self:
         """Return the same kind of thing for another circuit and its logits (*batch, parameters)."""
@@ -35,26 +37,38 @@ class WeightedCircuit:
         """Shape of the batch of weights."""
         return self.logits.shape[:-1]
 
-    @cached_property
-    def _normalized(self) -> tuple[Tensor, Tensor]:
-        with _recording():
-            return normalize(self.circuit.compiled, self.logits.movedim(-1, 0).contiguous())
-
     @property
     def log_weights(self) -> Tensor:
         """Normalised log weights with the batch last, shape (parameters, *batch)."""
-        return self._normalized[0]
+        return self._once("normalized", self._normalize)[0]
 
     @property
     def weights(self) -> Tensor:
         """Normalised weights, shape (parameters, *batch)."""
-        return self._normalized[1]
+        return self._once("normalized", self._normalize)[1]
 
-    @cached_property
+    @property
     def flows(self) -> Tensor:
         """Probability that each compiled row is used, shape (rows, *batch)."""
-        with _recording():
-            return flows(self.circuit.compiled, self.weights)
+        return self._once("flows", lambda: flows(self.circuit.compiled, self.weights))
+
+    def _normalize(self) -> tuple[Tensor, Tensor]:
+        return normalize(self.circuit.compiled, self.logits.movedim(-1, 0).contiguous())
+
+    def _once(self, name: str, make: Callable[[], _Kept]) -> _Kept:
+        """Return what was made of these logits before, or make it.
+
+        An optimiser changes its logits in place. What was made of the old numbers is forgotten then, or queries of
+        one distribution would contradict each other. Inference tensors do not count their changes.
+        """
+        version = None if self.logits.is_inference() else self.logits._version
+        if version != self._version:
+            self._kept.clear()
+            self._version = version
+        if name not in self._kept:
+            with _recording():
+                self._kept[name] = make()
+        return self._kept[name]
 
 
 Weighted = TypeVar("Weighted", bound=WeightedCircuit)

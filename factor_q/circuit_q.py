@@ -12,8 +12,7 @@ from circuits.engine.passes import align, flows, log_root, log_up, max_up
 from circuits.errors import EvidenceError, NotTractableError, StructureError
 from circuits.evidence import Evidence, EvidenceLike, observed_rows
 from circuits.numerics import NEGATIVE_INFINITY, posterior, weighted
-from factor_q.graph import FactorGraph
-from factor_q.layout import check_values, common_shape, index_layout
+from circuits.shapes import check_values, common_shape
 from factor_q.queries import Maximum
 from factor_q.temperature import check_possible, divided
 
@@ -78,8 +77,7 @@ class CircuitQ:
             EvidenceError: values has the wrong shape or type, or a value is outside its variable's range.
         Cost: an upward and a downward pass per assignment, and num_parameters numbers per result.
         """
-        graph = FactorGraph(self.circuit.cardinalities)
-        check_values(values, graph, index_layout(graph, values.device).cardinalities)
+        check_values(values, self.circuit.cardinalities)
         common_shape([values.shape[:-1], self.batch_shape], "values and CircuitQ")
         compiled = self.circuit.compiled
         with torch.no_grad():

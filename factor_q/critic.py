@@ -93,7 +93,7 @@ class FactorQ(nn.Module):
         """
         # An encoder says itself what it can read.
         size = observation.shape[-1] if self.encoder is not None else self.observation_size
-        _check_observation("FactorQ", observation, (self.graph.num_variables, size), self.per_agent)
+        _check_observation(self, observation, (self.graph.num_variables, size), self.per_agent)
         if self.encoder is not None:
             observation = self.encoder(observation)
         if self.agent_id:
@@ -153,7 +153,7 @@ class CircuitQCritic(nn.Module):
     def forward(self, observation: Float[Tensor, "*batch features"]) -> CircuitQ:
         """Return the Q-function of each state, of batch shape (*batch,); shapes and errors as in `FactorQ`."""
         expected = (self.circuit.num_variables, self.observation_size)
-        _check_observation("CircuitQCritic", observation, expected, self.per_agent)
+        _check_observation(self, observation, expected, self.per_agent)
         embedding = self.trunk(observation)
         joined = embedding.flatten(-2) if self.per_agent else embedding
         return CircuitQ(self.circuit, joined @ self.weight + self.bias)
@@ -171,14 +171,17 @@ def _check_sizes(critic: str, observation_size: int, hidden: Sequence[int]) -> N
         )
 
 
-def _check_observation(critic: str, observation: Tensor, shape: tuple[int, int], per_agent: bool) -> None:
+def _check_observation(critic: nn.Module, observation: Tensor, shape: tuple[int, int], per_agent: bool) -> None:
     """Raise unless an observation ends in (agents, observation_size), or without `per_agent` in the size alone."""
-    expected = shape if per_agent else shape[1:]
+    name, expected = type(critic).__name__, shape if per_agent else shape[1:]
     if tuple(observation.shape[-len(expected) :]) != expected:
         axes = "(*batch, agents, observation_size)" if per_agent else "(*batch, observation_size)"
         raise StructureError(
-            f"{critic}: the observation has shape {tuple(observation.shape)}, but it must end in {expected}: {axes}."
+            f"{name}: the observation has shape {tuple(observation.shape)}, but it must end in {expected}: {axes}."
         )
+    dtype = next(critic.parameters()).dtype
+    if observation.dtype != dtype:
+        raise StructureError(f"{name}: the observation is {observation.dtype}, but the network {dtype}; use .to().")
 
 
 class _AgentHeads(nn.Module):

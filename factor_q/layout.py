@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from circuits.errors import EvidenceError, StructureError
+from circuits.errors import StructureError
+from circuits.shapes import common_shape
 from factor_q.graph import FactorGraph, Scope
 
 
@@ -85,15 +86,6 @@ def strides_of(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
-def common_shape(shapes: Sequence[torch.Size], what: str) -> torch.Size:
-    """Return the common shape, or raise with all of them."""
-    try:
-        return torch.broadcast_shapes(*shapes)
-    except RuntimeError:
-        listed = ", ".join(str(tuple(shape)) for shape in shapes)
-        raise StructureError(f"{what}: the batch shapes {listed} do not broadcast to one shape.") from None
-
-
 def flatten_tables(graph: FactorGraph, tables: Sequence[Tensor]) -> Tensor:
     """Check the tables and lay them end to end, broadcast to one batch shape."""
     if len(tables) != graph.num_factors:
@@ -125,23 +117,4 @@ def _check_table(scope: Scope, shape: tuple[int, ...], table: Tensor, first: Ten
         raise StructureError(
             f"Factors: the table of scope {scope} is {table.dtype} on {table.device}, but the first table is "
             f"{first.dtype} on {first.device}; all must agree."
-        )
-
-
-def check_values(values: Tensor, graph: FactorGraph, cardinalities: Tensor) -> None:
-    """Raise unless values are integers of shape (..., n), each inside the range of its variable."""
-    if values.ndim == 0 or values.shape[-1] != graph.num_variables:
-        raise EvidenceError(
-            f"values have shape {tuple(values.shape)}, but the last axis must hold {graph.num_variables} variables."
-        )
-    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise EvidenceError(f"values have dtype {values.dtype}, but the value of a variable is an integer index.")
-    # A value out of range would silently read an entry of another table.
-    outside = (values < 0) | (values >= cardinalities)
-    if bool(outside.any()):
-        where = tuple(int(i) for i in outside.nonzero()[0])
-        variable = where[-1]
-        raise EvidenceError(
-            f"values{list(where)} is {int(values[where])}, but variable {variable} takes the values "
-            f"0 to {graph.cardinalities[variable] - 1}."
         )

@@ -8,8 +8,9 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from circuits.errors import EvidenceError, StructureError
+from circuits.shapes import check_values, common_shape
 from factor_q.graph import FactorGraph, Scope
-from factor_q.layout import agent_layout, check_values, common_shape, flatten_tables, index_layout, merge
+from factor_q.layout import agent_layout, flatten_tables, index_layout, merge
 
 
 class Tables:
@@ -190,7 +191,7 @@ class Tables:
     def _positions(self, values: Tensor) -> Int[Tensor, "... factors"]:
         """Return where in `flat` each factor finds its entry, for checked values."""
         layout = index_layout(self._graph, self.device)
-        check_values(values, self._graph, layout.cardinalities)
+        check_values(values, self._graph.cardinalities, layout.cardinalities)
         positions = layout.offsets
         for columns, strides in zip(layout.columns, layout.strides, strict=True):
             positions = positions + values.index_select(-1, columns) * strides

@@ -1,21 +1,41 @@
 """Temperature: every Boltzmann query is about exp(f / temperature), so it starts by dividing."""
 
+import bisect
+import math
+
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuits.errors import ImpossibleEvidenceError, StructureError, in_batch_rows
 from circuits.numerics import NEGATIVE_INFINITY
-from factor_q.layout import common_shape
-from factor_q.tables import AnyTables
+from circuits.shapes import common_shape
+from factor_q.tables import AnyTables, Tables
 
 Temperature = float | Float[Tensor, "..."]
 """Positive and finite: one number, or a tensor that broadcasts to one per batch row."""
 
 
 def tempered(factors: AnyTables, temperature: Temperature, query: str) -> AnyTables:
-    """Return f / temperature with batch shapes broadcast, as `divided` does."""
+    """Return f / temperature with batch shapes broadcast, as `divided` does, of entries that `check_entries` takes."""
+    check_entries(factors, query)
     return type(factors).from_flat(factors.graph, divided(factors.flat, temperature, query))
+
+
+def check_entries(factors: Tables, query: str) -> None:
+    """Raise where an entry is nan or +inf, of which no query could make sense; the message names factor and entry."""
+    flat = factors.flat
+    if not flat.numel() or bool(flat.amax() < math.inf):  # of nan and anything the maximum is nan
+        return
+    *row, position = (~(flat < math.inf)).nonzero()[0].tolist()
+    graph = factors.graph
+    factor = bisect.bisect_right(graph.offsets, position) - 1
+    entry = np.unravel_index(position - graph.offsets[factor], graph.table_shapes[factor])
+    raise StructureError(
+        f"{query}: factor {factor} over variables {list(graph.scopes[factor])} holds {flat[*row, position].item()} at "
+        f"entry {[int(i) for i in entry]}" + (f" in batch row {row}" if row else "") + "; entries are finite or -inf."
+    )
 
 
 def divided(entries: Float[Tensor, "*batch entries"], temperature: Temperature, query: str) -> Tensor:
@@ -30,6 +50,14 @@ def divided(entries: Float[Tensor, "*batch entries"], temperature: Temperature, 
             f"{query}: the temperature is {temperature}, but it must be positive and finite; "
             "the maximum is the limit of temperature 0."
         )
+    # So low a temperature may turn finite entries into infinite ones, and a single one into nan.
+    if scale.numel() and entries.numel() and (lowest := float(scale.detach().min())) < 1.0:
+        largest = float(entries.detach().masked_fill(entries.isinf(), 0.0).abs().max())
+        if largest / lowest > torch.finfo(entries.dtype).max:
+            raise StructureError(
+                f"{query}: entries of up to {largest:g} at temperature {lowest:g} exceed {entries.dtype}; take a "
+                "higher temperature or float64, or ask for the maximum, the limit of temperature 0."
+            )
     if scale.ndim:
         common_shape([scale.shape, entries.shape[:-1]], "temperature and factors")
     scale = scale.unsqueeze(-1)

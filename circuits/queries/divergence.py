@@ -15,6 +15,7 @@ from circuits.operations.product import ProductCircuit, match
 from circuits.queries.entropy import entropy, require_deterministic
 from circuits.queries.marginal import marginal
 from circuits.queries.multiply import normalized, pick, product_weights
+from circuits.shapes import common_shape
 from circuits.weights import WeightedCircuit
 
 _PRIME = (1 << 31) - 1
@@ -29,7 +30,7 @@ def kl_divergence(first: WeightedCircuit, second: WeightedCircuit) -> Float[Tens
 
     Args:
         first: batch shape (*batch).
-        second: on the same circuit or a compatible one (see `structures.product`); its batch shape broadcasts.
+        second: on the same circuit or a compatible one (see `operations.product`); its batch shape broadcasts.
 
     Returns:
         Shape (*batch), the two batch shapes broadcast; at least 0 up to rounding, and +inf where `first` can do what
@@ -60,7 +61,7 @@ def cross_entropy(first: WeightedCircuit, second: WeightedCircuit) -> Float[Tens
 
     Args:
         first: batch shape (*batch); its circuit need not be deterministic.
-        second: on a compatible circuit (see `structures.product`); its batch shape broadcasts with that of `first`.
+        second: on a compatible circuit (see `operations.product`); its batch shape broadcasts with that of `first`.
 
     Returns:
         Shape (*batch), the two batch shapes broadcast; +inf where `first` can do what `second` cannot. Gradients are
@@ -78,7 +79,7 @@ def cross_entropy(first: WeightedCircuit, second: WeightedCircuit) -> Float[Tens
     require_deterministic(second, "cross_entropy", "or estimate it by samples of the first and log_prob of the second")
     matched = match(first.circuit, second.circuit)
     if matched is None:  # they share no joint value
-        batch = torch.broadcast_shapes(first.batch_shape, second.batch_shape)
+        batch = common_shape([first.batch_shape, second.batch_shape], "two distributions")
         return first.log_weights.new_full(batch, float("inf"))
     ours, theirs = product_weights(matched, first.log_weights, second.log_weights)
     joint, _ = normalized(first, matched.circuit, ours)

@@ -11,6 +11,7 @@ from circuits.circuit import Circuit
 from circuits.errors import EvidenceError
 from circuits.numerics import weighted
 from circuits.queries.marginal import check_variables, joint_tables
+from circuits.shapes import common_shape
 from circuits.weights import WeightedCircuit
 
 
@@ -84,5 +85,5 @@ def _lay_out(
         tables.append(table.flatten(table.dim() - len(shape)) if shape else table.unsqueeze(-1))
     if not tables:
         return (), torch.empty(0)
-    batch = torch.broadcast_shapes(*(table.shape[:-1] for table in tables))
+    batch = common_shape([table.shape[:-1] for table in tables], "tables")
     return tuple(scopes), torch.cat([table.expand(*batch, table.shape[-1]) for table in tables], -1)

@@ -11,6 +11,7 @@ from circuits.engine.likelihood import log_likelihood
 from circuits.engine.passes import align, log_root, log_up
 from circuits.engine.traced import traced_log_likelihood
 from circuits.evidence import Evidence, EvidenceLike, observed_rows
+from circuits.shapes import common_shape
 from circuits.weights import WeightedCircuit
 
 _CHUNK = 1 << 24
@@ -105,7 +106,9 @@ def upward(distribution: WeightedCircuit, evidence: EvidenceLike) -> Tensor:
 
 def _evidence_rows(distribution: WeightedCircuit, evidence: EvidenceLike) -> Tensor:
     logits, compiled = distribution.logits, distribution.circuit.compiled
-    return Evidence.of(evidence, compiled.cardinalities, dtype=logits.dtype, device=logits.device).rows(compiled)
+    given = Evidence.of(evidence, compiled.cardinalities, dtype=logits.dtype, device=logits.device)
+    common_shape([given.log_weights.shape[:-2], distribution.batch_shape], "evidence and distribution")
+    return given.rows(compiled)
 
 
 def _aligned(distribution: WeightedCircuit, rows: Tensor) -> tuple[CompiledCircuit, Tensor, Tensor]:

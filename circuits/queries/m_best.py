@@ -4,10 +4,15 @@ import torch
 from torch import Tensor
 
 from circuits.engine.layers import CompiledCircuit, ProductLayer
+from circuits.engine.passes import log_root
+from circuits.errors import NotTractableError
 from circuits.numerics import NEGATIVE_INFINITY
 from circuits.queries.entropy import require_deterministic
 from circuits.queries.mode import Best
 from circuits.weights import WeightedCircuit
+
+_MAX_ENTRIES = 2**26
+"""Of the lists of all rows together; sorting holds several times as much."""
 
 
 def m_best(distribution: WeightedCircuit, count: int) -> Best:
@@ -26,7 +31,7 @@ def m_best(distribution: WeightedCircuit, count: int) -> Best:
         gradient.
 
     Raises:
-        NotTractableError: some sum is not deterministic; the message names it.
+        NotTractableError: some sum is not deterministic; the message names it. Or the lists would be too large.
         ValueError: `count` is less than 1, or some batch row has fewer possible values; the message says how many.
     Requires: determinism.
     Cost: O(edges * count) to read, and to sort per product count * log(count) candidates and per sum at most
@@ -47,24 +52,31 @@ def m_best(distribution: WeightedCircuit, count: int) -> Best:
     with torch.no_grad():
         size = distribution.batch_shape.numel()
         log_weights = distribution.log_weights.detach().reshape(compiled.num_parameters, size)
+        _check_count(compiled, log_weights, count)
         pairs = _useful_pairs(count, log_weights.device)
         log_probs, picks = _best_lists(compiled, log_weights, pairs, count)
-        _check_enough(log_probs, count)
         values = _read_values(compiled, _ranks_used(compiled, picks, pairs, count, size)).movedim(0, -1)
     batch = distribution.batch_shape
     return Best(values.reshape(count, *batch, len(compiled.cardinalities)), log_probs.reshape(count, *batch))
 
 
-def _check_enough(log_probs: Tensor, count: int) -> None:
-    possible = (log_probs > NEGATIVE_INFINITY).sum(0)
-    if not possible.numel() or int(possible.min()) == count:
-        return
-    row = int(possible.argmin())
-    raise ValueError(
-        f"m_best was asked for {count} values, but only {int(possible[row])} are possible"
-        + (f" in batch row {row}" if len(possible) > 1 else "")
-        + "; ask for no more than that, or allow more by evidence."
-    )
+def _check_count(compiled: CompiledCircuit, log_weights: Tensor, count: int) -> None:
+    """Raise before any list is made where there are fewer values than asked for, or the lists would not fit."""
+    # Each possible joint value counts once in a deterministic circuit, so the passes that add up weights count them.
+    ones = torch.where(log_weights > NEGATIVE_INFINITY, 0.0, NEGATIVE_INFINITY).double()
+    possible = log_root(compiled, ones, ones.new_zeros(compiled.num_values, ones.shape[1])).exp().round()
+    if possible.numel() and count > (least := float(possible.min())):
+        row = int(possible.argmin())
+        raise ValueError(
+            f"m_best was asked for {count:,} values, but only {least:,.0f} are possible"
+            + (f" in batch row {row}" if len(possible) > 1 else "")
+            + "; ask for no more than that, or allow more by evidence."
+        )
+    if (entries := compiled.num_rows * count * len(possible)) > _MAX_ENTRIES:
+        raise NotTractableError(
+            f"m_best would keep {entries:,} entries, {count:,} for each of {compiled.num_rows:,} rows of the circuit "
+            f"and {len(possible):,} of the batch, more than {_MAX_ENTRIES:,}. Ask for fewer, or sample."
+        )
 
 
 def _useful_pairs(count: int, device: torch.device) -> Tensor:

@@ -88,10 +88,12 @@ def joint_tables(distribution: WeightedCircuit, scopes: tuple[tuple[int, ...], .
 
 def check_variables(variables: Sequence[int], num_variables: int) -> tuple[int, ...]:
     """Return the variables as a tuple of distinct, existing ones, or say which is wrong."""
-    scope = tuple(int(variable) for variable in variables)
+    scope = tuple(variables)
     for variable in scope:
+        if isinstance(variable, bool) or not hasattr(variable, "__index__"):
+            raise EvidenceError(f"variable {variable!r} is no number; variables are integers from 0.")
         if not 0 <= variable < num_variables:
             raise EvidenceError(f"variable {variable} does not exist; the variables are 0 to {num_variables - 1}.")
     if len(set(scope)) != len(scope):
         raise EvidenceError(f"variables {list(scope)} are not distinct.")
-    return scope
+    return tuple(map(int, scope))

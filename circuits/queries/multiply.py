@@ -7,20 +7,21 @@ from torch import Tensor
 from circuits.circuit import Circuit
 from circuits.engine.layers import Rows
 from circuits.engine.passes import align, log_up
-from circuits.errors import ImpossibleEvidenceError, NotTractableError, in_batch_rows
+from circuits.errors import ImpossibleEvidenceError, NotTractableError, StructureError, in_batch_rows
 from circuits.numerics import NEGATIVE_INFINITY
 from circuits.operations.product import NO_EDGE, ProductCircuit, match
+from circuits.shapes import common_shape
 from circuits.weights import Weighted, WeightedCircuit
 
 
 def multiply(first: Weighted, second: WeightedCircuit) -> tuple[Weighted, Float[Tensor, "*batch"]]:
     """Return the distribution proportional to p(u) q(u), and the log of its normaliser sum_u p(u) q(u).
 
-    Two opinions about the same variables become one (a product of experts), on the circuit `structures.product`.
+    Two opinions about the same variables become one (a product of experts), on the circuit `operations.product`.
 
     Args:
         first: p, batch shape (*batch).
-        second: q on a compatible circuit, see `structures.product`; its batch shape broadcasts with p's.
+        second: q on a compatible circuit, see `operations.product`; its batch shape broadcasts with p's.
 
     Returns:
         A distribution with the broadcast batch shape and the normaliser in nats, (*batch). Differentiable.
@@ -33,7 +34,7 @@ def multiply(first: Weighted, second: WeightedCircuit) -> tuple[Weighted, Float[
     Source: Vergari et al. 2021, A compositional atlas of tractable circuit operations.
     """
     matched = match(first.circuit, second.circuit)
-    batch = torch.broadcast_shapes(first.batch_shape, second.batch_shape)
+    batch = common_shape([first.batch_shape, second.batch_shape], "two distributions")
     what = "the product of the two distributions"
     if matched is None:
         raise _impossible(torch.ones(batch, dtype=torch.bool), what)
@@ -47,12 +48,12 @@ def multiply(first: Weighted, second: WeightedCircuit) -> tuple[Weighted, Float[
 def constrain(distribution: Weighted, constraint: Circuit) -> tuple[Weighted, Float[Tensor, "*batch"]]:
     """Return the distribution given that the joint value meets a constraint, and the constraint's log probability.
 
-    Only what is possible in the constraint's circuit counts, not how it is weighted. `structures.exactly`,
-    `structures.all_different` and `structures.decision_diagram` with a transition make such circuits.
+    Only what is possible in the constraint's circuit counts, not how it is weighted. `operations.exactly`,
+    `operations.all_different` and `structures.decision_diagram` with a transition make such circuits.
 
     Args:
         distribution: batch shape (*batch).
-        constraint: a deterministic circuit, compatible with the distribution's; see `structures.product`.
+        constraint: a deterministic circuit, compatible with the distribution's; see `operations.product`.
 
     Returns:
         A distribution with the same batch shape on the product of the circuits, deterministic if the
@@ -74,6 +75,9 @@ def constrain(distribution: Weighted, constraint: Circuit) -> tuple[Weighted, Fl
         >>> given.marginal([0, 1]).tolist(), round(log_probability.exp().item(), 4)
         ([[0.0, 0.5], [0.5, 0.0]], 0.5)
     """
+    if not isinstance(constraint, Circuit):
+        kind = type(constraint).__name__
+        raise StructureError(f"constrain takes a Circuit, not a {kind}; for two distributions use multiply.")
     overlap = constraint.overlap
     if overlap is not None:
         raise NotTractableError(

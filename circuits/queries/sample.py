@@ -1,5 +1,7 @@
 """Exact samples: from the root down, each sum draws one of its children."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch import Tensor
 from circuits.engine.descent import descend
 from circuits.engine.layers import SumLayer
 from circuits.numerics import choose, choose_from_table
+from circuits.shapes import check_sample_shape
 from circuits.weights import WeightedCircuit
 
 _CHUNK = 1 << 24
@@ -14,7 +17,7 @@ _CHUNK = 1 << 24
 
 
 def sample(
-    distribution: WeightedCircuit, sample_shape: torch.Size, *, generator: torch.Generator | None = None
+    distribution: WeightedCircuit, sample_shape: Sequence[int], *, generator: torch.Generator | None = None
 ) -> Int[Tensor, "*shape variables"]:
     """Draw exact samples of all variables together.
 
@@ -25,11 +28,16 @@ def sample(
 
     Returns:
         Integers, shape (*sample_shape, *batch, variables). An impossible value is never drawn.
+
+    Raises:
+        EvidenceError: the shape has a negative entry.
+        NotTractableError: more than 2^30 numbers are wanted at once.
     Cost: one categorical draw per active sum, about O(variables * fan-in) per sample.
     """
-    compiled = distribution.circuit.compiled
+    compiled, batch = distribution.circuit.compiled, distribution.batch_shape
+    draws = check_sample_shape(sample_shape, batch.numel() * len(compiled.cardinalities))
     with torch.no_grad():
-        batch_size = distribution.batch_shape.numel()
+        batch_size = batch.numel()
         weights = distribution.weights.detach().reshape(compiled.num_parameters, batch_size)
 
         def draw(_: int, layer: SumLayer, sums: Tensor, columns: Tensor) -> Tensor:
@@ -44,6 +52,5 @@ def sample(
             parts = zip(sums.split(size), rows.split(size), uniform.split(size), strict=True)
             return torch.cat([choose(options[s, :, r], u) for s, r, u in parts])
 
-        count = sample_shape.numel() * batch_size
-        values = descend(compiled, draw, count, weights.device)
-    return values.reshape(*sample_shape, *distribution.batch_shape, len(compiled.cardinalities))
+        values = descend(compiled, draw, draws.numel() * batch_size, weights.device)
+    return values.reshape(*draws, *batch, len(compiled.cardinalities))

@@ -8,10 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.errors import StructureError
-from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
-from factor_q.temperature import Temperature, tempered
 
 
 class View(NamedTuple):
@@ -79,17 +76,6 @@ def split_forbidden(bundle: Bundle, flat: Float[Tensor, "*batch all"], any_forbi
         return BundledTables(bundle, tables, None)
     forbidden = tables == -torch.inf
     return BundledTables(bundle, tables.masked_fill(forbidden, 0.0), forbidden.to(flat.dtype))
-
-
-def cooled(name: str, factors: Factors, temperature: Temperature) -> Factors:
-    """Return the factors divided by the temperature, batch shapes broadcast, after checking both.
-
-    Raises:
-        StructureError: the temperature is not positive and finite, or an entry is nan or +inf.
-    """
-    if not bool((factors.flat < torch.inf).all()):
-        raise StructureError(f"{name}: a table of {factors.graph} holds nan or +inf; entries are finite or -inf.")
-    return tempered(factors, temperature, name)
 
 
 def _bundle(shape: tuple[int, ...], members: list[tuple[Tensor, tuple[int, ...]]], device: torch.device) -> Bundle:

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from circuits.shapes import common_shape
 from factor_q.graph import FactorGraph, Scope
-from factor_q.layout import common_shape
 from factor_q.tables import AnyTables
 
 

@@ -6,13 +6,19 @@ import torch
 from torch import Tensor
 
 from circuits import Best
+from circuits.errors import NotTractableError
 from circuits.numerics import NEGATIVE_INFINITY
 from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, both_passes
 from factor_q.elimination.ordering import Order
 from factor_q.queries.condition import add_log_weights
+from factor_q.queries.log_partition import log_partition
 from factor_q.queries.max_marginals import max_marginals
 from factor_q.queries.maximum import max_assignment
 from factor_q.tables import Tables
+from factor_q.temperature import check_entries
+
+MOST_LISTED = 2**14
+"""Assignments of one call: a minute or two of small passes."""
 
 
 def m_best(factors: Tables, count: int, *, order: Order = None, max_entries: int = DEFAULT_MAX_ENTRIES) -> Best:
@@ -35,7 +41,7 @@ def m_best(factors: Tables, count: int, *, order: Order = None, max_entries: int
 
     Raises:
         ValueError: `count` is less than 1, or some batch row has fewer possible values; the message says how many.
-        NotTractableError: the tables would exceed `max_entries`; raised before they are made.
+        NotTractableError: the tables would exceed `max_entries`, or `count` is above 2^14; raised before any work.
         StructureError: order is not a permutation of the variables.
     Cost: per assignment two passes up and one pass down, of twice the batch rows.
     Source: Nilsson 1998; Yanover & Weiss 2004 (max-marginals find the best split).
@@ -50,7 +56,9 @@ def m_best(factors: Tables, count: int, *, order: Order = None, max_entries: int
     if count < 1:
         raise ValueError(f"m_best needs a count of at least 1, not {count}.")
     graph, batch = factors.graph, factors.batch_shape
+    check_entries(factors, "m_best")
     with torch.no_grad():
+        _check_count(factors, count, order, max_entries)
         flat = factors.flat.detach().reshape(math.prod(batch), graph.num_entries)
         listed = _listed(Tables.from_flat(graph, flat), count, order, max_entries)
     values = listed.reshape(count, *batch, graph.num_variables)
@@ -65,10 +73,7 @@ def _listed(factors: Tables, count: int, order: Order, max_entries: int) -> Tens
     (rows,) = factors.batch_shape
     n, longest = factors.graph.num_variables, max(factors.cardinalities, default=0)
     value, first = max_assignment(factors, order=order, max_entries=max_entries)
-    _check_enough(value, 0, count)
-    if count == 1 or not n or not rows:
-        if count > 1 and rows:
-            _check_enough(torch.full_like(value, NEGATIVE_INFINITY), 1, count)
+    if count == 1 or not rows:
         return first.expand(count, rows, n)
     # By part and row: which values each variable may take, the assignment listed, the value of the best other one, and
     # the position (variable, value) in (n x k) that leads to it.
@@ -79,8 +84,7 @@ def _listed(factors: Tables, count: int, order: Order, max_entries: int) -> Tens
     second[0], split[0] = _second(factors, first, order, max_entries)
     row = torch.arange(rows, device=factors.device)
     for number in range(1, count):
-        value, source = second.max(0)
-        _check_enough(value, number, count)
+        _, source = second.max(0)
         chosen = split[source, row].unsqueeze(-1)
         # The source keeps its listed assignment and loses the value of the split; the new part has only that value.
         rest = allowed[source, row].flatten(1)
@@ -112,13 +116,20 @@ def _second(factors: Tables, best: Tensor, order: Order, max_entries: int) -> tu
     return torch.cat(values), torch.cat(positions)
 
 
-def _check_enough(value: Tensor, number: int, count: int) -> None:
-    """Raise when some row has no further assignment."""
-    missing = (value == NEGATIVE_INFINITY).nonzero().flatten()
-    if not len(missing):
-        return
-    where = f" in batch row {int(missing[0])}" if len(value) > 1 else ""
-    raise ValueError(
-        f"m_best was asked for {count} assignments, but only {number} are possible{where}; ask for no more than "
-        "that, or allow more."
-    )
+def _check_count(factors: Tables, count: int, order: Order, max_entries: int) -> None:
+    """Raise before any assignment is listed when there are fewer, or listing them would take hours."""
+    # With 0 wherever an entry is allowed, the partition function counts the allowed assignments.
+    flat = factors.flat.detach().double()
+    allowed = flat.masked_fill(flat > NEGATIVE_INFINITY, 0.0)
+    possible = log_partition(Tables.from_flat(factors.graph, allowed), order=order, max_entries=max_entries).exp()
+    if possible.numel() and count > (least := round(float(possible.min()))):
+        where = f" in batch row {int(possible.argmin())}" if possible.numel() > 1 else ""
+        raise ValueError(
+            f"m_best was asked for {count:,} assignments, but only {least:,} are possible{where}; ask for no more than "
+            "that, or allow more."
+        )
+    if count > MOST_LISTED:
+        raise NotTractableError(
+            f"m_best was asked for {count:,} assignments; each takes two passes of its own, so that more than "
+            f"{MOST_LISTED:,} are refused. Ask for fewer, or sample."
+        )

@@ -8,6 +8,7 @@ from factor_q.elimination.ordering import Order
 from factor_q.elimination.passes import MAX_SUM, by_variable, upward
 from factor_q.elimination.plan import make_plan
 from factor_q.tables import Tables
+from factor_q.temperature import check_entries
 
 
 def max_marginals(
@@ -29,6 +30,7 @@ def max_marginals(
         >>> max_marginals(f).tolist()
         [[5.0, 2.0], [1.0, 5.0]]
     """
+    check_entries(factors, "max_marginals")
     check_memory(factors, order, both_passes(factors, order), max_entries)
     plan = make_plan(factors.graph, order)
     up = upward(plan, factors.flat, MAX_SUM.up, keep=True)

@@ -16,6 +16,7 @@ from factor_q.elimination.passes import MAX_SUM, upward
 from factor_q.elimination.plan import Plan, make_plan, peak, sizes
 from factor_q.graph import FactorGraph
 from factor_q.tables import Tables
+from factor_q.temperature import check_entries
 
 _STREAM = 2**15
 """From this many entries on a loop over the values is faster than torch's maximum with positions."""
@@ -66,6 +67,7 @@ def max_assignment(
         >>> value.item(), assignment.tolist()
         (2.0, [1, 1])
     """
+    check_entries(factors, "max")
     with torch.no_grad():
         fixed = resolve_cutset(factors, cutset, order, _held, max_entries=max_entries, max_assignments=max_assignments)
         if not fixed:

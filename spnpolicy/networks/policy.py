@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from circuits import Circuit, CircuitDistribution
 from factor_q import FactorGraph, FactorQ
 from factor_q.layers import mlp
-from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.errors import ConfigError, NonFiniteError
 
 OUTPUT_GAIN = 0.01
 """Scale of the last layer's first weights, so that a new policy is close to uniform over each sum's children."""
@@ -95,7 +95,8 @@ class SPNPolicy(nn.Module):
             A distribution over joint actions with batch shape (*batch,).
 
         Raises:
-            ConfigError: the observation has another shape.
+            ConfigError: the observation has another shape or type.
+        NonFiniteError: nan or an infinity in the observation, or out of the network; the message says which.
         """
         depth = len(self.input_shape)
         shape = self.input_shape if self._checks_size else (*self.input_shape[:-1], observation.shape[-1])
@@ -103,10 +104,27 @@ class SPNPolicy(nn.Module):
             raise ConfigError(
                 f"SPNPolicy: the observation has shape {tuple(observation.shape)}, but it must end in {shape}."
             )
+        dtype = next(self.parameters()).dtype
+        if observation.dtype != dtype:
+            raise ConfigError(f"SPNPolicy: the observation is {observation.dtype}, but the network {dtype}; use .to().")
         batch = observation.shape[:-depth]
         logits = self.network(observation.reshape(-1, *shape))
-        # Stored parameters first, as the passes want it; a network's finite output needs no second check.
-        return CircuitDistribution(self.circuit, logits.t().reshape(*batch, -1), validate_args=False)
+        # A finite sum has finite terms only: one pass, far cheaper than the last layer, and nan would act as action 0.
+        if not torch.compiler.is_compiling() and not bool(logits.detach().sum().isfinite()):
+            _check_finite(observation.reshape(-1, *shape), logits)
+        # Stored parameters first, as the passes want it; what was checked here needs no second check.
+        logits = logits.t().reshape(*batch, self.circuit.num_parameters)
+        return CircuitDistribution(self.circuit, logits, validate_args=False)
+
+
+def _check_finite(observations: Tensor, logits: Tensor) -> None:
+    """Raise where logits (parameters, rows) are not finite, and say whether the observations (rows, ...) were."""
+    if bool(logits.isfinite().all()):
+        return  # only their sum was too large
+    row = int((~logits.isfinite()).any(0).nonzero()[0])
+    if bool(observations[row].isfinite().all()):
+        raise NonFiniteError(f"SPNPolicy: logits of row {row} of the batch are not finite; its weights have diverged.")
+    raise NonFiniteError(f"SPNPolicy: the observation of row {row} of the batch holds nan or an infinity.")
 
 
 class _RegionCodes(nn.Module):

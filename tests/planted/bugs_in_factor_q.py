@@ -181,4 +181,18 @@ BUGS = (
         "torch.tensor(produced, dtype=torch.long), persistent=False",
         ("tests/factor_q/test_critic.py",),
     ),
+    Bug(
+        "factor_q: nan and +inf are looked for in approximations only",
+        "factor_q/temperature.py",
+        "bool(flat.amax() < math.inf)",
+        "bool(flat.amin() < math.inf)",
+        ("tests/factor_q/test_unusable_numbers.py",),
+    ),
+    Bug(
+        "factor_q: entries overflow at a low temperature",
+        "factor_q/temperature.py",
+        "largest / lowest > torch.finfo(entries.dtype).max",
+        "largest / lowest == math.inf",
+        ("tests/factor_q/test_unusable_numbers.py",),
+    ),
 )

@@ -285,4 +285,11 @@ BUGS = (
         "episode_seed(self._seed, self._indices[row], 0)",
         ("tests/spnpolicy/envs/pettingzoo/test_adapter.py::test_every_episode_has_its_own_seed",),
     ),
+    Bug(
+        "policy: nan observations act as the first action",
+        "spnpolicy/networks/policy.py",
+        "            _check_finite(observation.reshape(-1, *shape), logits)\n",
+        "            pass\n",
+        ("tests/spnpolicy/networks/test_policy.py",),
+    ),
 )

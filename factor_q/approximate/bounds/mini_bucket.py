@@ -10,13 +10,13 @@ from torch import Tensor
 
 from circuits.errors import StructureError
 from circuits.numerics import logsumexp, posterior
-from factor_q.approximate.bundles import cooled
 from factor_q.elimination.ordering import Order, checked_order, table_size
 from factor_q.elimination.passes import aligned, batch_last
 from factor_q.elimination.plan import Term, term
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph, Scope
 from factor_q.limits import Limits, Rounds
+from factor_q.temperature import tempered
 
 Eliminate = Callable[[int, int, Tensor], Tensor]
 """(bucket, mini-bucket, joined table (values, ..., rows)) -> message without the first axis."""
@@ -80,7 +80,7 @@ def mini_bucket_maximum(factors: Factors, *, max_entries: int = 2**12, order: Or
         2.0
     """
     plan = _plan(factors.graph, order, max_entries)
-    flat = cooled("mini_bucket_maximum", factors, 1.0).flat
+    flat = tempered(factors, 1.0, "mini_bucket_maximum").flat
     return _run(plan, factors, flat, lambda _, __, joint: joint.amax(0))
 
 
@@ -125,7 +125,7 @@ def weighted_mini_bucket(
     """
     rounds = Rounds(limits, steps=0)
     plan = _plan(factors.graph, order, max_entries)
-    flat = cooled("weighted_mini_bucket", factors, temperature).flat
+    flat = tempered(factors, temperature, "weighted_mini_bucket").flat
     shifts = _Shifts(plan, flat)
     steps = 0 if plan.is_exact else _tighten(plan, factors, flat.detach(), shifts, learning_rate, rounds)
     return UpperBound(_run(plan, factors, flat, shifts.eliminate), plan.is_exact, steps)

@@ -10,10 +10,11 @@ from torch import Tensor
 from circuits.errors import NotTractableError, StructureError
 from circuits.numerics import logsumexp, posterior
 from factor_q.approximate.bounds.forests import Forests, forest_log_partitions, spanning_forests
-from factor_q.approximate.bundles import cooled, take
+from factor_q.approximate.bundles import take
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
 from factor_q.limits import Limits, Rounds
+from factor_q.temperature import tempered
 
 _MESSAGE_SHARE = 0.2
 """Share of the iterations that are message passing, before gradient steps."""
@@ -98,7 +99,7 @@ def tree_reweighted(
             f"tree_reweighted: forests is {forests} and learning_rate {learning_rate}; both must be positive."
         )
     rounds = Rounds(limits, steps=200, tolerance=1e-7)
-    flat = cooled("tree_reweighted", factors, temperature).flat
+    flat = tempered(factors, temperature, "tree_reweighted").flat
     model, edges = _pairwise(factors.graph, flat)
     chosen = spanning_forests(factors.graph.num_variables, edges, forests, factors.device)
     fixed = _Pairwise(*(tensor.detach() for tensor in model))

@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.errors import StructureError
-from factor_q.approximate.bundles import cooled
 from factor_q.approximate.conditionals import conditional_plan, feasible_assignment, gibbs_sweep
 from factor_q.approximate.mean_field.blocks import BlockRule, choose_blocks
 from factor_q.approximate.mean_field.product_family import (
@@ -27,7 +26,7 @@ from factor_q.approximate.mean_field.product_family import (
 from factor_q.factors import Factors
 from factor_q.graph import Scope
 from factor_q.limits import Limits, Rounds
-from factor_q.temperature import Temperature
+from factor_q.temperature import Temperature, tempered
 
 _SPREAD_SWEEPS = 10
 
@@ -88,7 +87,7 @@ def mean_field(
     """
     rounds = Rounds(limits, steps=1000)
     with torch.no_grad():
-        target = cooled("mean_field", factors.detach(), temperature)
+        target = tempered(factors.detach(), temperature, "mean_field")
         singles = tuple((v,) for v in range(factors.graph.num_variables))
         family = product_family(factors.graph, singles, factors.device)
         state = initial_state(family, target, restarts, start=start, generator=generator)
@@ -136,7 +135,7 @@ def structured_mean_field(
     """
     rounds = Rounds(limits, steps=300)
     with torch.no_grad():
-        target = cooled("structured_mean_field", factors.detach(), temperature)
+        target = tempered(factors.detach(), temperature, "structured_mean_field")
         chosen = choose_blocks(target, blocks)
         family = product_family(factors.graph, chosen, factors.device)
         state = initial_state(family, target, restarts, start=None, generator=generator)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from circuits.errors import StructureError
 from circuits.numerics import logsumexp, posterior
-from factor_q.approximate.bundles import cooled
 from factor_q.approximate.messages.factor_messages import (
     MessageGraph,
     joined,
@@ -20,6 +19,7 @@ from factor_q.approximate.messages.factor_messages import (
 )
 from factor_q.factors import Factors
 from factor_q.limits import Limits, Rounds
+from factor_q.temperature import tempered
 
 
 class BeliefPropagation(NamedTuple):
@@ -77,7 +77,7 @@ def loopy_belief_propagation(
         raise StructureError(f"loopy_belief_propagation: damping is {damping}, but it must lie in [0, 1).")
     rounds = Rounds(limits, steps=200)
     with torch.no_grad():
-        flat = cooled("loopy_belief_propagation", factors, temperature).flat
+        flat = tempered(factors, temperature, "loopy_belief_propagation").flat
         layout = message_graph(factors.graph, factors.device)
         start = normalized(layout, flat.new_zeros(*flat.shape[:-1], layout.size), logsumexp)
         messages, converged, steps = pass_messages(

@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.errors import StructureError
-from factor_q.approximate.bundles import cooled
 from factor_q.approximate.conditionals import ascend_coordinates, conditional_plan
 from factor_q.approximate.messages.factor_messages import (
     message_graph,
@@ -21,6 +20,7 @@ from factor_q.approximate.messages.factor_messages import (
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
 from factor_q.limits import Limits, Rounds
+from factor_q.temperature import tempered
 
 _NOISE = 0.1
 
@@ -80,7 +80,7 @@ def max_plus(
         raise StructureError(f"max_plus: damping is {damping}, but it must lie in [0, 1).")
     rounds = Rounds(limits, steps=100)
     with torch.no_grad():
-        flat = cooled("max_plus", factors, 1.0).flat
+        flat = tempered(factors, 1.0, "max_plus").flat
         search = _Search(factors.detach(), improve)
         shape = (*flat.shape[:-1], search.layout.size)
         messages = _NOISE * torch.randn(shape, dtype=flat.dtype, device=flat.device, generator=generator)

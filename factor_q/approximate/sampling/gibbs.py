@@ -7,9 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.errors import EvidenceError, ImpossibleEvidenceError, NotTractableError
-from factor_q.approximate.bundles import cooled
 from factor_q.approximate.conditionals import conditional_plan, feasible_assignment, gibbs_sweep, uniform_values
 from factor_q.factors import Factors
+from factor_q.temperature import tempered
 
 
 def gibbs_sample(
@@ -56,7 +56,7 @@ def gibbs_sample(
     if sweeps < 0:
         raise EvidenceError(f"gibbs_sample: sweeps is {sweeps}, but it must be at least 0.")
     with torch.no_grad():
-        target = cooled("gibbs_sample", factors.detach(), temperature)
+        target = tempered(factors.detach(), temperature, "gibbs_sample")
         shape = (*sample_shape, *target.batch_shape)
         values = _start(target, shape, generator) if start is None else _checked_start(target, shape, start)
         plans = conditional_plan(factors.graph, factors.device)

@@ -9,7 +9,7 @@ import torch
 import circuits
 import factor_q
 import spnpolicy
-from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.errors import ConfigError, NonFiniteError
 
 CARDINALITIES = (2, 3, 2, 3)
 BUILDERS = {
@@ -123,3 +123,32 @@ def test_a_wrong_observation_shape_is_refused():
     policy = spnpolicy.SPNPolicy(BUILDERS["mean_field"](), 5, per_agent=True)
     with pytest.raises(ConfigError, match=r"must end in \(4, 5\)"):
         policy(torch.zeros(2, 5))
+
+
+@pytest.mark.parametrize("per_agent", [False, True])
+def test_what_is_not_finite_is_refused_and_its_row_named(per_agent):
+    policy = spnpolicy.SPNPolicy(circuits.structures.keep_set([2, 3]), 4, per_agent=per_agent)
+    observation = torch.zeros(5, *policy.input_shape)
+    for number in (torch.nan, torch.inf):
+        observation[3].view(-1)[1] = number
+        with pytest.raises(NonFiniteError, match="the observation of row 3 of the batch"):
+            policy(observation)
+    with torch.no_grad():
+        next(policy.parameters()).fill_(torch.nan)
+    with pytest.raises(NonFiniteError, match="row 0 of the batch are not finite; its weights have diverged"):
+        policy(torch.zeros(2, *policy.input_shape))
+
+
+@pytest.mark.parametrize("per_agent", [False, True])
+def test_a_batch_may_be_empty(per_agent):
+    policy = spnpolicy.SPNPolicy(circuits.structures.keep_set([2, 3]), 4, per_agent=per_agent)
+    pi = policy(torch.zeros(2, 0, *policy.input_shape))
+    assert pi.batch_shape == pi.entropy().shape == (2, 0)
+    assert pi.sample().shape == (2, 0, 2)
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64, torch.bool])
+def test_another_type_of_observation_is_refused(dtype):
+    with pytest.raises(ConfigError, match=f"the observation is {dtype}, but the network torch.float32"):
+        spnpolicy.SPNPolicy(circuits.structures.keep_set([2, 3]), 4)(torch.zeros(5, 4, dtype=dtype))

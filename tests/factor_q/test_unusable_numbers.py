@@ -1,0 +1,79 @@
+"""Every query refuses what none could make sense of, with its place: nan, +inf, and far too low temperatures."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import factor_q
+from circuits.errors import EvidenceError, NotTractableError, StructureError
+from factor_q import FactorGraph, Factors, approximate, queries
+
+GRAPH = FactorGraph([2, 3, 2], [(0,), (0, 1), (1, 2)])
+VALUE = {"marginal": ([0],), "m_best": (2,)}
+EXACT: dict[str, Callable[[Factors], object]] = {
+    name: lambda f, name=name: getattr(queries, name)(f, *VALUE.get(name, ()))
+    for name in queries.__all__
+    if name not in ("Maximum", "condition")  # a record, and what returns factors: their next query refuses
+}
+FITS: dict[str, Callable[[Factors], object]] = {
+    "compile": factor_q.compile,
+    "fit_structure": lambda f: factor_q.fit_structure(f, labels=2, steps=2),
+}
+METHODS: dict[str, Callable[[Factors], object]] = {
+    name: lambda f, method=method: method.run(f) for name, method in approximate.METHODS.items()
+}
+ALL = EXACT | FITS | METHODS
+BOLTZMANN = sorted({"log_partition", "marginals", "marginal", "sample", "entropy", *FITS})
+
+
+def spoiled(number: float, *batch: int) -> Factors:
+    flat = torch.randn(*batch, GRAPH.num_entries, generator=torch.Generator().manual_seed(0))
+    flat[(*(-1,) * len(batch), 2 + 4)] = number  # of factor 1, behind the two entries of factor 0: u_0 = 1, u_1 = 1
+    return Factors.from_flat(GRAPH, flat)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ALL)
+def test_every_query_refuses_and_names_factor_and_entry(name, number):
+    where = r"factor 1 over variables \[0, 1\] holds (nan|inf) at entry \[1, 1\]"
+    with pytest.raises(StructureError, match=where + "; entries are finite or -inf"):
+        ALL[name](spoiled(number))
+    with pytest.raises(StructureError, match=where + r" in batch row \[2\]"):
+        ALL[name](spoiled(number, 3))
+
+
+@pytest.mark.parametrize("name", BOLTZMANN)
+def test_a_temperature_at_which_entries_overflow_is_refused(name):
+    f = spoiled(1.0)
+    ask = {"marginal": lambda t: f.marginal([0], t), "sample": lambda t: f.sample((3,), t)}
+    ask |= {"compile": lambda t: factor_q.compile(f, t)}
+    ask |= {"fit_structure": lambda t: factor_q.fit_structure(f.to(dtype=torch.float64), temperature=t * 1e-270)}
+    with pytest.raises(StructureError, match="exceed torch.float(32|64); take a higher temperature"):
+        ask.get(name, lambda t: getattr(f, name)(t))(1e-40)
+
+
+def test_a_low_temperature_that_fits_is_answered():
+    f = Factors(FactorGraph([2], [(0,)]), [torch.tensor([0.0, -torch.inf])])
+    assert f.marginals(1e-30).tolist() == [[1.0, 0.0]]
+    assert Factors(FactorGraph([2], [(0,)]), [torch.tensor([0.0, 1e-30])]).sample((9,), 1e-35).unique().tolist() == [1]
+
+
+@pytest.mark.parametrize("number", [-3e38, 3e38, math.nan])
+def test_soft_evidence_that_could_overflow_is_no_evidence(number):
+    weights = torch.zeros(3, 3)
+    weights[1, 2] = number
+    with pytest.raises(EvidenceError, match="finite log weight beyond 1e\\+30"):
+        spoiled(0.0).condition(weights)
+
+
+def test_m_best_counts_before_it_lists():
+    ring = factor_q.ring([2] * 30)
+    f = Factors.from_flat(ring, torch.zeros(ring.num_entries))
+    with pytest.raises(ValueError, match="asked for 2,000,000,000 assignments, but only 1,073,741,824 are possible"):
+        f.m_best(2_000_000_000)
+    with pytest.raises(NotTractableError, match="more than 16,384 are refused. Ask for fewer, or sample"):
+        f.m_best(1_000_000)
+    with pytest.raises(ValueError, match="only 12 are possible"):
+        spoiled(0.0).m_best(10**9)
