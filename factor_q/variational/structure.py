@@ -59,7 +59,7 @@ def fit_structure(
         The fit, as `maximize_elbo` returns it; exact where the labels separate the factors.
 
     Raises:
-        StructureError: an unknown structure.
+        StructureError: an unknown structure, or factors without variables.
         NotTractableError: no circuit of the family fits the budget; or your circuit is not deterministic.
 
     Example:
@@ -69,6 +69,8 @@ def fit_structure(
         >>> bool(torch.isclose(fit.lower_bound, f.log_partition().double()))
         True
     """
+    if not factors.graph.num_variables:
+        raise StructureError("fit_structure: the factors have no variables, so there is nothing to fit; f is log Z.")
     if isinstance(structure, Circuit):
         return maximize_elbo(factors, structure, temperature=temperature, generator=generator, **limits)
     budget = Budget(labels, max_parameters, generator, limits, time.monotonic())

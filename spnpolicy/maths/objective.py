@@ -1,10 +1,12 @@
 """The exact evidence lower bound of exp(Q / temperature): the objective of maximum-entropy control."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuits import CircuitDistribution
 from factor_q import Factors
+from spnpolicy.base.errors import ConfigError
 
 
 def elbo(
@@ -24,7 +26,12 @@ def elbo(
 
     Raises:
         NotTractableError: the circuit is not deterministic.
+        ConfigError: the temperature is negative or nan.
     Cost: linear in the circuit's edges and the factors' entries.
     Source: Shih and Ermon 2020; Vora, Centralised MARL by leveraging tractable inference.
     """
+    if not bool(torch.as_tensor(temperature >= 0).all()):  # nan is not either
+        raise ConfigError(
+            f"elbo: the temperature is {temperature}; it must be at least 0, or entropy would be avoided."
+        )
     return pi.expectation(q) + temperature * pi.entropy()

@@ -77,3 +77,9 @@ def test_m_best_counts_before_it_lists():
         f.m_best(1_000_000)
     with pytest.raises(ValueError, match="only 12 are possible"):
         spoiled(0.0).m_best(10**9)
+
+
+@pytest.mark.parametrize("structure", ["auto", "clique_tree"])
+def test_without_variables_there_is_nothing_to_fit(structure):
+    with pytest.raises(StructureError, match="no variables, so there is nothing to fit"):
+        factor_q.fit_structure(Factors.from_flat(FactorGraph([]), torch.zeros(0)), structure)

@@ -152,3 +152,11 @@ def test_a_batch_may_be_empty(per_agent):
 def test_another_type_of_observation_is_refused(dtype):
     with pytest.raises(ConfigError, match=f"the observation is {dtype}, but the network torch.float32"):
         spnpolicy.SPNPolicy(circuits.structures.keep_set([2, 3]), 4)(torch.zeros(5, 4, dtype=dtype))
+
+
+@pytest.mark.parametrize("temperature", [-1.0, math.nan, torch.tensor([1.0, -0.1])])
+def test_a_negative_temperature_is_refused(temperature):
+    policy = spnpolicy.SPNPolicy(circuits.structures.keep_set([2, 3]), 4)
+    q = factor_q.FactorQ(factor_q.FactorGraph([2, 3], [(0, 1)]), 4)
+    with pytest.raises(ConfigError, match="must be at least 0"):
+        spnpolicy.elbo(policy(torch.zeros(2, 4)), q(torch.zeros(2, 4)), temperature)
