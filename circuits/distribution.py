@@ -14,7 +14,7 @@ from circuits import queries
 from circuits.circuit import Circuit
 from circuits.errors import NotTractableError, StructureError
 from circuits.numerics import NEGATIVE_INFINITY
-from circuits.shapes import check_values, common_shape
+from circuits.shapes import check_values
 from circuits.weights import WeightedCircuit
 
 _MAX_SUPPORT = 1 << 22
@@ -134,7 +134,6 @@ class CircuitDistribution(WeightedCircuit, Distribution):
     def _checked(self, values: Tensor) -> Tensor:
         if self._validate_args:
             check_values(values, self.circuit.cardinalities)
-            common_shape([values.shape[:-1], self.batch_shape], "values and distribution")
         return values.long()
 
     def entropy(self) -> Float[Tensor, "*batch"]:

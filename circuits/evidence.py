@@ -36,7 +36,8 @@ class Evidence:
                 f"(variables, max cardinality) = {expected}."
             )
         # A finite weight of -3e38 would become -inf when it is added to another one: forbidden, unasked.
-        if not ((log_weights.abs() < _LARGEST) | (log_weights == NEGATIVE_INFINITY)).all():
+        finite = log_weights.detach().nan_to_num(nan=_LARGEST, posinf=_LARGEST, neginf=0.0)
+        if finite.numel() and not bool(finite.abs().amax() < _LARGEST):
             raise EvidenceError(
                 f"evidence contains nan or a finite log weight beyond {_LARGEST:g}; use 0 for allowed values, "
                 "-inf for forbidden ones, and moderate numbers between."

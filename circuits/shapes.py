@@ -14,6 +14,9 @@ MOST_NUMBERS = 2**30
 
 def common_shape(shapes: Sequence[torch.Size], what: str) -> torch.Size:
     """Return the common shape, or raise with all of them."""
+    # The usual case; the first call of torch.broadcast_shapes in a process takes a fifth of a second: it imports sympy.
+    if all(shape == shapes[0] for shape in shapes):
+        return shapes[0]
     try:
         return torch.broadcast_shapes(*shapes)
     except RuntimeError:

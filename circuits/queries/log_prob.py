@@ -30,7 +30,7 @@ def log_prob(distribution: WeightedCircuit, values: Int[Tensor, "*#shape variabl
     Cost: one upward pass per sample.
     """
     compiled, logits = distribution.circuit.compiled, distribution.logits
-    shape = torch.broadcast_shapes(values.shape[:-1], distribution.batch_shape)
+    shape = common_shape([values.shape[:-1], distribution.batch_shape], "values and distribution")
 
     def likelihood(part: Tensor) -> Tensor:
         rows = observed_rows(part, compiled, logits.dtype)
@@ -65,7 +65,7 @@ def for_each_sample(
         Shape (*sample, *batch, ...).
     """
     batch = distribution.batch_shape
-    shape = torch.broadcast_shapes(values.shape[:-1], batch)
+    shape = common_shape([values.shape[:-1], batch], "values and distribution")
     values = values.expand(*shape, values.shape[-1])
     depth = len(shape) - len(batch)
     samples = values.reshape(shape[:depth].numel(), *shape[depth:], values.shape[-1])
