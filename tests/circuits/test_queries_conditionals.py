@@ -69,7 +69,7 @@ def test_values_broadcast_and_split_into_chunks(monkeypatch: pytest.MonkeyPatch)
 
 def test_values_out_of_range_are_refused() -> None:
     c = structures.markov_chain([2, 2])
-    with pytest.raises(ValueError, match="support"):
+    with pytest.raises(ValueError, match="variable 1 takes the values 0 to 1"):
         CircuitDistribution(c, torch.zeros(c.num_parameters)).conditionals(torch.tensor([0, 2]))
 
 
