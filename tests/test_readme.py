@@ -47,7 +47,7 @@ def test_the_readme_is_short():
     assert len(PAGES[0].read_text().splitlines()) <= MOST_LINES_OF_THE_README
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(9)
 @with_blocks("python")
 def test_python_blocks_run_one_after_the_other(page, tmp_path):
     """The blocks of a page share names, as in one long session; asserts in them are checked."""

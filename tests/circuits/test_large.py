@@ -34,7 +34,7 @@ def as_evidence(values: torch.Tensor, circuit: Circuit) -> torch.Tensor:
     return torch.arange(max(circuit.cardinalities)) == values.unsqueeze(-1)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 def test_identities(pi: CircuitDistribution, generator: torch.Generator) -> None:
     circuit = pi.circuit
     assert circuit.is_deterministic

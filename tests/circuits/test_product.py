@@ -129,7 +129,7 @@ def check_closed(pi: CircuitDistribution, joint: np.ndarray) -> None:
         assert_close(table(pi.multiply(pi)[0]), squared, "square")
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize(("policy", "partner", "number"), SOME_PAIRS)
 def test_products_equal_enumeration(policy: str, partner: str, number: int) -> None:
     rng = Random(number)

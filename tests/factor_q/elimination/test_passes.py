@@ -22,6 +22,7 @@ def close(found, expected):
     return found == expected or abs(found - expected) < 1e-10
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("seed", range(300))
 def test_max_argmax_log_partition_and_marginals_equal_enumeration(seed):
     instance = oracle.random_instance(seed)

@@ -6,6 +6,7 @@ from tests.factor_q import random_graphs
 from tests.seeds import first_now
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("start", first_now(range(0, 200, 20), 0.4))
 def test_all_queries_equal_enumeration(start):
     tally = random_graphs.Tally()

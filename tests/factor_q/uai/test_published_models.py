@@ -50,7 +50,7 @@ def model(name: str) -> Factors:
     return condition(factors, read_uai_evidence(path, factors.cardinalities)) if path.exists() else factors
 
 
-@pytest.mark.one_in(6)
+@pytest.mark.one_in(12)
 @pytest.mark.parametrize("name", split([name for name, row in INDEX.items() if row["logZ_natural"]]))
 def test_log_partition_is_that_of_the_index(name: str) -> None:
     expected = float(INDEX[name]["logZ_natural"])
@@ -58,7 +58,7 @@ def test_log_partition_is_that_of_the_index(name: str) -> None:
     gc.collect()
 
 
-@pytest.mark.one_in(6)
+@pytest.mark.one_in(12)
 @pytest.mark.parametrize("name", split(list(BEST)))
 def test_the_best_assignment_is_as_good_as_that_of_toulbar2(name: str) -> None:
     row, f = BEST[name], model(name)

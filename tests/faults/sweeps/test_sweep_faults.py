@@ -141,6 +141,7 @@ def test_a_worker_lost_before_its_first_step_changes_no_bit(calm, tmp_path):
     assert differences(undisturbed, folder) == []
 
 
+@pytest.mark.full
 def test_two_drivers_do_not_share_a_folder(calm, tmp_path, capsys):
     path, _ = calm
     folder = tmp_path / "out"

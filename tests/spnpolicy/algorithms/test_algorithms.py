@@ -50,6 +50,7 @@ def learner(name, env, seed=0, **options):
     return algorithm, store, player, step
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("has_action_masks", [False, True])
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=variant_id)
 def test_only_available_actions_and_finite_numbers(name, options, has_action_masks):
@@ -92,6 +93,7 @@ def test_a_mask_that_allows_nothing_is_refused(name):
             Player(algorithm).act(step._replace(available_actions=mask), explore=explore)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=variant_id)
 def test_state_goes_through_a_checkpoint_and_learning_goes_on_bit_for_bit(name, options, tmp_path):
     env = ChainEnv(16, cardinalities=(2, 3))
@@ -221,6 +223,7 @@ def fit(name, batch, updates=1500, **options):
     return algorithm
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("payoff", "mse"), [(CLIMBING, 175.09), (MONOTONIC, 6.25)])
 def test_vdn_learns_the_additive_projection(payoff, mse):
     table = np.array(payoff)
@@ -290,6 +293,7 @@ EITHER = [name for name in INSTALLED if issubclass(config_class(name), DataSetti
 """Who learns from replay and from fresh steps alike."""
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("options", [{"rollout": 6, "trace": 0.7}, {"rollout": None}, {"rollout": None, "trace": 0.7}])
 @pytest.mark.parametrize("name", EITHER)
 def test_fresh_steps_and_replay_serve_alike(name, options):

@@ -145,6 +145,7 @@ def values_of(algorithm, observation, state):
     return (factors.max()[0] + algorithm.critic.offset(state)).detach()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("options", "most"), [({}, 0.01), ({"rank": 3}, 0.3)])
 @pytest.mark.parametrize(("payoff", "best"), [(CLIMBING, 11.0), (PENALTY, 10.0)])
 def test_pair_payoffs_represent_two_player_games(payoff, best, options, most):

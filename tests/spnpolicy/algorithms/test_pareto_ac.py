@@ -149,6 +149,7 @@ def train_on(payoff, seed, updates, **options):
     return float(env.payoff[tuple(learner.act(env.reset(), explore=False)[0])])
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("critic", ["table", "factors"])
 def test_it_learns_the_best_of_climbing(critic):
     assert train_on(CLIMBING, 0, 250, joint_values=critic) == 11.0

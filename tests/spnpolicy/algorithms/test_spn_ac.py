@@ -131,6 +131,7 @@ def play_a_game(seed, rescue=None, steps=GAME_STEPS, **game):
     return payoff, make_env("matrix_game", **game).optimum
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("game", ["climbing", "penalty"])
 def test_one_step_games_end_at_the_optimum_with_default_settings(game):
     payoff, optimum = play_a_game(0, game=game)
@@ -198,6 +199,7 @@ def test_a_lost_entropy_raises_the_temperature_at_once_and_any_other_by_small_st
         assert temperature.value == pytest.approx(0.1, rel=0.01)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending):
     learner = learn("spn_ac", chain(ending), updates=220, batch_size=64, **CHAIN_OPTIONS)

@@ -123,6 +123,7 @@ def test_too_wide_in_words(capsys):
     assert "log Z = " not in text
 
 
+@pytest.mark.full
 def test_flags_reach_the_library(capsys):
     name = "own/tree_n6_k3.uai"
     flags = ["--structure", "keep_set", "--labels", "2", "--seconds", "1000", "--seed", "5", "--max-parameters", "99"]

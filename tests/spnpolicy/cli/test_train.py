@@ -77,6 +77,7 @@ def test_another_number_of_threads_is_refused_by_strict_and_named_otherwise(tmp_
     assert [attempt["threads"] for attempt in facts["attempts"]] == [1, 2]
 
 
+@pytest.mark.full
 def test_resume_keeps_the_threads_of_the_run(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     train_interrupted(monkeypatch, ["train", "vdn", "coverage", *TINY, "--threads", "2", "--out", str(folder)])

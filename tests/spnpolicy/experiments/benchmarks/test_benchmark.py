@@ -47,6 +47,7 @@ def test_killing_the_driver_leaves_no_worker_behind(benchmark):
     assert benchmark["orphans"] == []
 
 
+@pytest.mark.full
 def test_the_same_command_continues_and_repeats_nothing(benchmark):
     assert benchmark["done"].returncode == 0, benchmark["done"].stderr
     assert benchmark["killed"][TRIALS[0]]
@@ -58,6 +59,7 @@ def test_the_same_command_continues_and_repeats_nothing(benchmark):
         assert load_run(trials / name).step == 1600
 
 
+@pytest.mark.full
 def test_everything_is_written_and_listed(benchmark):
     output = benchmark["done"].stdout
     listed = output.rpartition("written:")[2]
@@ -69,6 +71,7 @@ def test_everything_is_written_and_listed(benchmark):
     assert {path.name for path in benchmark["folder"].iterdir()} == {*FILES, "attempts", "trials", "plan.json"}
 
 
+@pytest.mark.full
 def test_table_follows_from_the_episodes(benchmark):
     with (benchmark["folder"] / "episodes.csv").open() as file:
         episodes = list(csv.DictReader(file))
@@ -91,6 +94,7 @@ def test_table_follows_from_the_episodes(benchmark):
     assert all(0 <= float(row["fraction_of_optimum"]) <= 1 for row in episodes)
 
 
+@pytest.mark.full
 def test_pictures_open_and_are_small(benchmark):
     folder = benchmark["folder"]
     for name in ("curves.png", "answers.png"):
@@ -101,6 +105,7 @@ def test_pictures_open_and_are_small(benchmark):
     assert (folder / "animation.gif").stat().st_size < 3e6
 
 
+@pytest.mark.full
 def test_answers_answer_the_three_questions(benchmark):
     text = (benchmark["folder"] / "answers.txt").read_text()
     for part in ("(a) What does each agent do", "(b) Agent 1 is stuck", "with probability", "(c) How surprising",
@@ -109,6 +114,7 @@ def test_answers_answer_the_three_questions(benchmark):
     assert "stay" in text.partition("most probable joint action now:")[2].partition("\n")[0]
 
 
+@pytest.mark.full
 def test_another_plan_leaves_the_folder_alone(benchmark, capsys):
     folder = benchmark["folder"]
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
