@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
+from circuits import structures
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.base.errors import EnvError
 from spnpolicy.base.seeding import Streams
@@ -16,6 +18,7 @@ from spnpolicy.data.protocol import Batch
 from spnpolicy.networks import proposals
 from spnpolicy.networks.encoders import Flat
 from spnpolicy.networks.features import FourierFeatures
+from tests.spnpolicy.learning_cases import CHAIN_VALUE_OF_B, CLIMBING, ENDINGS, chain, full_batch, game_spec, learn
 
 KINDS = ["autoregressive", "circuit"]
 CARDINALITIES = (3, 2, 4)
@@ -275,3 +278,106 @@ def test_the_loss_is_what_the_definition_says_and_rows_that_failed_do_not_count(
         log_prob, entropy = learner.actor.fit_terms(batch.state, batch.available_actions, best, candidates[:, :8])
     assert loss.item() == pytest.approx(-(log_prob + 0.3 * entropy)[:20].mean().item(), rel=1e-5)
     assert numbers["entropy"] == pytest.approx(entropy[:20].mean().item(), rel=1e-5)
+
+
+FEW = {"num_proposed": 5, "num_uniform": 20, "entropy_draws": 2}
+
+
+@pytest.mark.parametrize("kind", ["autoregressive", pytest.param("circuit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_time_limits_bootstrap_and_ends_do_not(ending, kind):
+    options = {
+        "discount": 0.8,
+        "network": {"hidden": (32,)},
+        "critic": {"learning_rate": 1e-2},
+        "target": {"rate": 0.2},
+        "proposal": kind,
+    }
+    learner = learn("aql", chain(ending), updates=150, batch_size=64, **options, **FEW)
+    joint = torch.tensor(list(itertools.product(range(2), range(3)))).expand(2, 6, 2)
+    values = learner.critic(torch.eye(2), joint).amax(-1).detach()
+    expected = [0.8 * CHAIN_VALUE_OF_B[ending], CHAIN_VALUE_OF_B[ending]]
+    np.testing.assert_allclose(values, expected, rtol=0.01)
+
+
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_best_joint_action_of_climbing(kind):
+    options = {
+        "network": {"hidden": (32,), "features": {"frequencies": 0}},
+        "critic": {"learning_rate": 1e-2},
+        "actor": {"learning_rate": 1e-2},
+    }
+    learner = make_algorithm("aql", game_spec(CLIMBING), Streams(0), proposal=kind, **options, **FEW)
+    batch = full_batch(CLIMBING)
+    for _ in range(200):
+        learner.update(batch, progress=0.0)
+    step = step_of(batch.state[:1], batch.available_actions[:1])
+    assert learner.act(step, explore=False).tolist() == [[0, 0]]
+    assert learner.actor.draw(batch.state[:1], batch.available_actions[:1], 1, None).tolist() == [[[0, 0]]]
+
+
+class PairwiseValues(nn.Module):
+    """Fixed random values: a table per pair of agents, linear in the state."""
+
+    def __init__(self, embedding, agents, actions, state_size, seed):
+        super().__init__()
+        self.embedding, self.agents, self.actions = embedding, agents, actions
+        self.pairs = list(itertools.combinations(range(agents), 2))
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = torch.randn(len(self.pairs), actions, actions, state_size, generator=generator)
+
+    def forward(self, state, actions):
+        tables = torch.einsum("pabs,ns->npab", self.weight, state).flatten(1)
+        places = [(p * self.actions + actions[..., i]) * self.actions + actions[..., j] for p, (i, j) in self.listed()]
+        places = torch.stack(places, -1)
+        return tables.gather(1, places.flatten(1)).view(places.shape).sum(-1)
+
+    def listed(self):
+        return list(enumerate(self.pairs))
+
+    def largest(self, state):
+        """The true maximum of each state, by building the whole table."""
+        found = []
+        for tables in torch.einsum("pabs,ns->npab", self.weight, state):
+            total = torch.zeros([self.actions] * self.agents)
+            for p, (i, j) in self.listed():
+                shape = [1] * self.agents
+                shape[i] = shape[j] = self.actions
+                total += tables[p].view(shape)
+            found.append(total.max())
+        return torch.stack(found)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trained_proposal_beats_many_more_uniform_draws(kind, seed):
+    """On 6^6 joint actions: the best of 100 draws against the best of 500 uniform ones and the true maximum."""
+    states, agents, actions = 16, 6, 6
+    spec = EnvSpec((actions,) * agents, 1, 4, False)
+    options = {"network": {"hidden": (64,), "features": {"frequencies": 0}}, "actor": {"learning_rate": 3e-3}}
+    learner = make_algorithm("aql", spec, Streams(seed), proposal=kind, **options)
+    learner.critic = PairwiseValues(learner.critic.embedding, agents, actions, 4, seed)
+    generator = torch.Generator().manual_seed(seed)
+    state = 2.0 * torch.rand(states, 4, generator=generator) - 1.0
+    mask = torch.ones(states, agents, actions, dtype=torch.bool)
+    zero, seen = torch.zeros(states, agents), torch.zeros(states, agents, 1)
+    batch = Batch(seen, state, zero.long(), zero, torch.ones(states) > 0, mask, seen, state, mask)
+    for _ in range(100):
+        loss, _ = learner.actor_loss(batch)
+        learner.actor_optimizer.zero_grad()
+        loss.backward()
+        learner.actor_optimizer.step()
+    drawn = learner.critic(state, learner.actor.draw(state, mask, 100, generator)).amax(-1).mean()
+    uniform = learner.critic(state, proposals.uniform_joint_actions(mask, 500, generator)).amax(-1).mean()
+    largest = learner.critic.largest(state).mean()
+    print(f"{kind}, seed {seed}: closes {(drawn - uniform) / (largest - uniform):.3f} of the gap")
+    # 0.81 or more in a pilot of three seeds.
+    assert drawn - uniform > 0.7 * (largest - uniform)
+
+
+def test_the_circuit_can_be_as_large_as_wanted():
+    learner = make_algorithm("aql", EnvSpec((3,) * 6, 1, 4, False), Streams(0), proposal="circuit", labels=9)
+    expected = structures.keep_set((3,) * 6, labels=9).num_parameters
+    assert learner.actor.policy.circuit.num_parameters == expected
