@@ -71,7 +71,7 @@ class TargetUpdate(Checked):
 class AdamSettings(Checked):
     """How one network descends."""
 
-    learning_rate: StepSize = 5e-4
+    learning_rate: Positive = 5e-4
     """Step size of Adam."""
 
 

@@ -66,6 +66,8 @@ def values(path, number, is_list):
         return [*NEVER, ((0, -1),), ((0, math.nan),)], [(), ((0, 10**12),)]
     if is_list:
         return [*NEVER, (), *((8, value) for value in NEVER)], [(value,) for value in PERHAPS[number]]
+    if path[-1] == "learning_rate":  # so large that learning diverges it ends a run with an exit code of its own
+        return [*NEVER, ()], [0.0]
     return [*NEVER, ()], list(PERHAPS[number])
 
 
