@@ -25,14 +25,30 @@ class Checked:
 
 
 def encode(value: Any) -> Any:
-    """Return a config dataclass as JSON values: dataclasses become objects, tuples become lists."""
+    """Return a config dataclass as JSON values: dataclasses become objects, tuples lists, nan and infinities words."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {key: encode(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [encode(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        # JSON has no such numbers; `with_numbers` reads these words
+        return str(value)
     return value
+
+
+def with_numbers(value: Any) -> Any:
+    """Return the same with numbers for the words nan, inf and -inf, in lists and objects too."""
+    if isinstance(value, Mapping):
+        return {key: with_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_numbers(item) for item in value]
+    # always the same nan, so that records that hold it are equal
+    return _NOT_IN_JSON.get(str(value), value) if isinstance(value, str | float) else value
+
+
+_NOT_IN_JSON = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 def decode(kind: type[T], value: Any, *, path: str) -> T:

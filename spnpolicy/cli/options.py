@@ -10,6 +10,7 @@ from spnpolicy.algorithms import ALGORITHMS
 from spnpolicy.base.decoding import unknown_name
 from spnpolicy.base.errors import SpnPolicyError
 from spnpolicy.envs import ENVIRONMENTS
+from spnpolicy.envs.names import hint
 
 SETTING_GROUPS = ("env", "algorithm")
 """Flags such as --env.size set options that only the chosen environment or algorithm knows."""
@@ -91,10 +92,10 @@ def read_command_line(parser: Parser, words: Sequence[str], *, takes_settings: b
 def parse_value(text: str) -> Any:
     """Return the value that a word stands for.
 
-    A number, true, false or none; JSON when it begins with a bracket; a list when it has commas, such as 64,64 (one
-    entry: 64,); otherwise the word itself.
+    A number, true, false or none; JSON when it begins with a bracket, or with a quote ("3" is a word); a list when it
+    has commas, such as 64,64 (one entry: 64,); otherwise the word itself.
     """
-    if text[:1] in ("[", "{"):
+    if text[:1] in ("[", "{", '"'):
         try:
             return json.loads(text)
         except (json.JSONDecodeError, RecursionError) as problem:
@@ -142,6 +143,8 @@ def known_environment(name: str) -> str:
 
     One with a colon, such as pettingzoo:mpe2.simple_v3, says itself where the environment is.
     """
+    if ":" not in name and name not in ENVIRONMENTS and (right := hint(name)):
+        raise UsageError(f"unknown environment {name!r}. {right}")
     return name if ":" in name else known_name("environment", name, list(ENVIRONMENTS))
 
 

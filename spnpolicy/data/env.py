@@ -1,5 +1,6 @@
 """The one environment protocol: batched from the start, with the end of an episode kept apart from the next start."""
 
+import math
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,6 +26,8 @@ class EnvSpec(NamedTuple):
     """"common" promises that all agents always get the same; "individual": each has its own."""
     actions: Literal["discrete", "continuous"] = "discrete"
     """What kind of actions the agents have."""
+    observation_bounds: tuple[float, float] = (-math.inf, math.inf)
+    """Between these two lies every number of an observation, filling zeros included."""
 
     @property
     def num_agents(self) -> int:

@@ -6,10 +6,12 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.env import BatchedEnv
+from spnpolicy.envs.names import hint
 from spnpolicy.envs.options import one_of
 from spnpolicy.envs.registry import ENVIRONMENTS, PETTINGZOO
-from spnpolicy.envs.targets import check_members, env_class
+from spnpolicy.envs.targets import as_pettingzoo, check_members, env_class, made_of
 
 
 def environment_class(name: str) -> Callable[..., BatchedEnv]:
@@ -30,6 +32,8 @@ def environment_class(name: str) -> Callable[..., BatchedEnv]:
 
             return partial(ParallelBatch, name.removeprefix(PETTINGZOO))
         return env_class(name)
+    if isinstance(name, str) and name not in ENVIRONMENTS and (right := hint(name)):
+        raise ConfigError(f"make_env: unknown environment {name!r}. {right}")
     module, _, attribute = ENVIRONMENTS[one_of("make_env", "environment", name, ENVIRONMENTS)][0].partition(":")
     return getattr(import_module(module), attribute)
 
@@ -55,9 +59,12 @@ def make_env(name: str, **options: Any) -> BatchedEnv:
     make = environment_class(name)
     parameters = inspect.signature(make).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        if "num_envs" in options and "num_envs" not in parameters:
+            raise ConfigError(f"{name}: it takes no num_envs, and a batch of environments must. {as_pettingzoo(name)}")
         for option in options:
             one_of(name, "option", option, parameters)
-    env = make(**options)
-    if name not in ENVIRONMENTS:
-        check_members(name, env)
+    if name in ENVIRONMENTS or name.startswith(PETTINGZOO):
+        return make(**options)
+    env = made_of(name, make, options, remedy=as_pettingzoo(name))
+    check_members(name, env)
     return env

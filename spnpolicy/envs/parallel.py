@@ -1,5 +1,6 @@
 """The PettingZoo face of an environment: dictionaries keyed by agent instead of batched arrays."""
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -9,24 +10,27 @@ from pettingzoo import ParallelEnv
 
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.data.env import BatchedEnv, Step
-from spnpolicy.envs.make import make_env
+from spnpolicy.envs.make import environment_class, make_env
 from spnpolicy.envs.options import begun
+from spnpolicy.envs.pettingzoo.pictures import PICTURES
 
 Observations = dict[str, np.ndarray]
 
 
-def parallel_env(name_or_env: str | BatchedEnv, **options: Any) -> "ParallelFace":
+def parallel_env(name_or_env: str | BatchedEnv, *, render_mode: str | None = None, **options: Any) -> "ParallelFace":
     """Show an environment as a PettingZoo `ParallelEnv`.
 
     Args:
         name_or_env: a registered name, or an environment with `num_envs` = 1.
+        render_mode: "rgb_array" where pictures are wanted; environments of our own draw them in any case.
         options: options of the named environment; `num_envs` is always 1.
 
     Returns:
         An environment that passes PettingZoo's own tests.
 
     Raises:
-        ConfigError: unknown name or option, options for a finished environment, or a batch other than 1.
+        ConfigError: unknown name or option, options for a finished environment, a render mode that it does not
+            have, or a batch other than 1.
 
     Example:
         >>> env = parallel_env("coverage", agents=2, size=4)
@@ -35,13 +39,20 @@ def parallel_env(name_or_env: str | BatchedEnv, **options: Any) -> "ParallelFace
         ['agent_0', 'agent_1']
     """
     if isinstance(name_or_env, str):
-        return ParallelFace(make_env(name_or_env, **{"num_envs": 1, **options}))
-    if options:
+        takes_mode = "render_mode" in inspect.signature(environment_class(name_or_env)).parameters
+        mode = {"render_mode": render_mode} if takes_mode else {}
+        face = ParallelFace(make_env(name_or_env, **{"num_envs": 1, **mode, **options}))
+    elif options:
         raise ConfigError(
             f"parallel_env: options {sorted(options)} can only be given with the name of an environment, "
             "not with one that is already made."
         )
-    return ParallelFace(name_or_env)
+    else:
+        face = ParallelFace(name_or_env)
+    if render_mode not in (None, face.render_mode):
+        known = face.metadata["render_modes"]
+        raise ConfigError(f"parallel_env: render_mode={render_mode!r}, but the modes of {name_or_env} are {known}.")
+    return face
 
 
 class ParallelFace(ParallelEnv):
@@ -57,11 +68,14 @@ class ParallelFace(ParallelEnv):
             raise ConfigError(f"parallel_env: num_envs={env.num_envs}; a ParallelEnv shows exactly one game, use 1.")
         self._env = env
         self._last: Step | None = None
-        can_render = hasattr(env, "render")
-        self.render_mode = "rgb_array" if can_render else None
+        # A PettingZoo game within draws only if it was made for that.
+        can_render = hasattr(env, "render") and getattr(env, "render_mode", PICTURES) == PICTURES
+        self.render_mode = PICTURES if can_render else None
+        self.np_random = np.random.default_rng()
+        """Random numbers for wrappers around it, begun anew by every reset with a seed; the game itself has its own."""
         self.metadata = {
             "name": env.name,
-            "render_modes": ["rgb_array"] if can_render else [],
+            "render_modes": [PICTURES] if can_render else [],
             "is_parallelizable": True,
             "render_fps": 8,
         }
@@ -69,7 +83,7 @@ class ParallelFace(ParallelEnv):
         self.agents: list[str] = []
         # Under these two names PettingZoo's own wrappers and tests still read them.
         self.observation_spaces = {
-            agent: Box(-np.inf, np.inf, (env.spec.observation_size,), np.float32) for agent in self.possible_agents
+            agent: Box(*env.spec.observation_bounds, (env.spec.observation_size,)) for agent in self.possible_agents
         }
         self.action_spaces = {
             agent: Discrete(count) for agent, count in zip(self.possible_agents, env.spec.cardinalities, strict=True)
@@ -90,6 +104,8 @@ class ParallelFace(ParallelEnv):
         """Begin an episode; `options`, a part of PettingZoo's interface, are not used."""
         self.agents = self.possible_agents.copy()
         self._last = self._env.reset(seed=seed)
+        if seed is not None:
+            self.np_random = np.random.default_rng(seed)
         return self._observations(self._last), self._infos(self._last)
 
     def step(

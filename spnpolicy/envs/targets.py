@@ -1,15 +1,17 @@
 """Classes and functions named by where they are, and whether what they make is a batch of environments."""
 
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from spnpolicy.base.decoding import nearest_name
-from spnpolicy.base.errors import ConfigError, EnvError
+from spnpolicy.base.errors import ConfigError, EnvError, SpnPolicyError
 from spnpolicy.data.env import BatchedEnv
+from spnpolicy.envs.names import hint
 
+T = TypeVar("T")
 MEMBERS = (*BatchedEnv.__annotations__, "reset", "step", "state_dict", "load_state_dict")
 """What `spnpolicy.envs.BatchedEnv` asks for."""
 
@@ -26,15 +28,15 @@ def find_module(owner: str, name: str) -> ModuleType | None:
         missing = error.name or ""
         if missing == name and "." in name:
             return None
-        if not name.startswith(missing):
+        if not f"{name}.".startswith(f"{missing}."):
             raise ConfigError(
-                f"{owner}: importing {name!r} needs the package {missing!r}, which is not installed."
+                f"{owner}: importing {name!r} needs the package {missing!r}, which is not installed{_extra(name)}."
             ) from error
-        raise ConfigError(
-            f"{owner}: there is no module {missing!r}. Install its package, or start where Python can find it."
-        ) from None
+        remedy = hint(owner) or "Install its package, or start where Python can find it."
+        raise ConfigError(f"{owner}: there is no module {missing!r}. {remedy}") from None
     except Exception as error:
-        raise ConfigError(f"{owner}: importing {name!r} failed: {type(error).__name__}: {error}") from error
+        what = f"{owner}: importing {name!r} failed: {type(error).__name__}: {error}"
+        raise ConfigError(f"{what} {hint(owner)}".rstrip()) from error
 
 
 def find_object(owner: str, module_name: str, attribute: str) -> Any:
@@ -47,9 +49,15 @@ def find_object(owner: str, module_name: str, attribute: str) -> Any:
     if module is None:
         parent = module_name.rpartition(".")[0]
         raise ConfigError(f"{owner}: {parent!r} has no module {module_name.rpartition('.')[2]!r}.")
-    found = getattr(module, attribute, None)
-    if found is None:
-        raise ConfigError(f"{owner}: {module_name!r} has no {attribute!r}{_nearest(module, attribute)}")
+    try:
+        found = getattr(module, attribute)
+    except AttributeError as error:
+        # PettingZoo says of games that it gave up where they are now, in an error of its own kind.
+        reason = "" if type(error) is AttributeError else f": {error}"
+        nearest = hint(owner) or _nearest(module, attribute)
+        raise ConfigError(f"{owner}: {module_name!r} has no {attribute!r}{reason or '.'} {nearest}".rstrip()) from None
+    if type(found).__name__ == "DeprecatedModule":
+        raise ConfigError(f"{owner}: {attribute!r} is an old version, which {module_name!r} has no more. {hint(owner)}")
     return found
 
 
@@ -62,8 +70,30 @@ def env_class(owner: str) -> Callable[..., Any]:
     module_name, _, attribute = owner.partition(":")
     make = find_object(owner, module_name, attribute)
     if not callable(make):
-        raise ConfigError(f"{owner}: it is a {type(make).__name__}; name a class or function that makes a BatchedEnv.")
+        remedy = hint(owner) or "Name a class or function that makes a BatchedEnv."
+        raise ConfigError(f"{owner}: it is a {type(make).__name__}. {remedy}")
     return make
+
+
+def made_of(owner: str, make: Callable[..., T], options: Mapping[str, Any], *, remedy: str = "") -> T:
+    """Return what somebody's function or class makes of its options.
+
+    Raises:
+        ConfigError: it fails; the message has the options and ends with the remedy.
+    """
+    try:
+        return make(**options)
+    except SpnPolicyError:
+        raise
+    except Exception as error:
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items()) or "no options"
+        what = f"{owner}: it cannot be made with {given}: {type(error).__name__}: {error}"
+        raise ConfigError(f"{what}. {remedy}" if remedy else what) from error
+
+
+def as_pettingzoo(owner: str) -> str:
+    """Return what to write where a PettingZoo environment was named like a batch of environments."""
+    return f"A PettingZoo environment is named 'pettingzoo:{owner.replace(':', '.')}'."
 
 
 def missing_members(env: object) -> list[str]:
@@ -81,7 +111,7 @@ def check_members(owner: str, env: object) -> None:
     if missing:
         raise EnvError(
             f"{owner}: a {type(env).__name__} without {', '.join(missing)} is no BatchedEnv "
-            "(see spnpolicy.data.env). A PettingZoo environment is named 'pettingzoo:package.module'."
+            f"(see spnpolicy.data.env). {as_pettingzoo(owner)}"
         )
 
 
@@ -89,4 +119,10 @@ def _nearest(module: ModuleType, attribute: str) -> str:
     names = [name for name in dir(module) if not name.startswith("_")]
     names += [info.name for info in pkgutil.iter_modules(getattr(module, "__path__", []))]
     nearest = nearest_name(attribute, names, cutoff=0.5)
-    return f"; did you mean {nearest!r}?" if nearest else "."
+    return f"Did you mean {nearest!r}?" if nearest else ""
+
+
+def _extra(module: str) -> str:
+    """Return how to install what a game of PettingZoo needs; its families are extras of the package."""
+    package, _, rest = module.partition(".")
+    return f"; run `pip install pettingzoo[{rest.partition('.')[0]}]`" if package == "pettingzoo" else ""

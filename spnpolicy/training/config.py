@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-from spnpolicy.base.decoding import Checked, require
+from spnpolicy.base.decoding import Checked, require, with_numbers
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.ranges import Amount, Count, Range, Repeats, Share
 
@@ -98,11 +98,12 @@ class RunConfig:
     algorithm_options: dict[str, Any] = field(default_factory=dict)
     """Fields of the algorithm's Config that differ from its defaults; the discount is set in `train`."""
     env_options: dict[str, Any] = field(default_factory=dict)
-    """Options of the environment, without the number of copies."""
+    """Options of the environment, without the number of copies; nan, inf and -inf are numbers."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Length, data, seed and discount."""
 
     def __post_init__(self):
+        object.__setattr__(self, "env_options", with_numbers(self.env_options))
         if "discount" in self.algorithm_options:
             raise ConfigError("discount is a setting of train, not of the algorithm: set train.discount.")
         if "num_envs" in self.env_options:

@@ -1,6 +1,7 @@
 """The door check: everything that can be said about an environment before it is trained in, in one list."""
 
 import itertools
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from jaxtyping import Int
 from spnpolicy.base.errors import EnvError, SpnPolicyError
 from spnpolicy.data.env import BatchedEnv, EnvSpec, Step
 from spnpolicy.envs.checks.inspection import Inspector
+from spnpolicy.envs.faults import FAILURES, Fault, last_lines
 from spnpolicy.envs.make import make_env
 from spnpolicy.envs.pettingzoo.adapter import ParallelBatch
 from spnpolicy.envs.targets import missing_members
@@ -80,15 +82,47 @@ def _problems(env: Any) -> Iterator[str]:
         _wrong_actions,
         _restoring,
     ]
+    failures: list[Fault] = []
+    if hasattr(env, "watch"):
+        env.watch("raise", failures.append)
     for check in checks:
-        try:
-            yield from check(env)
-        except _Stopped:
+        found, goes_on = _found_by(check, env)
+        # what else was found would be found in what came of these, and be no fault of its own
+        yield from _failures(failures) if failures else found
+        if failures or not goes_on:
             return
-        except SpnPolicyError as error:
-            yield f"{_title(check)} ended in an error: {error}"
-        except Exception as error:
-            yield f"{_title(check)} raised {type(error).__name__}: {error}"
+
+
+def _found_by(check: Callable[[Any], Iterator[str]], env: Any) -> tuple[list[str], bool]:
+    """Return the problems that one check finds, and whether the next ones make sense."""
+    found: list[str] = []
+    try:
+        # one by one: those found before an exception count
+        for problem in check(env):
+            found.append(problem)  # noqa: PERF402
+    except _Stopped:
+        return found, False
+    except SpnPolicyError as error:
+        found.append(f"{_title(check)} ended in an error: {error}")
+    except Exception as error:
+        found.append(f"{_title(check)} raised {type(error).__name__}: {error}{_place_of(error)}")
+    return found, True
+
+
+def _failures(faults: list[Fault]) -> Iterator[str]:
+    """Yield the first failure of each kind, and how many there were: training would drop these episodes."""
+    causes = [fault.message.partition("]: ")[2] for fault in faults]
+    for cause in dict.fromkeys(causes):
+        fault = faults[causes.index(cause)]
+        times = f" This was the first of {causes.count(cause)}." if causes.count(cause) > 1 else ""
+        dropped = " Training would drop the episode." if fault.field in FAILURES else ""
+        yield f"{fault.message}{dropped}{times}{last_lines(fault.traceback)}"
+
+
+def _place_of(error: Exception) -> str:
+    """Return where in somebody's code an exception was raised."""
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    return f" ({frame.filename}, line {frame.lineno}, in {frame.name})"
 
 
 def _title(check: Callable[..., Any]) -> str:
@@ -170,13 +204,17 @@ def _random_play(env: BatchedEnv) -> Iterator[str]:
 
 def _end_problems(env: BatchedEnv, before: Step, step: Step, ages: Int[np.ndarray, " envs"]) -> Iterator[str]:
     over = step.terminated | step.truncated
+    goes_on = ~over
+    if step.discarded is not None:
+        # of an episode that was dropped no end is shown
+        over &= ~step.discarded
     if (step.terminated & step.truncated).any():
         yield "terminated and truncated are both True; an episode that is really over is terminated only."
-    if (ages[~over] >= env.episode_limit).any():
+    if (ages[goes_on] >= env.episode_limit).any():
         yield f"an episode goes on after {env.episode_limit} steps, its limit; set truncated there."
     for field in ("observation", "state", "available_actions"):
         shown, final = getattr(step, field), getattr(step, f"final_{field}")
-        if (shown[~over] != final[~over]).any():
+        if (shown[goes_on] != final[goes_on]).any():
             yield f"{field} and final_{field} differ where the episode goes on; they must agree there."
     # The new start in place of the end is told by looking for it: an end that happens to look like a start is
     # possible, but not when the observation before was another one and every end does.

@@ -99,8 +99,8 @@ def _spec(size: int, agents: int, goals: int) -> EnvSpec:
     seen = EntitySet("goals", own.stop, goals, **place)
     others = EntitySet("others", seen.stop, agents - 1, **place)
     entities = Entities(own, (seen, others), cells=size - 1, is_relative=True, state_is_observations=True)
-    cardinalities = (len(ACTION_NAMES),) * agents
-    return EnvSpec(cardinalities, others.stop, agents * others.stop, has_action_masks=False, entities=entities)
+    counts, bounds = (len(ACTION_NAMES),) * agents, (-1.0, 1.0)
+    return EnvSpec(counts, others.stop, agents * others.stop, False, entities=entities, observation_bounds=bounds)
 
 
 def _others(entities: Float[np.ndarray, "envs agents 3"]) -> Float[np.ndarray, "envs agents others"]:

@@ -55,9 +55,16 @@ class ForagingArrays:
         self.size, self.agents, self.foods, self.is_coop = _parsed(task)
         entities = self.foods + self.agents
         counts = (len(self.action_names),) * self.agents
-        shown = self._entities(rescale)
-        self.spec = EnvSpec(counts, 3 * entities, 3 * entities * self.agents, True, entities=shown, reward="individual")
         most_food = MOST_LEVEL * min(self.agents, 3)
+        self.spec = EnvSpec(
+            counts,
+            3 * entities,
+            3 * entities * self.agents,
+            has_action_masks=True,
+            entities=self._entities(rescale),
+            reward="individual",
+            observation_bounds=(-1.0, 1.0 if rescale else float(max(self.size - 1, most_food))),
+        )
         high = [(self.size - 1, self.size - 1, most_food)] * self.foods
         high += [(self.size - 1, self.size - 1, MOST_LEVEL)] * self.agents
         low = np.array([(-1, -1, 0)] * entities)

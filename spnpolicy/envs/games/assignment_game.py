@@ -80,7 +80,8 @@ class AssignmentGame:
         # An agent sees nothing of itself, only what each task is worth to it.
         tasks_seen = (EntitySet("tasks", 0, self.tasks, 1),)
         entities = Entities(EntitySet("itself", 0, 1, 0), tasks_seen, state_is_observations=True)
-        self.spec = EnvSpec((actions,) * self.agents, self.tasks, self.agents * self.tasks, False, entities=entities)
+        counts, state_size = (actions,) * self.agents, self.agents * self.tasks
+        self.spec = EnvSpec(counts, self.tasks, state_size, False, entities=entities, observation_bounds=(0.0, 1.0))
         self._available = np.broadcast_to(True, (self.num_envs, self.agents, actions))
         self._fixed_table: Float[np.ndarray, "agents tasks"] | None = None
         if fixed:

@@ -90,7 +90,8 @@ class MatrixGame:
         self._cardinalities = np.array(cardinalities)
         self.action_names = tuple(LETTERS[:most]) if most <= len(LETTERS) else tuple(map(str, range(most)))
         features = 1 if self.observe == "constant" else sum(cardinalities)
-        self.spec = EnvSpec(cardinalities, features, features, has_action_masks=min(cardinalities) < most)
+        has_masks = min(cardinalities) < most
+        self.spec = EnvSpec(cardinalities, features, features, has_masks, observation_bounds=(0.0, 1.0))
         available = np.arange(most) < self._cardinalities[:, None]
         self._available = np.broadcast_to(available, (self.num_envs, *available.shape))
         self._has_begun = False

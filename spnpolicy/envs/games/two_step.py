@@ -42,7 +42,7 @@ class TwoStep:
     def __init__(self, *, num_envs: int = 1) -> None:
         self.num_envs = whole_number(self.name, "num_envs", num_envs, 1)
         actions = len(self.action_names)
-        self.spec = EnvSpec((actions,) * AGENTS, STATES, STATES, has_action_masks=False)
+        self.spec = EnvSpec((actions,) * AGENTS, STATES, STATES, has_action_masks=False, observation_bounds=(0.0, 1.0))
         self._payoffs = np.array(BRANCHES, np.float32)
         self._available = np.broadcast_to(True, (self.num_envs, AGENTS, actions))
         self._places: Int[np.ndarray, " envs"] | None = None

@@ -17,7 +17,12 @@ from spnpolicy.envs.pettingzoo.spaces import ActionSet, Encoder, action_set, obs
 _log = logging.getLogger(__name__)
 DEFAULT_LIMIT = 1000
 RESETS_TO = "(observations, infos)"
+OTHER_STATE = "With own_state=false all observations side by side take its place"
 STEPS_TO = "(observations, rewards, terminations, truncations, infos)"
+
+
+class StateError(Exception):
+    """The `state()` of an environment failed; says how, and what helps."""
 
 
 class Layout(NamedTuple):
@@ -79,6 +84,8 @@ def layout_of(
         raise ConfigError(f"{owner}: bins={bins} is for continuous actions, and no agent has any; leave it out.")
     encoders = tuple(observation_encoder(owner, a, space) for a, (_, space) in zip(agents, spaces, strict=True))
     features = max(encoder.size for encoder in encoders)
+    if features == 0:
+        raise ConfigError(f"{owner}: no agent sees anything: the observation spaces hold no numbers.")
     state = _own_state(owner, env) if own_state else None
     cardinalities = tuple(each.count for each in actions)
     exists = np.arange(max(cardinalities)) < np.array(cardinalities)[:, None]
@@ -96,6 +103,11 @@ def layout_of(
             has_action_masks=not agents_stay or not bool(exists.all()),
             # PettingZoo pays agents one by one, and nothing promises that they always get the same.
             reward="individual",
+            # who has left, or sees less than others, is shown zeros
+            observation_bounds=(
+                min(0.0, *(encoder.low for encoder in encoders)),
+                max(0.0, *(encoder.high for encoder in encoders)),
+            ),
         ),
         has_own_state=state is not None,
         episode_limit=whole_number(owner, "episode_limit", episode_limit, 1),
@@ -269,17 +281,25 @@ class Game:
         available[:] = True
 
     def _state(self) -> Float[np.ndarray, " state"]:
-        state = np.asarray(self.env.state())
+        try:
+            state = np.asarray(self.env.state())
+        except Exception as error:
+            # among them environments that know no state once everybody has left
+            raise StateError(f"state() raised {type(error).__name__}: {error}. {OTHER_STATE}") from error
         if state.size != self._layout.spec.state_size or state.dtype.kind not in "fiub":
             text = f"has {state.size} entries of dtype {state.dtype}; at first it had {self._layout.spec.state_size}"
-            raise BadValueError("state", text)
+            raise BadValueError("state", f"{text}. {OTHER_STATE}")
         return state.astype(np.float32).ravel()
 
 
 def _own_state(owner: str, env: ParallelEnv) -> np.ndarray | None:
     """Return what `state()` shows, None if the environment has no such thing."""
+    show = getattr(env, "state", None)
+    # PettingZoo's rock-paper-scissors keeps the last moves in an attribute of that name.
+    if not callable(show) or not callable(getattr(getattr(env, "unwrapped", env), "state", show)):
+        return None
     try:
-        state = np.asarray(env.state(), np.float32).ravel()
+        state = np.asarray(show(), np.float32).ravel()
     except NotImplementedError:
         return None
     except Exception as error:

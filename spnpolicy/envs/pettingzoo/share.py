@@ -11,7 +11,7 @@ from pettingzoo import ParallelEnv
 
 from spnpolicy.base.errors import EnvError
 from spnpolicy.envs.faults import BadValueError, Fault, last_lines, place
-from spnpolicy.envs.pettingzoo.game import Game, Layout, View
+from spnpolicy.envs.pettingzoo.game import Game, Layout, StateError, View
 from spnpolicy.envs.pettingzoo.pictures import picture_of
 
 MOST_FAILURES = 3
@@ -69,7 +69,8 @@ class Share:
         self._games = [Game(env, layout) for env in envs]
         self._seed = 0
         self._episodes = np.zeros(len(self._games), np.int64)
-        self._failures = [0] * len(self._games)
+        self._failures: list[list[int]] = [[] for _ in self._games]
+        """Row -> the steps, 0 or 1, at which its latest episodes failed without one that got further."""
         self._draws = draws
         self._last_pictures: dict[int, UInt8[np.ndarray, "height width 3"]] = {}
         """Row -> what an episode looked like that ended in the latest step."""
@@ -115,7 +116,7 @@ class Share:
                     self._renew(row)
                     view = starts[row] = self._begin_next(row, rows.faults)
                 else:
-                    self._failures[row] = 0
+                    self._failures[row].clear()
                     rows.reward[row] = reward
                     rows.terminated[row], rows.truncated[row] = terminated, truncated
                     if terminated or truncated:
@@ -175,16 +176,20 @@ class Share:
             subject = "" if error.field in ("agents", "step") and error.text else f"{error.field}{whose} "
             return Fault(env, episode, age, error.agent, error.field, f"{where}: {subject}{error.text}.")
         field = "crash" if during == "step" else "reset"
-        what = f"{during}() raised {type(error).__name__}: {error}"
+        what, cause = f"{during}() raised {type(error).__name__}: {error}", error
+        if isinstance(error, StateError):
+            what, cause = str(error), error.__cause__ or error
         message = f"{where}: {what}. The environment was started anew."
-        return Fault(env, episode, age, None, field, message, traceback.format_exc())
+        return Fault(env, episode, age, None, field, message, "".join(traceback.format_exception(cause)))
 
     def _count_failure(self, row: int, fault: Fault) -> None:
-        self._failures[row] += 1
-        if self._failures[row] >= MOST_FAILURES:
+        failed = self._failures[row]
+        failed.append(fault.step)
+        if len(failed) >= MOST_FAILURES:
             where = place(self._name, fault.env, fault.episode, fault.step)
+            what = ("starts" if any(failed) else "resets") if 0 in failed else "first steps"
             raise EnvError(
-                f"{where}: {MOST_FAILURES} resets in a row failed. The last words of the environment:"
+                f"{where}: {MOST_FAILURES} {what} in a row failed. The last words of the environment:"
                 f"{last_lines(fault.traceback or fault.message)}"
             )
 

@@ -1,12 +1,12 @@
 """Gymnasium spaces as this project sees them: actions are indices, observations are vectors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space
-from jaxtyping import Float
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
+from jaxtyping import Float, Int
 
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.envs.faults import BadValueError
@@ -14,8 +14,8 @@ from spnpolicy.envs.options import whole_number
 
 MOST_ACTIONS = 10_000
 """Joint actions of one agent that are still taken one by one."""
-MASKED = ("observation", "action_mask")
-"""Keys of the one dictionary space that is understood."""
+MASK = "action_mask"
+"""Key of a dictionary space that says which actions are allowed, and is no part of the vector."""
 
 
 class ActionSet(NamedTuple):
@@ -36,6 +36,10 @@ class Encoder(NamedTuple):
     """Length of the vector."""
     encode: Callable[[Any], Float[np.ndarray, " features"]]
     """From what the environment shows to the vector; raises BadValueError if the space does not allow it."""
+    low: float
+    """Least number of a vector, by what the space says; -inf where it says nothing."""
+    high: float
+    """Largest number of a vector."""
 
 
 def action_set(owner: str, agent: str, space: Space[Any], bins: int | None) -> ActionSet:
@@ -91,49 +95,111 @@ def _product(
 
 
 def observation_encoder(owner: str, agent: str, space: Space[Any]) -> Encoder:
-    """Return how the observations of a space become vectors: a `Box` flattened, a `Discrete` space as one-hot.
+    """Return how the observations of a space become vectors: as `gymnasium.spaces.flatten` does it, in float32.
+
+    Parts of a `Dict` or `Tuple` stand side by side, choices are one-hot. An "action_mask" beside others is left out.
 
     Raises:
         ConfigError: another kind of space.
     """
-    if isinstance(space, Dict) and set(space.spaces) == set(MASKED):
-        inner = observation_encoder(owner, agent, space["observation"])
-        return Encoder(inner.size, lambda value: inner.encode(_unmasked(value)))
+    if isinstance(space, Dict) and len(space.spaces) > 1:
+        space = Dict({key: part for key, part in space.spaces.items() if key != MASK})
+        if list(space.spaces) == ["observation"]:
+            inner = _encoder(owner, agent, space["observation"])
+            return inner._replace(encode=lambda value: inner.encode(_part(value, "observation", dict)))
+    return _encoder(owner, agent, space)
+
+
+def _encoder(owner: str, agent: str, space: Space[Any]) -> Encoder:
+    if isinstance(space, Dict):
+        return _side_by_side(dict, {key: _encoder(owner, agent, part) for key, part in space.spaces.items()})
+    if isinstance(space, Tuple):
+        return _side_by_side(tuple, {index: _encoder(owner, agent, part) for index, part in enumerate(space.spaces)})
     if isinstance(space, Box):
-        shape = space.shape
-        return Encoder(prod(shape), lambda value: _vector(value, shape))
+        # beyond what float32 holds lies infinity
+        with np.errstate(over="ignore"):
+            low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        bounds = float(low.min(initial=np.inf)), float(high.max(initial=-np.inf))
+        return Encoder(prod(space.shape), lambda value: _vector(value, space.shape), *bounds)
     if isinstance(space, Discrete):
-        start, count = int(space.start), int(space.n)
-        return Encoder(count, lambda value: _one_hot(value, start, count))
+        return _choices(np.array(space.n), np.array(space.start))
+    if isinstance(space, MultiDiscrete):
+        return _choices(space.nvec, np.asarray(space.start))
+    if isinstance(space, MultiBinary):
+        return Encoder(prod(space.shape), lambda value: _bits(value, space.shape), 0.0, 1.0)
     raise ConfigError(
-        f"{owner}: the observation space of {agent} is {space}; it must be Box, Discrete, or a Dict of "
-        "'observation' and 'action_mask'. Wrap the environment so that it has one of these."
+        f"{owner}: the observation space of {agent} has a part that is {space}; it must be made of Box, Discrete, "
+        "MultiDiscrete, MultiBinary, Tuple and Dict. Wrap the environment so that it is."
     )
 
 
-def _unmasked(value: Any) -> Any:
-    if not isinstance(value, dict) or "observation" not in value:
-        raise BadValueError("observation", f"is a {type(value).__name__} without the key 'observation'")
-    return value["observation"]
+def _side_by_side(kind: type, encoders: Mapping[Any, Encoder]) -> Encoder:
+    def encode(value: Any) -> Float[np.ndarray, " features"]:
+        if kind is tuple and isinstance(value, tuple | list) and len(value) != len(encoders):
+            raise BadValueError("observation", f"has {len(value)} parts; its space says {len(encoders)}")
+        vectors = []
+        for key, encoder in encoders.items():
+            part = _part(value, key, kind)
+            try:
+                vectors.append(encoder.encode(part))
+            except BadValueError as error:
+                raise BadValueError(error.field, f"[{key!r}] {error.text}") from None
+        return np.concatenate([np.zeros(0, np.float32), *vectors])
+
+    sizes = [encoder.size for encoder in encoders.values()]
+    low = min((encoder.low for encoder in encoders.values()), default=np.inf)
+    high = max((encoder.high for encoder in encoders.values()), default=-np.inf)
+    return Encoder(sum(sizes), encode, low, high)
+
+
+def _part(value: Any, key: Any, kind: type) -> Any:
+    if kind is tuple and not isinstance(value, tuple | list):
+        raise BadValueError("observation", f"is a {type(value).__name__}; its space says a tuple")
+    if kind is dict and (not isinstance(value, dict) or key not in value):
+        raise BadValueError("observation", f"is a {type(value).__name__} without the key {key!r}")
+    return value[key]
 
 
 def _vector(value: Any, shape: tuple[int, ...]) -> Float[np.ndarray, " features"]:
+    return _numbers(value, shape, "fiub").astype(np.float32, copy=False).ravel()
+
+
+def _numbers(value: Any, shape: tuple[int, ...], kinds: str) -> np.ndarray:
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise BadValueError("observation", f"is not an array: {error}") from None
     if array.shape != shape:
         raise BadValueError("observation", f"has shape {array.shape}; its space says {shape}")
-    if array.dtype.kind not in "fiub":
-        raise BadValueError("observation", f"has dtype {array.dtype}; it must be numbers")
-    return array.astype(np.float32, copy=False).ravel()
+    if array.dtype.kind not in kinds:
+        wanted = "numbers" if "f" in kinds else "whole numbers"
+        raise BadValueError("observation", f"has dtype {array.dtype}; it must be {wanted}")
+    return array
 
 
-def _one_hot(value: Any, start: int, count: int) -> Float[np.ndarray, " features"]:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not start <= value < start + count:
-        raise BadValueError(
-            "observation", f"is {value!r}; its space says a whole number, {start} .. {start + count - 1}"
-        )
-    vector = np.zeros(count, np.float32)
-    vector[int(value) - start] = 1.0
-    return vector
+def _bits(value: Any, shape: tuple[int, ...]) -> Float[np.ndarray, " features"]:
+    array = _numbers(value, shape, "iub")
+    if ((array != 0) & (array != 1)).any():
+        raise BadValueError("observation", "holds other numbers than 0 and 1")
+    return array.astype(np.float32).ravel()
+
+
+def _choices(counts: Int[np.ndarray, "*shape"], starts: Int[np.ndarray, "*shape"]) -> Encoder:
+    """Return the encoder of whole numbers, each from its start on and so many of them: one-hot, side by side."""
+    shape, sizes = counts.shape, counts.ravel()
+    size = int(sizes.sum())
+    first_columns = np.cumsum(sizes) - sizes
+
+    def encode(value: Any) -> Float[np.ndarray, " features"]:
+        array = _numbers(value, shape, "iu")
+        choice = (array.astype(np.int64) - starts).ravel()
+        wrong = np.flatnonzero((choice < 0) | (choice >= sizes))
+        if len(wrong):
+            start = int(starts.ravel()[wrong[0]])
+            rule = f"a whole number, {start} .. {start + int(sizes[wrong[0]]) - 1}"
+            raise BadValueError("observation", f"is {array.ravel()[wrong[0]]}; its space says {rule}")
+        vector = np.zeros(size, np.float32)
+        vector[first_columns + choice] = 1.0
+        return vector
+
+    return Encoder(size, encode, 0.0, 1.0)

@@ -165,6 +165,7 @@ class Broken(ParallelEnv):
 
     metadata = {"name": "broken"}
     possible_agents = ["a", "b"]
+    next_reset_fails = False
 
     def __init__(self, fault="none", at=AT_STEP, seed=-1, chance=0.0, file=""):
         self.fault, self.at, self.bad_seed, self.chance, self.file = fault, at, seed, chance, file
@@ -193,6 +194,9 @@ class Broken(ParallelEnv):
             raise RuntimeError("no start")
         if self.fault == "never starts" and seed != 0:
             raise RuntimeError("never again")
+        if Broken.next_reset_fails and seed != 0:
+            Broken.next_reset_fails = False
+            raise RuntimeError("neither")
         return self.look(), self.infos()
 
     def look(self):
@@ -207,6 +211,9 @@ class Broken(ParallelEnv):
             raise RuntimeError("by chance")
         if self.fault == "first step" and self.time == 1:
             raise RuntimeError("never gets going")
+        if self.fault == "first step or reset" and self.time == 1:
+            Broken.next_reset_fails = True
+            raise RuntimeError("neither")
         ends = dict.fromkeys(self.agents, self.time == 20)
         answer = [self.look(), dict.fromkeys(self.agents, 0.5), ends, dict.fromkeys(self.agents, False), self.infos()]
         if self.is_due(self.fault):
@@ -235,6 +242,72 @@ class Broken(ParallelEnv):
             self.agents = ["b"]
         if self.fault == "stranger":
             self.agents = ["a", "b", "c"]
+
+
+class Failing(ParallelEnv):
+    """Two agents, episodes of 4 steps; in every episode one part fails at one step, 0 being the reset."""
+
+    metadata = {"name": "failing"}
+    possible_agents = ["a", "b"]
+    max_cycles = 4
+
+    def __init__(self, part="none", at=4):
+        self.part, self.at = part, at
+        self.agents = []
+
+    def observation_space(self, agent):
+        return Box(-1, 1, (2,), np.float32)
+
+    def action_space(self, agent):
+        return Discrete(2)
+
+    def fails(self, part):
+        # seed 0 is that of the reset that finds out the sizes
+        return self.part == part and self.time == self.at and self.seed != 0
+
+    def reset(self, seed=None, options=None):
+        self.agents, self.time, self.seed = list(self.possible_agents), 0, seed
+        if self.fails("reset"):
+            raise RuntimeError("no start")
+        return self.look(), self.infos()
+
+    def state(self):
+        if self.fails("state"):
+            raise RuntimeError("no state")
+        return np.zeros(5 if self.fails("size") else 3, np.float32)
+
+    def look(self):
+        size = 3 if self.fails("observation") else 2
+        return {"a": np.zeros(size, np.float32), "b": np.zeros(2, np.float32)}
+
+    def infos(self):
+        return {agent: {"action_mask": np.full(2, int(not self.fails("mask")))} for agent in self.possible_agents}
+
+    def step(self, actions):
+        self.time += 1
+        if self.fails("step"):
+            raise RuntimeError("no step")
+        reward = np.nan if self.fails("reward") else 0.5
+        ends = "yes" if self.fails("end") else False
+        everyone = self.possible_agents
+        is_cut_off = self.time == self.max_cycles
+        if is_cut_off:
+            self.agents = []
+        answers = (dict.fromkeys(everyone, value) for value in (reward, ends, is_cut_off))
+        return self.look(), *answers, self.infos()
+
+
+ANYWHERE = {
+    "reset": "reset() raised RuntimeError: no start",
+    "step": "step() raised RuntimeError: no step",
+    "state": "state() raised RuntimeError: no state. With own_state=false all observations side by side",
+    "size": "state has 5 entries of dtype float32; at first it had 3. With own_state=false all observations",
+    "observation": "observation of a has shape (3,); its space says (2,)",
+    "reward": "reward of agent 0",
+    "mask": "available_actions of a allows nothing",
+    "end": "terminated of a is 'yes'; it must be True or False",
+}
+"""Parts of a PettingZoo environment that may fail, and words of the message."""
 
 
 def _with(part, key, value):

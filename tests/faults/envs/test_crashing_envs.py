@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from broken_envs import AT_ENV, AT_STEP, ENVS
+from broken_envs import AT_ENV, AT_STEP, ENVS, Broken
 
 from spnpolicy.base.errors import EnvError
 from spnpolicy.envs import make_env
@@ -18,6 +18,7 @@ from spnpolicy.envs.pettingzoo.share import episode_seed
 
 NAME = "pettingzoo:broken_envs.Broken"
 ZEROS = np.zeros((ENVS, 2), int)
+TESTS = os.path.join("faults", "envs")
 
 
 def make(fault, workers, **options):
@@ -95,12 +96,17 @@ def test_a_failed_reset_takes_the_next_seed(workers, opened):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
-    ("fault", "words"),
-    [("never starts", "RuntimeError: never again"), ("first step", "RuntimeError: never gets going")],
+    ("fault", "what", "words"),
+    [
+        ("never starts", "resets", "RuntimeError: never again"),
+        ("first step", "first steps", "RuntimeError: never gets going"),
+        ("first step or reset", "starts", "RuntimeError: neither"),
+    ],
 )
-def test_three_failed_resets_in_a_row_are_the_end(fault, words, workers, opened):
+def test_three_failed_starts_in_a_row_are_the_end(fault, what, words, workers, opened, monkeypatch):
+    monkeypatch.setattr(Broken, "next_reset_fails", False)
     env = opened(guarded(make(fault, workers)))
-    with pytest.raises(EnvError, match="3 resets in a row failed") as error:
+    with pytest.raises(EnvError, match=f"3 {what} in a row failed") as error:
         play(env, 3)
     assert words in str(error.value)
     assert "broken_envs.py" in str(error.value)
@@ -182,7 +188,7 @@ def test_a_process_that_dies_again_and_again_is_given_up(opened):
 
 def test_a_worker_that_cannot_import_says_why(opened, monkeypatch):
     env = opened(make("none", 1))
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if "faults" not in entry])
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not entry.endswith(TESTS)])
     with pytest.raises(EnvError, match="there is no module 'broken_envs'"):
         env.reset(seed=7)
 

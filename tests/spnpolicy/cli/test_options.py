@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from spnpolicy.cli.options import Parser, UsageError, parse_value, read_command_
     [
         ("8", 8), ("-3", -3), ("200_000", 200_000), ("0.5", 0.5), ("1e-3", 1e-3), ("true", True), ("False", False),
         ("none", None), ("latch", "latch"), ("64,64", [64, 64]), ("64,", [64]), ("[[1, 2], [3, 4]]", [[1, 2], [3, 4]]),
-        ('{"rate": 0.1}', {"rate": 0.1}), ("", ""),
+        ('{"rate": 0.1}', {"rate": 0.1}), ("", ""), ("inf", math.inf), ("-inf", -math.inf), ('"3"', "3"),
     ],
 )  # fmt: skip
 def test_values(text, value):

@@ -85,6 +85,15 @@ def test_shapes_and_types(env):
         check_shapes(env, step)
 
 
+def test_observations_keep_their_bounds(env):
+    low, high = env.spec.observation_bounds
+    env.reset(seed=2)
+    for _, step in play(env, 60):
+        for shown in (step.observation, step.final_observation):
+            assert shown.min() >= low
+            assert shown.max() <= high
+
+
 def test_spec_agrees_with_itself(case, env):
     assert len(env.action_names) == max(env.spec.cardinalities)
     assert env.num_envs == ENVS

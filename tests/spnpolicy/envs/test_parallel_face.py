@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spnpolicy.base.errors import ConfigError, EnvError
-from spnpolicy.envs import make_env
+from spnpolicy.envs import ENVIRONMENTS, make_env
 from spnpolicy.envs.parallel import parallel_env
 
 RIGHT = 4
@@ -59,6 +59,34 @@ def test_spaces_hold_what_is_shown():
         assert face.observation_space(agent).contains(observation)
         assert face.observation_space(agent) is face.observation_space(agent)
     assert face.state_space.contains(face.state())
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_wrappers_find_what_they_ask_for(name):
+    """Finite bounds to normalise by, random numbers of its own, and how it is drawn, as SuperSuit's wrappers do."""
+    face = parallel_env(name)
+    for agent in face.possible_agents:
+        space = face.observation_space(agent)
+        assert np.isfinite([space.low, space.high]).all()
+        assert space.dtype == np.float32
+    face.reset(seed=5)
+    numbers = face.unwrapped.np_random.integers(1000, size=4).tolist()
+    face.reset()
+    assert face.np_random.integers(1000, size=4).tolist() != numbers
+    face.reset(seed=5)
+    assert face.np_random.integers(1000, size=4).tolist() == numbers
+    assert face.metadata["render_modes"] == ([] if face.render_mode is None else [face.render_mode])
+
+
+def test_the_render_mode_says_whether_it_draws():
+    assert parallel_env("coverage", render_mode="rgb_array").render_mode == "rgb_array"
+    assert parallel_env("foraging").render_mode is None
+    drawing = parallel_env("foraging", render_mode="rgb_array")
+    drawing.reset(seed=0)
+    assert drawing.render().shape[2] == 3
+    for name, mode, modes in (("coverage", "human", r"\['rgb_array'\]"), ("two_step", "rgb_array", r"\[\]")):
+        with pytest.raises(ConfigError, match=f"render_mode='{mode}', but the modes of {name} are {modes}"):
+            parallel_env(name, render_mode=mode)
 
 
 def test_refusals():

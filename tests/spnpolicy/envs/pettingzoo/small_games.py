@@ -1,7 +1,7 @@
 """Small PettingZoo games with known rules, for tests; importable by worker processes."""
 
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Text
 from pettingzoo import ParallelEnv
 
 
@@ -129,8 +129,13 @@ class Spaces(ParallelEnv):
         self._observation = {
             "box": Box(-10, 10, (2, 2)),
             "discrete": Discrete(4, start=2),
-            "dict": Dict({"x": Discrete(2)}),
+            "number": Discrete(4, start=2),
+            "positive": Box(1, 3, (2, 2)),
+            "negative": Box(-3, -1, (2, 2)),
+            "too large": Box(0, 1e300, (2, 2), np.float64),
+            "text": Text(5),
         }[observation]
+        self._as_array = observation == "number"
         self.agents = []
         self.given = []
 
@@ -141,7 +146,10 @@ class Spaces(ParallelEnv):
         return self._action
 
     def look(self):
-        return {"only": np.arange(4.0).reshape(2, 2) if isinstance(self._observation, Box) else 2 + len(self.given) % 4}
+        if isinstance(self._observation, Box):
+            return {"only": np.arange(4.0).reshape(2, 2)}
+        number = 2 + len(self.given) % 4
+        return {"only": np.array(number) if self._as_array else number}
 
     def reset(self, seed=None, options=None):
         self.agents = ["only"]

@@ -220,6 +220,25 @@ def test_observations_become_vectors():
     assert env.step(np.array([[0]])).observation.tolist() == [[[0, 1, 0, 0]]]
 
 
+def test_bounds_hold_for_all_that_is_shown():
+    assert ParallelBatch(Pair).spec.observation_bounds == (-np.inf, np.inf)
+    assert ParallelBatch(Spaces("shifted", "box")).spec.observation_bounds == (-10, 10)
+    # those who have left are shown zeros
+    assert ParallelBatch(Spaces("shifted", "positive")).spec.observation_bounds == (0, 3)
+    assert ParallelBatch(Spaces("shifted", "negative")).spec.observation_bounds == (-3, 0)
+    assert ParallelBatch(Spaces("shifted", "too large")).spec.observation_bounds == (0, np.inf)
+
+
+def test_an_attribute_named_state_is_no_state(caplog):
+    class Remembering(Spaces):
+        state = {"only": 3}  # as in PettingZoo's rock-paper-scissors
+
+    env = ParallelBatch(Remembering("shifted", "number"))
+    assert env.spec.state_size == env.spec.observation_size == 4
+    assert env.reset(seed=0).observation.tolist() == [[[1, 0, 0, 0]]]
+    assert not caplog.records
+
+
 @pytest.mark.usefixtures("as_installed")
 @pytest.mark.parametrize(
     ("action", "options", "message"),
@@ -246,8 +265,8 @@ def test_what_cannot_be_used_is_refused(action, options, message):
 
 
 def test_strange_observation_spaces_are_refused():
-    with pytest.raises(ConfigError, match="the observation space of only is Dict"):
-        ParallelBatch(Spaces("shifted", "dict"))
+    with pytest.raises(ConfigError, match="the observation space of only has a part that is Text"):
+        ParallelBatch(Spaces("shifted", "text"))
 
 
 def test_an_environment_without_state_dict_goes_on_with_new_episodes():
