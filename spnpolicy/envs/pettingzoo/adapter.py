@@ -29,9 +29,9 @@ MOST_WORKERS = 8
 class ParallelBatch:
     """A batch of copies of one PettingZoo `ParallelEnv`.
 
-    Observations are flattened (a `Discrete` one becomes one-hot) and filled up with zeros to the longest of
+    Observations are flattened as gymnasium does it (choices become one-hot) and filled up with zeros to the longest of
     the agents. The state is that of the environment's own `state()`, or else all observations side by side.
-    Masks come from `info["action_mask"]`, or from observations with the keys "observation" and "action_mask".
+    Masks come from `info["action_mask"]`, or from the key "action_mask" of a dictionary that is seen.
     An agent that has left sees zeros, earns 0 and has only action 0; an episode is over when all have left,
     as terminated if the part of every agent ended by termination, as truncated if any was cut off, and after
     `episode_limit` steps in any case.

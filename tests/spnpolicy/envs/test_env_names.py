@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,12 @@ from spnpolicy.envs.names import HOMES, games_in, hint
 from spnpolicy.training.config import RunConfig
 
 SPREAD = "pettingzoo:mpe2.simple_spread_v3"
+
+
+@pytest.fixture(autouse=True)
+def small_games(monkeypatch):
+    """Let the module small_games be found, also where this file runs alone."""
+    monkeypatch.syspath_prepend(Path(__file__).parent / "pettingzoo")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spnpolicy.envs import make_env
+from spnpolicy.envs import check_env, make_env
 from spnpolicy.envs.checks.guard import guarded
 from spnpolicy.envs.foraging.lbforaging import parallel_env
 from tests.spnpolicy.envs.env_cases import random_actions
@@ -39,6 +39,23 @@ def test_random_play_is_the_same_in_workers(name):
         many.close()
     assert ends >= 3 * (200 // limit)
     assert alone.faults_total == many.faults_total == {}
+
+
+@pytest.mark.filterwarnings("ignore:The old environment creation API:DeprecationWarning")
+def test_rock_paper_scissors_shows_a_number_without_axes(caplog):
+    """Its observation is an array of shape (), and its `state` an attribute and no method."""
+    pytest.importorskip("pygame")
+    name = "pettingzoo:pettingzoo.classic.rps_v2"
+    env = make_env(name, num_envs=2)
+    assert env.spec[:3] == ((3, 3), 4, 8)
+    assert env.spec.observation_bounds == (0, 1)
+    # nobody has chosen yet
+    assert env.reset(seed=0).observation.tolist() == [[[0, 0, 0, 1]] * 2] * 2
+    step = env.step(np.array([[0, 1], [2, 2]]))
+    assert step.observation.argmax(-1).tolist() == [[1, 0], [2, 2]]
+    assert step.reward.tolist() == [[-1, 1], [0, 0]]
+    assert check_env(name, num_envs=2, episode_limit=10) is None
+    assert not caplog.records
 
 
 def test_speaker_is_padded_and_has_fewer_actions():
