@@ -1,5 +1,6 @@
 """COMA: counterfactual multi-agent policy gradients, a critic that tells each agent what its own action changed."""
 
+import math
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -8,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from spnpolicy.base.ranges import Share
+from spnpolicy.base.ranges import Repeats, Share
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch, Memory
@@ -19,7 +20,7 @@ from spnpolicy.networks.encoders import Network, encoder_for, state_encoder_for
 from spnpolicy.networks.features import FourierFeatures
 from spnpolicy.parts import counterfactual
 from spnpolicy.parts.actor_critic import actor_loss
-from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
+from spnpolicy.parts.learner import count_update, frozen_copy, make_optimizer, saves, step_on
 from spnpolicy.parts.settings import AgentCriticSettings, EpsilonSchedule, LinearSchedule, data_needs
 from spnpolicy.parts.targets import following_value, value_target, window_of
 
@@ -34,6 +35,9 @@ class Config(AgentCriticSettings):
     """Weight of the policies' entropy, in units of reward per nat."""
     exploration: EpsilonSchedule = field(default_factory=lambda: EpsilonSchedule(0.5, 0.01))
     """Share of the uniform distribution in the policies, which is also learned with."""
+    critic_steps: Repeats = 10
+    """Steps of the critic on each rollout, of which the actors do one step; the authors do one per time step, which is
+    as many as the default rollout has."""
 
 
 class CounterfactualCritic(nn.Module):
@@ -104,16 +108,23 @@ class COMA:
         return categorical.sample(floored, self._generator).numpy()
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
-        """Do one step of the critic and one of the actors on a rollout."""
+        """Do one step of the actors and one of the critic on a rollout, then what is left of the critic's steps."""
         config, epsilon = self.config, self.config.exploration.at(progress)
         logits_t, logits_tp1 = self.actor.both(batch)
         log_prob_t = self._log_probs(logits_t, batch.available_actions, epsilon)
         value_t = self.critic(batch.observation, batch.state, batch.actions)
         target_t = self._target(batch, self._log_probs(logits_tp1, batch.next_available_actions, epsilon))
-        critic_loss = losses.squared_td_loss(losses.chosen_value(value_t, batch.actions), target_t, batch.valid)
+        critic_loss = _critic_loss(value_t, target_t, batch)
         advantage_t = counterfactual.counterfactual_advantage(value_t.detach(), log_prob_t.detach(), batch.actions)
         loss, entropy = actor_loss(log_prob_t, batch.actions, advantage_t, config.entropy.at(progress), batch.valid)
-        return improve(self, actor=loss, critic=critic_loss) | {"entropy": entropy.item()}
+        numbers = step_on(self, actor=loss, critic=critic_loss)
+        if all(map(math.isfinite, numbers.values())):
+            # A step that is not finite changes nothing by itself.
+            for _ in range(config.critic_steps - 1):
+                value_t = self.critic(batch.observation, batch.state, batch.actions)
+                step_on(self, critic=_critic_loss(value_t, target_t, batch))
+            count_update(self)
+        return numbers | {"entropy": entropy.item()}
 
     def _log_probs(self, logits: Tensor, available: Tensor, epsilon: float) -> Tensor:
         allowed = masks.usable(available, self._spec.cardinalities)
@@ -128,3 +139,7 @@ class COMA:
         bootstrap = following_value(value_tp1, log_prob_tp1, batch)
         reward = batch.reward.mean(-1, keepdim=True).expand_as(bootstrap)
         return value_target(self.config, batch, bootstrap, reward=reward)
+
+
+def _critic_loss(value_t: Tensor, target_t: Tensor, batch: Batch) -> Float[Tensor, ""]:
+    return losses.squared_td_loss(losses.chosen_value(value_t, batch.actions), target_t, batch.valid)

@@ -27,9 +27,10 @@ class Config(AgentSettings, RolloutSettings):
 
     actor: AdamSettings = field(default_factory=step_size(3e-4))
     """How policies descend."""
-    rollout: Count = 50
+    rollout: Count = 200
     """Steps of every environment in one update. Steps of an episode that goes on after them are left out, so this
-    should be several times the length of an episode, or a multiple of it where all have the same length."""
+    should be several times the length of an episode, or a multiple of it where all have the same length. With 50,
+    nothing was learned from coverage's episodes of 200 but from those that ended early."""
     entropy: LinearSchedule = field(default_factory=lambda: LinearSchedule(0.001, 0.001))
     """Weight of the policies' entropy, in units of reward per nat."""
     truncation: Literal["end", "exclude"] = "end"

@@ -3,6 +3,7 @@
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from spnpolicy.base.distributed import average, world
 from spnpolicy.data.protocol import Batch, Window
 from spnpolicy.maths.categorical import expected
 from spnpolicy.maths.losses import chosen_value
@@ -84,12 +85,16 @@ def advantages(
 def normalized(
     advantage_t: Float[Tensor, "time batch agents"], valid: Bool[Tensor, "time batch"] | None
 ) -> Float[Tensor, "time batch agents"]:
-    """Return advantages with mean 0 and standard deviation 1 for each agent, over the valid rows of the window."""
+    """Return advantages with mean 0 and standard deviation 1 for each agent, over the valid rows of all processes."""
     counts = _expanded(valid, advantage_t[..., :1])
-    total = counts.sum().clamp_min(1)
-    centred = advantage_t - advantage_t.where(counts, 0.0).sum((0, 1)) / total
-    variance = centred.square().where(counts, 0.0).sum((0, 1)) / total
-    return centred / (variance.sqrt() + LEAST_DEVIATION)
+    total, sums = counts.sum().to(advantage_t.dtype), advantage_t.where(counts, 0.0).sum((0, 1))
+    # Averaged over the processes of a run, of which each has its part of the rollout: the quotients are those of all.
+    average([total, sums])
+    total = total.clamp_min(1.0 / world().size)
+    centred = advantage_t - sums / total
+    squares = centred.square().where(counts, 0.0).sum((0, 1))
+    average([squares])
+    return centred / ((squares / total).sqrt() + LEAST_DEVIATION)
 
 
 def following_value(

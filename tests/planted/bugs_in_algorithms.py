@@ -161,9 +161,32 @@ BUGS = (
         ),
     ),
     Bug(
+        "coma: one step of the critic on every rollout",
+        "spnpolicy/algorithms/coma.py",
+        "for _ in range(config.critic_steps - 1):",
+        "for _ in range(0):",
+        (
+            "tests/spnpolicy/algorithms/test_coma.py::test_the_critic_does_its_steps_on_every_rollout_and_the_actors_one",
+        ),
+    ),
+    Bug(
+        "a2c: advantages stay as they are",
+        "spnpolicy/algorithms/a2c.py",
+        "            advantage_t = normalized(advantage_t, batch.valid)\n",
+        "            pass\n",
+        ("tests/spnpolicy/algorithms/test_policy_gradient.py::test_normalized_advantages_know_no_scale",),
+    ),
+    Bug(
+        "ppo: every process normalises by itself",
+        "spnpolicy/parts/targets.py",
+        "    average([total, sums])\n",
+        "",
+        ("tests/spnpolicy/training/test_parallel.py::test_advantages_are_normalized_over_all_processes",),
+    ),
+    Bug(
         "ppo: advantages are only centred",
         "spnpolicy/parts/targets.py",
-        "return centred / (variance.sqrt() + LEAST_DEVIATION)",
+        "return centred / ((squares / total).sqrt() + LEAST_DEVIATION)",
         "return centred",
         (
             "tests/spnpolicy/algorithms/test_ppo.py",

@@ -255,3 +255,18 @@ def test_exploring_play_follows_the_floored_policy_and_greedy_play_the_best():
         shares = np.stack([np.bincount(actions[:, i], minlength=3) for i in range(2)]) / 20_000
         assert (np.abs(shares - expected) < 4 * np.sqrt(expected * (1 - expected) / 20_000) + 1e-12).all()
     assert (learner.act(step, explore=False) == softmax.argmax(-1).numpy()).all()
+
+
+def test_the_critic_does_its_steps_on_every_rollout_and_the_actors_one():
+    batch = as_window(full_batch(CLIMBING))
+    errors = []
+    for steps in (1, 4):
+        learner = make_algorithm("coma", game_spec(CLIMBING), Streams(0), network={"hidden": (8,)}, critic_steps=steps)
+        for _ in range(3):
+            learner.update(batch, progress=1.0)
+        for part, expected in (("actor", 3), ("critic", 3 * steps)):
+            states = getattr(learner, f"{part}_optimizer").state_dict()["state"].values()
+            assert {int(state["step"]) for state in states} == {expected}
+        assert learner.num_updates == 3
+        errors.append(learner.update(batch, progress=1.0)["critic_loss"])
+    assert errors[1] < errors[0]

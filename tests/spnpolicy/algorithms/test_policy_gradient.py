@@ -286,6 +286,27 @@ def test_entropy_is_sought_by_its_weight_at_this_point_of_training(name):
     assert learned[1] == pytest.approx(0.73, abs=0.05)
 
 
+@pytest.mark.parametrize("name", ["ia2c", "maa2c"])
+def test_normalized_advantages_know_no_scale(name):
+    """The entropy weight then means the same whatever a reward is worth."""
+    policies = {}
+    for normalize in (True, False):
+        for scale in (1.0, 100.0):
+            batch = as_window(full_batch(MONOTONIC))
+            options = {
+                "normalize_advantage": normalize,
+                "entropy": {"start": 1.0, "end": 1.0},
+                "network": {"hidden": (8,)},
+            }
+            algorithm = make_algorithm(name, game_spec(MONOTONIC), Streams(0), **options)
+            with torch.no_grad():
+                algorithm.critic.head[-1].weight.zero_()  # values of 0: advantages are the rewards
+            algorithm.update(batch._replace(reward=batch.reward * scale), progress=0.0)
+            policies[normalize, scale] = torch.cat([p.grad.flatten() for p in algorithm.actor.parameters()])
+    torch.testing.assert_close(policies[True, 1.0], policies[True, 100.0], rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(policies[False, 1.0], policies[False, 100.0], rtol=0.1)
+
+
 CLIMBING_OPTIONS = {
     "network": {"hidden": (16,)}, "actor": {"learning_rate": 0.02}, "critic": {"learning_rate": 0.02}, "rollout": 1,
     "target": {"rate": 1.0}, "entropy": {"start": 5.0, "end": 0.01},

@@ -16,6 +16,7 @@ from spnpolicy.base import distributed as parallel
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.protocol import Batch
 from spnpolicy.envs import make_env
+from spnpolicy.parts.targets import normalized
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.loop import resume, train
 
@@ -40,6 +41,13 @@ def global_batch(size: int) -> Batch:
         torch.tensor(after.terminated), torch.tensor(before.available_actions), torch.tensor(after.final_observation),
         torch.tensor(after.final_state), torch.tensor(after.final_available_actions),
     )  # fmt: skip
+
+
+def global_advantages() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return made-up advantages of 2 agents, shape (5, 8, 2), and which rows are valid, the same in every process."""
+    generator = torch.Generator().manual_seed(0)
+    offset = torch.arange(8.0)[:, None]  # environments differ, so processes do
+    return offset + torch.randn(5, 8, 2, generator=generator), torch.rand(5, 8, generator=generator) < 0.8
 
 
 def updated(batch: Batch, name: str, updates: int) -> list[torch.Tensor]:
@@ -83,6 +91,8 @@ def main(folder: Path) -> None:
             parameters = updated(Batch(*(column[own] for column in global_batch(32)[:9])), name, updates=3)
             found[name] = digest(parameters)
             found[f"{name} parameters"] = [tensor.flatten().double().tolist() for tensor in parameters]
+        own = slice(world.rank * 4, (world.rank + 1) * 4)
+        found["normalized"] = normalized(*(part[:, own] for part in global_advantages())).tolist()
         rows = np.full((world.rank + 1, 2), float(world.rank))
         found["rows"] = parallel.gather_rows(rows).tolist()
         found["mean"] = parallel.mean(float(world.rank), 3.0)

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from parallel_program import CONFIG, global_batch, updated
+from parallel_program import CONFIG, global_advantages, global_batch, updated
 from run_cases import assert_same_run, metrics_without_time
 
 from spnpolicy.base import distributed as parallel
 from spnpolicy.base.errors import ConfigError
+from spnpolicy.parts.targets import normalized
 from spnpolicy.training.loop import resume
 from spnpolicy.training.runs import load_run, read_facts
 from spnpolicy.training.storage.checkpoints import load_checkpoint
@@ -48,6 +49,13 @@ def test_a_smaller_batch_gives_another_step():
     whole = updated(global_batch(32), "vdn", updates=3)
     half = updated(type(global_batch(32))(*(column[:16] for column in global_batch(32)[:9])), "vdn", updates=3)
     assert max(float((a - b).abs().max()) for a, b in zip(whole, half, strict=True)) > 1e-4
+
+
+def test_advantages_are_normalized_over_all_processes(together):
+    _, found = together
+    both = torch.cat([torch.tensor(part["normalized"]) for part in found], 1)
+    torch.testing.assert_close(both, normalized(*global_advantages()))
+    assert both[:, :4].mean() < -0.5 < 0.5 < both[:, 4:].mean()
 
 
 def test_numbers_travel(together):
