@@ -63,6 +63,14 @@ def test_likelihood_never_falls_and_is_what_the_circuit_gives(seed: int, penalty
     torch.testing.assert_close(growth.logits, maximum_likelihood(growth.circuit, rows))
 
 
+def test_the_depth_of_copies_is_an_option_that_counts() -> None:
+    """Free copies are made wherever they may: on the way to the split only, or below it as well."""
+    rows = switched(600, seeded(20))
+    options = [SplitOptions(max_splits=12, min_rows=20, penalty=0.0, clone_depth=depth) for depth in (0, 9)]
+    shallow, deep = (grow_structure(rows, CARDS, options=option).circuit.num_parameters for option in options)
+    assert shallow != deep
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_announced_gains_are_the_gains(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from circuits.learning.split import graph as split_graph
