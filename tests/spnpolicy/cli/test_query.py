@@ -9,6 +9,8 @@ from PIL import Image
 
 from spnpolicy.algorithms import ALGORITHMS
 from spnpolicy.cli import main
+from spnpolicy.cli.options import UsageError
+from spnpolicy.cli.query import read_evidence
 
 
 def query(trained, capsys, *words):
@@ -67,3 +69,12 @@ def test_an_algorithm_without_a_joint_policy_names_those_that_have_one(trained, 
     able = [name for name, entry in ALGORITHMS.items() if entry.has_joint_policy]
     assert "reinforce_vi" in able
     assert f"Train one that has: {', '.join(able)}." in errors
+
+
+def test_an_agent_has_no_more_actions_than_its_own():
+    names = ["stay", "up", "down"]
+    assert read_evidence(["1=up,0"], names, [3, 2]) == {1: [0, 1]}
+    for word in ("down", "2"):
+        assert read_evidence([f"0={word}"], names, [3, 2]) == {0: [2]}
+        with pytest.raises(UsageError, match=f"action of agent 1.*{word}"):
+            read_evidence([f"1={word}"], names, [3, 2])

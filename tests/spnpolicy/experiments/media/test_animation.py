@@ -80,6 +80,14 @@ def test_every_episode_is_shown_from_its_start_to_its_end():
     ]
 
 
+def test_first_and_last_pictures_of_a_row_are_held():
+    episodes = [[np.zeros((8, 8, 3), np.uint8)] * length for length in (3, 4, 2)]
+    held = [shot.milliseconds for shot in animation.shots_of(episodes, columns=2)]
+    step, start, hold = animation.STEP_MILLISECONDS, animation.START_MILLISECONDS, animation.HOLD_MILLISECONDS
+    assert held == [start, step, step, hold, start, hold]
+    assert len({step, start, hold}) == 3
+
+
 def test_an_episode_that_fails_ends_with_its_last_good_picture():
     episodes = play(run_of(Slides(fails_at=2)), seed=0)
     assert [[int(picture[20, 20, 0]) for picture in episode] for episode in episodes] == [[0, 1, 2, 3], [50, 51]]
