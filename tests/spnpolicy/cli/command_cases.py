@@ -85,7 +85,7 @@ COMMAND_CASES = {
         "device without a name": ([*TRAIN, "--device", ""], "--device is ''"),
         "strictness about nothing": ([*TRAIN, "--strict"], "--resume RUN"),
         "unknown package": (["train", "vdn", "no_such_package:Env"], "there is no module 'no_such_package'"),
-        "unknown class": (["train", "vdn", "spnpolicy.envs.coverage.coverage:Coverag"], "did you mean 'Coverage'"),
+        "unknown class": (["train", "vdn", "spnpolicy.envs.coverage.coverage:Coverag"], "Did you mean 'Coverage'"),
         "class without a name": (
             ["train", "vdn", "spnpolicy.envs.coverage.coverage:"],
             "spnpolicy.envs.coverage.coverage",
