@@ -25,6 +25,17 @@ def free_bytes(path: Path) -> int:
         return 0
 
 
+def checked_path(what: str, path: str | Path) -> Path:
+    """Return a path that somebody has given as one, or as text; `what` says what it should lead to.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if not isinstance(path, str | Path):
+        raise ConfigError(f"{path!r} is not {what}: give its path, such as 'runs/x'.")
+    return Path(path)
+
+
 def make_new_folder(folder: Path) -> None:
     """Make a folder, or take an empty one.
 
@@ -32,7 +43,8 @@ def make_new_folder(folder: Path) -> None:
         ConfigError: something is there already.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} exists and is not empty: choose another --out or remove it.")
+        what = "exists and is not empty" if folder.is_dir() else "is a file"
+        raise ConfigError(f"{folder} {what}: choose another --out or remove it.")
     folder.mkdir(parents=True, exist_ok=True)
 
 

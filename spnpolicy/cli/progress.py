@@ -172,7 +172,8 @@ def result_text(folder: Path, config: RunConfig, result: TrainResult) -> str:
     verb = "finished" if result.is_finished else "interrupted"
     lines = [f"{verb} after {result.step:,} env steps in {duration(result.seconds)}; {reached}"]
     if result.faults:
-        lines.append(f"faults survived: {result.faults:,}, see {folder / 'faults.jsonl'}")
+        scores = "episodes that failed are in no score"
+        lines.append(f"faults survived: {result.faults:,}, see {folder / 'faults.jsonl'}; {scores}")
     lines.append(f"run folder: {folder}")
     if not result.is_finished:
         return "\n".join([*lines, f"continue: spnpolicy train --resume {folder}"])

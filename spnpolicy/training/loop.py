@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from spnpolicy.base.decoding import encode
 from spnpolicy.base.distributed import any_of, barrier, process_group, world
 from spnpolicy.base.errors import CheckpointError, ConfigError, DiskError
-from spnpolicy.base.files import write_json
+from spnpolicy.base.files import checked_path, write_json
 from spnpolicy.envs import make_env
+from spnpolicy.training.agreement import check_settings
 from spnpolicy.training.config import RunConfig
 from spnpolicy.training.evaluation import EvaluationStopped
 from spnpolicy.training.facts import attempt_facts, differences, run_facts
@@ -20,8 +22,9 @@ from spnpolicy.training.runs import (
     EnvFactory,
     create_run_folder,
     locked_run,
+    misfit,
     read_facts,
-    read_result,
+    read_finished,
     read_run_config,
     remove_unsaved,
     with_all_options,
@@ -71,7 +74,7 @@ class TrainResult(NamedTuple):
 
 def train(
     config: RunConfig,
-    folder: Path,
+    folder: Path | str,
     *,
     make_env: EnvFactory = make_env,
     on_progress: Callable[[Progress], None] | None = None,
@@ -98,6 +101,7 @@ def train(
         NonFiniteError: learning diverged; the last checkpoint is from before.
         DiskError: the disk refused three checkpoints in a row.
     """
+    folder = checked_path("the folder of a new run", folder)
     with process_group(), Session(config, folder, make_env, sinks, device) as session:
         # Here and not at a resume: a run that was begun is always gone on with.
         config.train.require_use(config.algorithm, session.learning.needs.rollout)
@@ -110,7 +114,7 @@ def train(
 
 
 def resume(
-    folder: Path,
+    folder: Path | str,
     *,
     make_env: EnvFactory = make_env,
     on_progress: Callable[[Progress], None] | None = None,
@@ -122,7 +126,8 @@ def resume(
 
     On the same kind of machine with the same versions, threads and device, everything that follows has the same bits
     as in an unbroken run: parameters, metrics, episodes. What was written after the checkpoint is cut off and written
-    again. A finished run is left alone. An environment that cannot save its state begins new episodes, and run.json
+    again. A finished run is left alone. In config.json only length, evaluations, logging and checkpoints may have been
+    changed since. An environment that cannot save its state begins new episodes, and run.json
     says so.
 
     `strict` refuses to go on where the bits may differ: other versions, processor, threads or device. The other
@@ -130,10 +135,11 @@ def resume(
 
     Raises:
         ConfigError: the folder is no run, another process is at work in it, or `strict` refuses.
-        CheckpointError: the checkpoint is damaged, or belongs to another configuration.
+        CheckpointError: the checkpoint is damaged or of other settings than config.json, or files of the run disagree.
     """
+    folder = checked_path("the folder of a run", folder)
     config = read_run_config(folder)
-    finished = read_result(folder)
+    finished = read_finished(folder, config)
     if finished is not None:
         return TrainResult(finished["step"], True, finished["evaluation"], finished["seconds"], finished["faults"])
     with process_group(), locked_run(folder), Session(config, folder, make_env, sinks, device) as session:
@@ -158,6 +164,8 @@ class Session:
         self._saver = CheckpointSaver(self._root, keep=2 if rank == 0 else _KEPT_BESIDE, warn=_log.warning)
         self._evaluated_at = -1
         self._best = -math.inf
+        # Those of config.json, which a checkpoint keeps beside what was learned with them.
+        self._settings: dict[str, Any] = {}
 
     def __enter__(self) -> "Session":
         return self
@@ -167,6 +175,7 @@ class Session:
 
     def begin(self) -> None:
         """Start a new run."""
+        self._settings = encode(read_run_config(self.folder))
         self._note_attempt([])
         self.learning.begin()
 
@@ -181,22 +190,26 @@ class Session:
                 raise ConfigError(f"{self.folder}: resuming may give other bits: {'; '.join(changed)}.")
             for change in changed:
                 _log.warning("resuming %s may give other bits: %s.", self.folder, change)
-        if not (self.folder / "checkpoints" / "latest").exists():
+        checkpoints = self.folder / "checkpoints"
+        if not (checkpoints / "latest").exists() and not complete_checkpoints(checkpoints):
             remove_unsaved(self.folder)
             self.begin()
             return
         state = self._read_checkpoint()
+        self._settings = encode(self.config)
+        notes = check_settings(self.folder, self.config, state.get("config", self._settings))
         try:
             lost = self.learning.load_state_dict(state)
             self._recorder.load_state_dict(state["recorder"])
             self._evaluated_at, self._best = state["session"]["evaluated_at"], state["session"]["best"]
         except (KeyError, TypeError, RuntimeError, ValueError) as problem:
-            raise CheckpointError(f"the checkpoint in {self.folder} does not fit its config.json: {problem}") from None
+            raise misfit(self.folder, problem) from None
         if lost:
             self._recorder.tracker.forget()
-        for note in lost:
+        notes += lost
+        for note in notes:
             _log.warning("%s: %s.", self.folder, note)
-        self._note_attempt(lost)
+        self._note_attempt(notes)
 
     def run(self, on_progress: Callable[[Progress], None] | None) -> TrainResult:
         """Train to the end, or until asked to stop; save a checkpoint in either case."""
@@ -279,7 +292,8 @@ class Session:
         if not score > self._best:
             return
         self._best = score
-        parts = {"algorithm": self.learning.algorithm.state_dict(), "progress": self._progress_part()}
+        algorithm = self.learning.algorithm.state_dict()
+        parts = {"algorithm": algorithm, "progress": self._progress_part(), "config": self._settings}
         try:
             save_best(self._root, parts, score=score, step=self.learning.step_count)
         except DiskError as problem:
@@ -290,7 +304,8 @@ class Session:
 
     def _state_dict(self) -> dict[str, Any]:
         session = {"evaluated_at": self._evaluated_at, "best": self._best}
-        return {**self.learning.state_dict(), "recorder": self._recorder.state_dict(), "session": session}
+        own = {"recorder": self._recorder.state_dict(), "session": session, "config": self._settings}
+        return {**self.learning.state_dict(), **own}
 
     def _read_checkpoint(self) -> Mapping[str, Any]:
         main = load_checkpoint(self.folder / "checkpoints")
@@ -317,7 +332,9 @@ class Session:
         evaluation = {name: value for name, value in result.evaluation.items() if math.isfinite(value)}
         counts = {"step": result.step, "updates": self.learning.updates, "faults": result.faults}
         skipped = {"skipped_updates": self.learning.skipped_updates}
-        content = {**counts, **skipped, "evaluation": evaluation, "seconds": result.seconds}
+        # What the others must agree with, see `agreement`.
+        others = {"config": self._settings, "records_sha256": self._recorder.records_sha256()}
+        content = {**counts, **skipped, "evaluation": evaluation, "seconds": result.seconds, **others}
         write_json(self.folder / "result.json", content)
 
 

@@ -1,12 +1,14 @@
 """Metrics as a file of JSON lines: append-only, flushed line by line, readable after a crash."""
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from spnpolicy.base.errors import SpnPolicyError
+from spnpolicy.base.files import checked_path
 from spnpolicy.base.strict_json import parse_json
 
 TIME_FIELDS = ("seconds",)
@@ -24,12 +26,22 @@ def record_line(record: Mapping[str, Any]) -> str:
     return json.dumps({key: _to_json(value) for key, value in record.items()}, allow_nan=False) + "\n"
 
 
-def seconds_of(line: bytes) -> float:
-    """Return the time of a record since the start of the run; 0 if the line is damaged or empty."""
-    try:
-        return float(json.loads(line)["seconds"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return 0.0
+class RecordDigest:
+    """The SHA-256 of records, but for the fields that tell the time: two runs that are the same have the same."""
+
+    def __init__(self, records: Iterable[Mapping[str, Any]] = ()):
+        self._sha256 = hashlib.sha256()
+        for record in records:
+            self.add(record)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Count in the next record."""
+        timeless = {name: value for name, value in record.items() if name not in TIME_FIELDS}
+        self._sha256.update(record_line(timeless).encode())
+
+    def hex(self) -> str:
+        """Return the digest so far."""
+        return self._sha256.hexdigest()
 
 
 class Metrics(NamedTuple):
@@ -41,21 +53,31 @@ class Metrics(NamedTuple):
     """1 if the last line was cut off by a crash and has been dropped, else 0."""
 
 
-def read_metrics(path: Path) -> Metrics:
+def read_metrics(path: Path | str) -> Metrics:
     """Read a metrics file, dropping and counting a torn last line.
 
     Raises:
         SpnPolicyError: a line before the last one is damaged; the message has file and line.
     """
-    lines = path.read_bytes().split(b"\n")
-    torn = lines.pop() != b""
+    path = checked_path("a metrics file", path)
+    content = path.read_bytes()
+    return Metrics(parse_records(content, path), int(not content.endswith(b"\n") and content != b""))
+
+
+def parse_records(content: bytes, path: Path) -> list[dict[str, Any]]:
+    """Return the records of the whole lines of a metrics file; a torn last line is dropped.
+
+    Raises:
+        SpnPolicyError: a whole line is damaged; the message has file and line.
+    """
+    lines = content.split(b"\n")[:-1]
     records: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         record = parse_json(line, source=f"{path}, line {number}", error=SpnPolicyError)
         if not isinstance(record, dict):
             raise SpnPolicyError(f"{path}, line {number}: a record must be a JSON object.")
         records.append({key: _from_json(value) for key, value in record.items()})
-    return Metrics(records, int(torn))
+    return records
 
 
 def _to_json(value: Any) -> Any:

@@ -9,9 +9,10 @@ import numpy as np
 
 from spnpolicy.base.distributed import gather_rows, share, world
 from spnpolicy.data.env import Step
+from spnpolicy.training.agreement import saved_records
 from spnpolicy.training.episodes import EPISODE_COLUMNS, EpisodeTracker, episode_rows, format_rows
 from spnpolicy.training.evaluation import EvaluationResult
-from spnpolicy.training.metrics import record_line, seconds_of
+from spnpolicy.training.metrics import RecordDigest, record_line
 from spnpolicy.training.sinks import SafeSinks, Sink
 from spnpolicy.training.storage.append import AppendOnlyFile
 
@@ -35,10 +36,12 @@ class Recorder:
         self.tracker = EpisodeTracker(share("train.num_envs", num_envs), discount)
         self.evaluation: dict[str, float] = {}
         self.faults = 0
+        self._folder = folder
         self._files = {name: AppendOnlyFile(folder / name) for name in FILES}
         self._sinks = SafeSinks(sinks)
         self._is_writer = world().rank == 0
         self._start = time.monotonic()
+        self._digest = RecordDigest()
         self._sums: dict[str, float] = {}
         self._finite_updates = 0
         self._rows: list[np.ndarray] = []
@@ -100,6 +103,10 @@ class Recorder:
         self.faults += 1
         self._append("faults.jsonl", record_line(record))
 
+    def records_sha256(self) -> str:
+        """Return the digest of all records so far, see `RecordDigest`."""
+        return self._digest.hex()
+
     def state_dict(self) -> dict[str, Any]:
         """Return the sums under way and how many lines each file has, all of which are then on the disk."""
         return {
@@ -109,11 +116,16 @@ class Recorder:
             "sums": dict(self._sums),
             "finite_updates": self._finite_updates,
             "rows": _joined(self._rows),
+            "records_sha256": self.records_sha256(),
             "files": {name: file.state_dict() for name, file in self._files.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned: what was appended to the files since then is cut off."""
+        """Go on from what `state_dict` returned: what was appended to the files since then is cut off.
+
+        Raises:
+            CheckpointError: the files are not those of this state: lines are lost, or others are in their place.
+        """
         self.tracker.load_state_dict(state["tracker"])
         self.evaluation = dict(state["evaluation"])
         self.faults = state["faults"]
@@ -121,14 +133,20 @@ class Recorder:
         self._finite_updates = state["finite_updates"]
         self._rows = [state["rows"]]
         if self._is_writer:
+            # All of them are looked at before one is touched.
+            records = saved_records(self._folder, state)
+            for name, file in self._files.items():
+                file.check(state["files"][name])
             for name, file in self._files.items():
                 file.load_state_dict(state["files"][name])
             # Times are not part of the state: two runs that are the same have the same checkpoints.
-            self._start = time.monotonic() - seconds_of(self._files["metrics.jsonl"].last_line())
+            self._start = time.monotonic() - (records[-1]["seconds"] if records else 0.0)
+            self._digest = RecordDigest(records)
 
     def _record(self, record: Mapping[str, Any]) -> None:
         self._append("metrics.jsonl", record_line(record))
         if self._is_writer:
+            self._digest.add(record)
             self._sinks.write(record)
 
     def _append(self, name: str, text: str) -> None:

@@ -7,7 +7,7 @@ episodes.csv     one row per training and evaluation episode
 faults.jsonl     one record per failure that was survived; missing if there was none
 nonfinite/       batches of updates that were skipped because a loss or gradient was not finite
 checkpoints/     see `training.storage.checkpoints`; of several processes each further one has checkpoints-rankN/
-result.json      written last, only by a run that reached its end
+result.json      written last, only by a run that reached its end; `training.agreement` says what it must agree with
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,14 +20,16 @@ from spnpolicy.algorithms import make_algorithm
 from spnpolicy.base.decoding import decode, encode
 from spnpolicy.base.distributed import world
 from spnpolicy.base.errors import CheckpointError, ConfigError
-from spnpolicy.base.files import locked, make_new_folder, write_json
+from spnpolicy.base.files import checked_path, locked, make_new_folder, write_json
 from spnpolicy.base.seeding import Streams
 from spnpolicy.base.strict_json import read_json
 from spnpolicy.data.env import BatchedEnv, EnvSpec
 from spnpolicy.data.protocol import Algorithm
 from spnpolicy.envs import make_env
 from spnpolicy.envs.checks.guard import guarded
+from spnpolicy.training.agreement import check_facts, check_result, check_settings, saved_records
 from spnpolicy.training.config import RunConfig
+from spnpolicy.training.metrics import read_metrics
 from spnpolicy.training.storage.checkpoints import load_checkpoint
 
 EnvFactory = Callable[..., BatchedEnv]
@@ -56,18 +58,67 @@ def read_run_config(folder: Path) -> RunConfig:
     return decode(RunConfig, read_json(path), path=str(path))
 
 
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """Read the whole lines of metrics.jsonl; none if there is no such file."""
+    path = folder / "metrics.jsonl"
+    return read_metrics(path).records if path.is_file() else []
+
+
 def read_facts(folder: Path) -> dict[str, Any] | None:
     """Read run.json; None if the run was ended before it was written."""
     return _read_object(folder / "run.json", {"attempts": list})
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """Read result.json; None if the run has not reached its end."""
-    return _read_object(folder / "result.json", {"step": int, "evaluation": dict, "seconds": float, "faults": int})
+def read_finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
+    """Read result.json; None if the run has not reached its end.
+
+    Raises:
+        CheckpointError: config.json, metrics.jsonl or run.json is not that of the run when it ended.
+    """
+    fields = {"step": int, "evaluation": dict, "seconds": float, "faults": int}
+    result = _read_object(folder / "result.json", fields)
+    check_facts(folder, config, read_facts(folder) or {})
+    if result is not None:
+        check_result(folder, config, read_records(folder), result)
+    return result
+
+
+def check_unfinished(folder: Path, config: RunConfig) -> None:
+    """Refuse a run that is not at its end and whose config.json or metrics.jsonl is not that of its checkpoint.
+
+    Raises:
+        CheckpointError: it is not. A checkpoint that is not there or cannot be read has nothing to say.
+    """
+    try:
+        saved = load_checkpoint(folder / "checkpoints", parts=("config", "recorder"))
+    except CheckpointError:
+        return
+    if "config" in saved:
+        check_settings(folder, config, saved["config"])
+    saved_records(folder, saved["recorder"])
+
+
+def misfit(folder: Path, problem: Exception) -> CheckpointError:
+    """Return the error for a checkpoint that the algorithm or environment of a run does not take."""
+    what = f"it has no {problem}" if isinstance(problem, KeyError) else str(problem)
+    return CheckpointError(
+        f"the checkpoint in {folder} does not fit its config.json: {what}. Both say the same settings, so spnpolicy or "
+        "the environment is another than that it was trained with."
+    )
 
 
 def remove_unsaved(folder: Path) -> None:
-    """Remove what a run wrote that was ended before its first checkpoint, so that it can begin again."""
+    """Remove what a run wrote that was ended before its first checkpoint, so that it can begin again.
+
+    Raises:
+        CheckpointError: there are records of it, so a checkpoint was written and is lost.
+    """
+    metrics = folder / "metrics.jsonl"
+    if metrics.is_file() and b"\n" in metrics.read_bytes():
+        raise CheckpointError(
+            f"{folder / 'checkpoints'} has no checkpoint, but {metrics.name} has records: put the checkpoints back, or "
+            f"begin a new run with --config. To begin this one again from nothing, remove {metrics}."
+        )
     for name in ("run.json", "metrics.jsonl", "episodes.csv", "faults.jsonl"):
         (folder / name).unlink(missing_ok=True)
 
@@ -122,7 +173,7 @@ class LoadedRun:
 
 
 def load_run(
-    folder: Path,
+    folder: Path | str,
     *,
     num_envs: int | None = None,
     make_env: EnvFactory = make_env,
@@ -140,19 +191,22 @@ def load_run(
 
     Raises:
         ConfigError: the folder is no run, or its config does not fit this version.
-        CheckpointError: there is no checkpoint, or it is damaged or belongs to another configuration.
+        CheckpointError: there is no checkpoint, or it is damaged or of other settings than config.json.
     """
+    folder = checked_path("the folder of a run", folder)
     config = read_run_config(folder)
+    state = load_checkpoint(folder / "checkpoints", checkpoint)
+    if "config" in state:
+        check_settings(folder, config, state["config"])
     options = {**config.env_options, **(env_changes or {})}
     env = guarded(
         make_env(config.env, num_envs=num_envs or config.train.num_envs, **options),
         on_fault=config.train.on_env_fault,
     )
     algorithm = build_algorithm(config, env.spec, Streams(config.train.seed))
-    state = load_checkpoint(folder / "checkpoints", checkpoint)
     try:
         algorithm.load_state_dict(state["algorithm"])
         step: Any = state["progress"]["step_count"]
     except (KeyError, RuntimeError, ValueError) as problem:
-        raise CheckpointError(f"the checkpoint in {folder} does not fit its config.json: {problem}") from problem
+        raise misfit(folder, problem) from problem
     return LoadedRun(config, env, algorithm, step)

@@ -15,6 +15,10 @@ from spnpolicy.envs.options import one_of, reading_saved_state
 POLICIES = ("raise", "drop-episode")
 MOST_RESTARTS = 3
 """Restarts in a row after which an environment that still shows something wrong is given up."""
+MOST_DROPPED = 100
+"""Episodes in a row that may be dropped in one environment, or in all of them without one that came to its end."""
+_DROPPED_PER_ENV = 4
+"""In large batches all of them may drop so many episodes each before the first one comes to its end."""
 
 
 def guarded(
@@ -63,6 +67,9 @@ class Guard:
         self._episodes = np.full(env.num_envs, -1, np.int64)
         self._ages = np.zeros(env.num_envs, np.int64)
         self._last: Step | None = None
+        self._last_fault: Fault | None = None
+        self._dropped = np.zeros(env.num_envs, np.int64)
+        self._dropped_by_all = 0
         watch = getattr(env, "watch", None)
         if watch is not None:
             watch(on_fault, self._count)
@@ -90,7 +97,8 @@ class Guard:
         """Apply one joint action in every environment and check what comes of it.
 
         Raises:
-            EnvError: something is wrong, and the policy is "raise" or the environment cannot be restarted.
+            EnvError: something is wrong, and the policy is "raise", the environment cannot be restarted, or one
+                episode after the other is dropped.
         """
         step = self._env.step(actions)
         self._ages += 1
@@ -99,6 +107,7 @@ class Guard:
         if step.discarded is not None:
             is_over |= step.discarded
         if is_over.any():
+            self._watch_drops(is_over, step.discarded)
             self._episodes += is_over
             self._ages[is_over] = 0
         return step
@@ -230,7 +239,29 @@ class Guard:
             f"{self.name}[env {env}]: {problem.field} {problem.text} after {MOST_RESTARTS} restarts in a row."
         )
 
+    def _watch_drops(self, is_over: Bool[np.ndarray, " envs"], discarded: Bool[np.ndarray, " envs"] | None) -> None:
+        """Give up where nothing but drops follow each other: whoever waits for an episode would wait for ever."""
+        if discarded is None or (is_over & ~discarded).any():
+            self._dropped_by_all = 0
+        self._dropped[is_over] = 0 if discarded is None else (self._dropped[is_over] + 1) * discarded[is_over]
+        if discarded is None or not discarded.any():
+            return
+        self._dropped_by_all += int(discarded.sum())
+        most, everywhere = int(self._dropped.max()), max(MOST_DROPPED, _DROPPED_PER_ENV * self.num_envs)
+        if most >= MOST_DROPPED or self._dropped_by_all >= everywhere:
+            where = f" in env {int(self._dropped.argmax())}" if most >= MOST_DROPPED else ""
+            last = self._last_fault
+            remedy = "Mend the environment"
+            if last is not None and ".state()" in last.traceback:
+                remedy += ", or leave its state() out: own_state false (--env.own_state false)"
+            raise EnvError(
+                f"{self.name}: {max(most, self._dropped_by_all):,} episodes in a row were dropped{where} and none came "
+                f"to its end, so there is nothing to learn from or to score. {remedy}."
+                f" The last fault: {last.message if last is not None else 'not known'}"
+            )
+
     def _count(self, fault: Fault) -> None:
+        self._last_fault = fault
         self.faults_total[fault.field] = self.faults_total.get(fault.field, 0) + 1
         if self._report is not None:
             self._report(fault)

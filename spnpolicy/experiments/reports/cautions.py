@@ -129,7 +129,10 @@ def _about_places(runs: Sequence[Run]) -> Iterator[str]:
         yield "Some runs were made by a source with changes that no commit has."
     survived = [run.name for run in runs if run.result.get("faults")]
     if survived:
-        yield f"Failures of environments or updates were survived, faults.jsonl has each: {_some(survived)}."
+        yield (
+            "Failures of environments or updates were survived, faults.jsonl has each; episodes that failed are in no "
+            f"score: {_some(survived)}."
+        )
 
 
 def _machine(attempt: Mapping[str, Any]) -> str:

@@ -14,12 +14,12 @@ from spnpolicy.experiments.statistics.curves import History
 from spnpolicy.experiments.sweeps.plan import PLAN_FILE, read_plan, trial_folder
 from spnpolicy.experiments.sweeps.trials import EVALUATION_FILE, read_evaluation
 from spnpolicy.training.config import RunConfig
-from spnpolicy.training.metrics import read_metrics
-from spnpolicy.training.runs import read_facts, read_result, read_run_config
+from spnpolicy.training.runs import check_unfinished, read_facts, read_finished, read_records, read_run_config
 
 MEASURES = ("fraction_of_optimum", "return", "discounted_return", "success", "length")
 """What an evaluation measures, the one that is comparable between tasks first."""
 _MOST_LETTERS = 160
+_MOST_LETTERS_OF_A_PROBLEM = 400
 _SHOWN_PROBLEMS = 3
 
 
@@ -56,10 +56,10 @@ class Run:
         return attempts[-1] if isinstance(attempts[-1], dict) else {}
 
 
-def printable(text: str) -> str:
+def printable(text: str, most: int = _MOST_LETTERS) -> str:
     """Return text without control characters, which could rewrite a terminal, and not longer than a line or two."""
     shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-    return shown if len(shown) <= _MOST_LETTERS else f"{shown[: _MOST_LETTERS - 1]}…"
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
@@ -94,7 +94,8 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         try:
             runs.append(read_run(folder))
         except (SpnPolicyError, OSError) as problem:
-            problems.append(f"{printable(str(folder))}: {printable(str(problem))}")
+            where = "" if str(problem).startswith(str(folder)) else f"{printable(str(folder))}: "
+            problems.append(where + printable(str(problem), _MOST_LETTERS_OF_A_PROBLEM))
     if problems:
         what = "a run is damaged" if len(problems) == 1 else f"{len(problems)} runs are damaged"
         rest = [f"and {len(problems) - _SHOWN_PROBLEMS} more"] if len(problems) > _SHOWN_PROBLEMS else []
@@ -107,21 +108,23 @@ def read_run(folder: Path) -> Run:
     """Read one run.
 
     Raises:
-        SpnPolicyError: a file of it is damaged; the message names it.
+        SpnPolicyError: a file of it is damaged, or two disagree; the message names them.
     """
     config = read_run_config(folder)
     metrics = folder / "metrics.jsonl"
-    records = read_metrics(metrics).records if metrics.is_file() else []
-    evaluations = [record for record in records if record.get("kind") == "evaluation"]
+    evaluations = [record for record in read_records(folder) if record.get("kind") == "evaluation"]
     steps = _steps(evaluations, metrics)
-    result = read_result(folder)
+    histories = _histories(steps, evaluations, metrics)
+    result = read_finished(folder, config)
+    if result is None:
+        check_unfinished(folder, config)
     final = _final(folder / EVALUATION_FILE)
     return Run(
         folder=folder,
         config=config,
         is_finished=result is not None,
         step=int(steps[-1]) if len(steps) else 0,
-        histories=_histories(steps, evaluations, metrics),
+        histories=histories,
         final={name: float(np.mean(values)) for name, values in final.items()},
         final_episodes=max(map(len, final.values()), default=0),
         result=result or {},

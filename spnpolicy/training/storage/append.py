@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from spnpolicy.base.errors import CheckpointError
+
 _log = logging.getLogger(__name__)
 
 
@@ -31,10 +33,6 @@ class AppendOnlyFile:
         """Return whether nothing has been written yet."""
         return not self._waiting and not self._content()
 
-    def last_line(self) -> bytes:
-        """Return the last line of the file, without its end; empty if there is none."""
-        return (self._content().splitlines() or [b""])[-1]
-
     def state_dict(self) -> dict[str, Any]:
         """Return how many lines the file has, which are then on the disk, and what is still waiting.
 
@@ -48,15 +46,16 @@ class AppendOnlyFile:
         waiting = content[content.rfind(b"\n") + 1 :] + self._waiting
         return {"lines": content.count(b"\n"), "waiting": np.frombuffer(waiting, np.uint8).copy()}
 
+    def check(self, state: dict[str, Any]) -> None:
+        """Refuse what `state_dict` returned if some of the file has been lost since, see `check_lines`."""
+        check_lines(self.path, self._content().count(b"\n"), state["lines"])
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Cut off what was appended since `state_dict` returned this."""
         self.close()
         self._waiting = state["waiting"].tobytes()
         content = self._content()
         lines = content.splitlines(keepends=True)
-        if len(lines) < state["lines"]:
-            text = "%s has %d lines, but had %d at the checkpoint: some of it is lost."
-            _log.warning(text, self.path, len(lines), state["lines"])
         kept = sum(map(len, lines[: state["lines"]]))
         if kept < len(content):
             os.truncate(self.path, kept)
@@ -82,3 +81,16 @@ class AppendOnlyFile:
             if not self._has_warned:
                 self._has_warned = True
                 _log.warning("cannot write %s: %s. Its lines are kept in memory and tried again.", self.path, problem)
+
+
+def check_lines(path: Path, count: int, before: int) -> None:
+    """Refuse a file that has fewer whole lines than it had when a checkpoint was written.
+
+    Raises:
+        CheckpointError: some are lost; the message says how many.
+    """
+    if count < before:
+        raise CheckpointError(
+            f"{path} has {count:,} lines, but had {before:,} at the checkpoint: some of it is lost. Put it back, or "
+            "begin a new run with --config."
+        )

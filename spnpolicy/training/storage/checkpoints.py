@@ -15,11 +15,12 @@ No symbolic link is followed inside a root folder and nothing but regular files 
 
 import contextlib
 import hashlib
+import logging
 import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -42,6 +43,8 @@ _PART_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _TEMPORARY_PREFIXES = (".writing-", ".removing-")
 _SMALL_FILE_LIMIT = 1 << 16
 _KIND = {"latest": "checkpoint", "best": "best"}
+
+_log = logging.getLogger(__name__)
 
 
 def save_checkpoint(root: Path, state: Mapping[str, Any], *, keep: int = 2) -> Path:
@@ -87,11 +90,19 @@ def save_best(root: Path, state: Mapping[str, Any], score: float, step: int) -> 
     return _save(root, {**state, "best": {"score": float(score), "step": int(step)}}, "best", 1)
 
 
-def load_checkpoint(root: Path, which: Literal["latest", "best"] = "latest") -> dict[str, Any]:
+def load_checkpoint(
+    root: Path, which: Literal["latest", "best"] = "latest", *, parts: Collection[str] | None = None
+) -> dict[str, Any]:
     """Read the latest checkpoint of a root folder, or its best, or the one whose folder is given.
 
     Every file is compared with its SHA-256 before any of it is used. A damaged checkpoint is never replaced by an
-    older one without asking: the message says which other one is whole, and to give its folder reads that.
+    older one without asking: the message says what to remove to have the newest whole one. Where the file `latest` is
+    lost, there is nothing that says which one was meant, and the newest whole one is taken, with a warning.
+
+    Args:
+        root: folder of all checkpoints of a run, or of one of them.
+        which: the latest, or the best.
+        parts: the parts to read, of those there are; None for all.
 
     Returns:
         The parts as they were given to `save_checkpoint`; tensors are on the CPU.
@@ -100,12 +111,14 @@ def load_checkpoint(root: Path, which: Literal["latest", "best"] = "latest") -> 
         CheckpointError: none is there, or a file is missing, damaged or not safe to read; names the file.
     """
     if os.path.lexists(root / "manifest.json"):
-        return _load_folder(root, None)
+        return _load_folder(root, None, parts)
+    if which == "latest" and not os.path.lexists(root / "latest") and complete_checkpoints(root):
+        return _load_newest_whole(root, parts)
     try:
         name, digest = _read_pointer(root / which)
-        return _load_folder(root / name, digest)
+        return _load_folder(root / name, digest, parts)
     except CheckpointError as problem:
-        raise CheckpointError(f"{problem}{_way_out(root)}") from None
+        raise CheckpointError(f"{problem}{_way_out(root, which)}") from None
 
 
 def complete_checkpoints(root: Path) -> list[Path]:
@@ -210,7 +223,21 @@ def _read_pointer(path: Path) -> tuple[str, str]:
     return name, match[2].decode()
 
 
-def _load_folder(folder: Path, digest: str | None) -> dict[str, Any]:
+def _load_newest_whole(root: Path, parts: Collection[str] | None) -> dict[str, Any]:
+    """Read the newest checkpoint that is whole, where the file that names the latest is lost."""
+    problems: list[str] = []
+    for folder in reversed(complete_checkpoints(root)):
+        try:
+            state = _load_folder(folder, None, parts)
+        except CheckpointError as problem:
+            problems.append(str(problem))
+            continue
+        _log.warning("%s is missing; the newest whole checkpoint is taken, %s.", root / "latest", folder.name)
+        return state
+    raise CheckpointError(f"{root} has no whole checkpoint, and the file 'latest' is missing: {problems[0]}")
+
+
+def _load_folder(folder: Path, digest: str | None, parts: Collection[str] | None = None) -> dict[str, Any]:
     with open_folder(folder, error=CheckpointError) as descriptor:
         manifest = _read_manifest(folder / "manifest.json", descriptor, digest)
         for name in os.listdir(descriptor):
@@ -221,9 +248,12 @@ def _load_folder(folder: Path, digest: str | None) -> dict[str, Any]:
         state: dict[str, Any] = {}
         for part, tree in trees.items():
             path, tensors = folder / f"{part}.safetensors", {}
-            if path.name in manifest:
+            facts = manifest.pop(path.name, None)
+            if parts is not None and part not in parts:
+                continue
+            if facts is not None:
                 with open_regular(path, folder=descriptor, error=CheckpointError) as file:
-                    tensors = read_tensors(file, path, manifest.pop(path.name))
+                    tensors = read_tensors(file, path, facts)
             try:
                 state[part] = unflatten(tree, tensors)
             except CheckpointError as problem:
@@ -275,12 +305,13 @@ def _read_trees(path: Path, folder: int, facts: FileFacts) -> dict[str, Any]:
     return trees
 
 
-def _way_out(root: Path) -> str:
-    """Return a sentence that names the newest checkpoint that can be read, empty if there is none."""
+def _way_out(root: Path, which: str) -> str:
+    """Return a sentence that says how to read the newest whole checkpoint, empty if there is none."""
     for folder in reversed(complete_checkpoints(root)):
         with contextlib.suppress(CheckpointError):
             _load_folder(folder, None)
-            return f" The checkpoint {folder} is whole: give this folder instead of {root} to read it."
+            remedy = f"remove {root / which} to have it taken" if which == "latest" else "ask for the latest one"
+            return f" The checkpoint {folder.name} is whole: {remedy}."
     return ""
 
 

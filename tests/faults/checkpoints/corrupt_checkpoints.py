@@ -5,7 +5,8 @@
 A damage is a bit flipped in a file, a file cut short, bytes put in, taken out or overwritten, two files or two parts of
 a file swapped, a file that an older checkpoint has, or a file deleted. The reader gets the root folder, so the file
 that names the latest checkpoint is damaged like every other. A checkpoint that is read, or any other error than a
-`CheckpointError` that names a damaged file, ends the program with exit code 1.
+`CheckpointError` that names a damaged file, ends the program with exit code 1. Where that file is deleted, the newest
+whole checkpoint must be read.
 """
 
 import argparse
@@ -128,7 +129,11 @@ def corrupt(root: Path, count: int, seed: int) -> tuple[Counter[str], float]:
             continue  # two equal bytes were swapped
         for name, content in changed.items():
             places[name].unlink() if damage is deleted else places[name].write_bytes(content)
-        slowest = max(slowest, check_refused(root, places, changed, f"{damage.__name__} {sorted(changed)}"))
+        what = f"{damage.__name__} {sorted(changed)}"
+        if damage is deleted and "latest" in changed:
+            check_taken(root, 2 if len(changed) == 1 else 1, what)
+        else:
+            slowest = max(slowest, check_refused(root, places, changed, what))
         for name in changed:
             places[name].write_bytes(whole[name])
         tally[damage.__name__] += 1
@@ -152,6 +157,13 @@ def check_refused(root: Path, places: dict[str, Path], changed: Files, what: str
     if not named and not ("latest" in changed and str(root) in text):
         raise AssertionError(f"{what}: refused without a damaged file's name: {text}")
     return seconds
+
+
+def check_taken(root: Path, step: int, what: str) -> None:
+    """Read checkpoints of which nothing says which is the latest: the newest whole one is taken."""
+    found = load_checkpoint(root)["progress"]
+    if found != {"step": step}:
+        raise AssertionError(f"{what}: {found} was read, not step {step}")
 
 
 def main() -> None:

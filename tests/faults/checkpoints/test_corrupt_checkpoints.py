@@ -14,4 +14,4 @@ def test_every_damage_is_refused_by_name(count, tmp_path, seed):
 def test_a_reader_that_believes_everything_is_caught(tmp_path, monkeypatch, seed):
     monkeypatch.setattr(corrupt_checkpoints, "load_checkpoint", lambda root: {"progress": {"step": 2}})
     with pytest.raises(AssertionError, match="read as if nothing had happened"):
-        corrupt_checkpoints.corrupt(tmp_path, 1, seed)
+        corrupt_checkpoints.corrupt(tmp_path, 5, seed)

@@ -9,9 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from spnpolicy.base.decoding import encode
 from spnpolicy.base.errors import CheckpointError, ConfigError, NonFiniteError
-from spnpolicy.base.files import write_json
 from spnpolicy.envs import make_env
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.evaluation import evaluate
@@ -114,11 +112,14 @@ def test_coverage_knows_its_optimum(tmp_path):
 
 def test_an_existing_folder_is_refused_and_left_alone(tmp_path):
     (tmp_path / "file").write_text("mine")
+    (tmp_path / "empty").touch()
     with pytest.raises(ConfigError, match="choose another --out or remove it"):
         run(tmp_path)
     with pytest.raises(ConfigError, match="choose another --out or remove it"):
         run(tmp_path / "file")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(ConfigError, match="empty is a file: choose another --out or remove it"):
+        run(tmp_path / "empty")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
 
 
 def test_wrong_names_write_nothing(tmp_path):
@@ -181,14 +182,23 @@ def test_loading_what_is_not_a_run(tmp_path):
     with pytest.raises(ConfigError, match="config.json is missing"):
         read_run_config(tmp_path)
     run(tmp_path / "run")
+    assert load_run(str(tmp_path / "run"), make_env=make_chain).step == 400
     path = tmp_path / "run" / "config.json"
     good = json.loads(path.read_text())
     path.write_text(json.dumps(good | {"algorithm_options": {"network": {"hidden": [9]}}}))
-    with pytest.raises(CheckpointError, match=r"does not fit its config\.json"):
+    with pytest.raises(CheckpointError, match=r"config\.json was changed: algorithm_options.network.hidden was \[8\]"):
         load_run(tmp_path / "run", make_env=make_chain)
     path.write_text(json.dumps(good | {"trian": {}}))
     with pytest.raises(ConfigError, match="Did you mean 'train'"):
         load_run(tmp_path / "run", make_env=make_chain)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_what_is_no_path_is_refused():
+    for door in (load_run, resume, lambda path: train(RunConfig("vdn", "chain"), path)):
+        for wrong in (3, None, b"runs/x"):
+            with pytest.raises(ConfigError, match=rf"^{wrong!r} is not the folder of a .*run: give its path"):
+                door(wrong)
 
 
 def test_train_every_and_updates(tmp_path):
@@ -212,12 +222,13 @@ def test_settings_of_replay_are_refused_by_name_where_rollouts_are_learned_from(
         run(tmp_path / "refused", "ippo", SHORT)
 
 
-def test_defaults_of_replay_stand_and_runs_that_were_begun_with_other_values_go_on(tmp_path):
+def test_defaults_of_replay_stand_and_runs_that_were_begun_with_other_values_go_on(tmp_path, monkeypatch):
     plain = replace(SHORT.without_replay(), steps=80)
-    result = run(tmp_path / "run", "ippo", plain)
-    stored = read_run_config(tmp_path / "run")
-    assert stored.train == plain
-    write_json(tmp_path / "run" / "config.json", encode(replace(stored, train=replace(plain, **REPLAY))))
+    result = run(tmp_path / "plain", "ippo", plain)
+    assert read_run_config(tmp_path / "plain").train == plain
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainConfig, "require_use", lambda *_: None)
+        assert run(tmp_path / "run", "ippo", replace(plain, **REPLAY)).evaluation == result.evaluation
     assert load_run(tmp_path / "run", make_env=make_chain).step == 80
     (tmp_path / "run" / "result.json").unlink()
     assert resume(tmp_path / "run", make_env=make_chain).evaluation == result.evaluation

@@ -4,6 +4,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import signal
 from dataclasses import replace
 from itertools import pairwise
@@ -15,9 +16,12 @@ from run_cases import assert_same_run, fitting, metrics_without_time
 from spnpolicy.algorithms import ALGORITHMS, config_class
 from spnpolicy.base.errors import CheckpointError, ConfigError, EnvError
 from spnpolicy.envs import make_env
+from spnpolicy.training.agreement import MAY_CHANGE
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.loop import resume, train
-from spnpolicy.training.runs import read_facts
+from spnpolicy.training.recorder import FILES
+from spnpolicy.training.runs import load_run, read_facts
+from spnpolicy.training.storage.checkpoints import complete_checkpoints, load_checkpoint, save_checkpoint
 from tests.spnpolicy.chain_env import ChainEnv, make_chain
 
 SHORT = TrainConfig(
@@ -134,10 +138,112 @@ def test_a_run_that_ended_before_its_first_checkpoint_begins_again(tmp_path):
     train(config, tmp_path / "unbroken", make_env=make)
     with pytest.raises(Crash):
         train(config, tmp_path / "broken", make_env=make, on_progress=ending(40, Crash()))
-    (tmp_path / "broken" / "checkpoints" / "latest").unlink()
+    shutil.rmtree(tmp_path / "broken" / "checkpoints")
+    with pytest.raises(CheckpointError, match=r"has no checkpoint, but metrics.jsonl has records: put the checkpoints"):
+        resume(tmp_path / "broken")
     (tmp_path / "broken" / "metrics.jsonl").write_text("{ half a li")
     assert resume(tmp_path / "broken").is_finished
     assert_same_run(tmp_path / "unbroken", tmp_path / "broken")
+
+
+def stopped(folder, step=200, **more):
+    """Train until a step and return the configuration."""
+    config, make = config_of("vdn", "chain with random masks", **more)
+    assert not train(config, folder, make_env=make, on_progress=ending(step, KeyboardInterrupt())).is_finished
+    return config
+
+
+def edited(folder, **train_settings):
+    """Write other settings of training into the config.json of a run, as somebody with an editor does."""
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    content["train"] |= train_settings
+    path.write_text(json.dumps(content))
+
+
+def test_where_the_pointer_is_lost_a_run_goes_on_from_the_newest_whole_checkpoint(tmp_path, caplog):
+    config = stopped(tmp_path / "broken")
+    train(config, tmp_path / "unbroken", make_env=make_chain)
+    (tmp_path / "broken" / "checkpoints" / "latest").unlink()
+    assert resume(tmp_path / "broken", make_env=make_chain).is_finished
+    assert "latest is missing; the newest whole checkpoint is taken" in caplog.text
+    assert read_facts(tmp_path / "broken")["attempts"][1]["from_step"] == 200
+    assert_same_run(tmp_path / "unbroken", tmp_path / "broken")
+
+
+def test_only_length_and_what_is_measured_and_kept_may_change_on_the_way(tmp_path, caplog):
+    config = stopped(tmp_path / "run")
+    whole = (tmp_path / "run" / "config.json").read_text()
+    for name, value in vars(config.train).items():
+        if name in MAY_CHANGE:
+            continue
+        others = {"discount": 0.5, "on_env_fault": "drop-episode"}
+        other = not value if isinstance(value, bool) else others[name] if name in others else value + 1
+        edited(tmp_path / "run", **{name: other})
+        with pytest.raises(
+            CheckpointError, match=rf"config.json was changed: train.{name} was {value!r}, is .* --config"
+        ):
+            resume(tmp_path / "run", make_env=make_chain)
+        (tmp_path / "run" / "config.json").write_text(whole)
+    edited(tmp_path / "run", steps=400, evaluation_episodes=2, log_every=40, evaluate_every=80, checkpoint_every=80)
+    assert resume(tmp_path / "run", make_env=make_chain).step == 400
+    (_, second) = read_facts(tmp_path / "run")["attempts"]
+    assert second["notes"][:2] == ["train.steps was 320, is 400", "train.log_every was 48, is 40"]
+    assert "train.steps was 320, is 400" in caplog.text
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_run_does_not_go_on_where_lines_of_its_files_are_lost(tmp_path, name):
+    folder = tmp_path / "run"
+    stopped(folder)
+    path = folder / name
+    if name == "faults.jsonl":
+        # There was none; as if there had been one that the checkpoint knows.
+        state = load_checkpoint(folder / "checkpoints")
+        state["recorder"]["files"][name]["lines"] = 1
+        save_checkpoint(folder / "checkpoints", state)
+    else:
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(
+        CheckpointError, match=rf"{name} has \d lines, but had \d+ at the checkpoint: some of it is lost"
+    ):
+        resume(folder, make_env=make_chain)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_finished_run_whose_length_was_changed_says_how_to_train_on(tmp_path):
+    config, make = config_of("vdn", "chain with random masks")
+    train(config, tmp_path / "run", make_env=make)
+    edited(tmp_path / "run", steps=400)
+    with pytest.raises(
+        CheckpointError, match=r"train.steps was 320, is 400. Put it back, or remove result.json to train"
+    ):
+        resume(tmp_path / "run", make_env=make)
+    (tmp_path / "run" / "result.json").unlink()
+    assert resume(tmp_path / "run", make_env=make).step == 400
+    edited(tmp_path / "run", seed=1)
+    with pytest.raises(CheckpointError, match=r"train.seed was 5, is 1. Put it back\.$"):
+        resume(tmp_path / "run", make_env=make)
+
+
+def test_what_an_algorithm_does_not_find_in_a_checkpoint_is_named(tmp_path):
+    config = stopped(tmp_path / "run")
+    state = load_checkpoint(tmp_path / "run" / "checkpoints")
+    state["algorithm"] = {}
+    save_checkpoint(tmp_path / "run" / "checkpoints", state)
+    for read in (resume, load_run):
+        with pytest.raises(
+            CheckpointError, match=r"config.json: it has no '\w+'. Both say the same settings, so spnpol"
+        ):
+            read(tmp_path / "run", make_env=make_chain)
+    # A checkpoint of a version that did not keep the settings is read as it was.
+    older, _ = complete_checkpoints(tmp_path / "run" / "checkpoints")
+    state = load_checkpoint(older)
+    del state["config"], state["recorder"]["records_sha256"]
+    save_checkpoint(tmp_path / "run" / "checkpoints", state)
+    assert load_run(tmp_path / "run", make_env=make_chain).config.train == config.train
+    assert resume(tmp_path / "run", make_env=make_chain).is_finished
 
 
 class Slow(ChainEnv):
@@ -244,7 +350,7 @@ def test_what_is_no_run_or_belongs_to_another_is_refused(tmp_path):
     content = json.loads(path.read_text())
     content["algorithm_options"]["network"]["hidden"] = [9]
     path.write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=r"does not fit its config.json"):
+    with pytest.raises(CheckpointError, match=r"json was changed: algorithm_options.network.hidden was \[8\], is"):
         resume(tmp_path / "run")
     (tmp_path / "run" / "run.json").write_text("[]")
     with pytest.raises(ConfigError, match=r"run.json is damaged"):

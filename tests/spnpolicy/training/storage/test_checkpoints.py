@@ -145,20 +145,41 @@ def test_the_best_is_kept_beside_the_last_two(root):
             save_best(root, state, score, 30)
 
 
-def test_a_damaged_latest_is_refused_and_the_older_one_named(root):
+def test_a_damaged_latest_is_refused_until_the_older_one_is_asked_for(root, caplog):
     save_checkpoint(root, {"algorithm": {"w": torch.arange(6.0)}, "progress": {"step": 2}})
     older, newest = complete_checkpoints(root)
     path = newest / "algorithm.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    with pytest.raises(CheckpointError, match=rf"{path} does not match.*The checkpoint {older} is whole: give"):
+    way_out = rf"The checkpoint {older.name} is whole: remove {root / 'latest'} to have it taken\.$"
+    with pytest.raises(CheckpointError, match=rf"{path} does not match.*{way_out}"):
         load_checkpoint(root)
     assert load_checkpoint(older)["progress"] == {"step": 1}
+    with pytest.raises(CheckpointError, match=rf"'best' is missing. The checkpoint {older.name} .* ask for the latest"):
+        load_checkpoint(root, "best")
+    # What the message says, works.
     (root / "latest").unlink()
-    with pytest.raises(CheckpointError, match=f"'latest' is missing.*{older} is whole"):
-        load_checkpoint(root)
+    assert load_checkpoint(root)["progress"] == {"step": 1}
+    assert f"latest is missing; the newest whole checkpoint is taken, {older.name}" in caplog.text
     (older / "state.json").unlink()
-    with pytest.raises(CheckpointError, match="'latest' is missing.$"):
+    with pytest.raises(CheckpointError, match=f"no whole checkpoint, .* 'latest' is missing: {path} does not"):
         load_checkpoint(root)
+
+
+def test_where_the_pointer_is_lost_the_newest_whole_one_is_read_and_the_next_one_follows_it(root):
+    save_checkpoint(root, {"progress": {"step": 2}})
+    (root / "latest").unlink()
+    assert load_checkpoint(root)["progress"] == {"step": 2}
+    assert save_checkpoint(root, {"progress": {"step": 3}}).name == "checkpoint-00000003"
+    assert load_checkpoint(root)["progress"] == {"step": 3}
+
+
+def test_some_parts_may_be_read_alone(root):
+    assert load_checkpoint(root, parts=("progress", "nothing")) == {"progress": {"step": 1}}
+    # What is not read need not be whole.
+    (root / "checkpoint-00000001" / "algorithm.safetensors").unlink()
+    assert load_checkpoint(root, parts=("progress",)) == {"progress": {"step": 1}}
+    with pytest.raises(CheckpointError, match="algorithm.safetensors is missing"):
+        load_checkpoint(root, parts=("algorithm",))
 
 
 def test_another_checkpoint_under_the_name_of_the_latest_is_refused(root):
@@ -216,8 +237,9 @@ def test_every_changed_or_missing_byte_is_noticed(root, tmp_path_factory):
                 with pytest.raises(CheckpointError, match=path.parent.name):
                     load_checkpoint(root)
         path.unlink()
-        with pytest.raises(CheckpointError, match=path.name):
-            load_checkpoint(root)
+        if path.name != "latest":
+            with pytest.raises(CheckpointError, match=path.name):
+                load_checkpoint(root)
         path.write_bytes(content)
     assert load_checkpoint(root)["progress"] == {"step": 1}
 
