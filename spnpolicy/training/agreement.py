@@ -82,17 +82,18 @@ def check_result(folder: Path, config: RunConfig, records: Sequence[Record], res
     Raises:
         CheckpointError: they do not; the message names the file, and the setting where it is one.
     """
-    path, last = folder / "metrics.jsonl", _last_evaluation(records)
+    path = folder / "metrics.jsonl"
+    last: Record = next((record for record in reversed(records) if record.get("kind") == "evaluation"), {})
     for name, change in _differences(result.get("config", config), config, "config in result.json").items():
         way_out = ", or remove result.json to train on with it" if name in _FREE else ""
         raise CheckpointError(
             f"{folder / 'config.json'} was changed after the run had ended: {change}. Put it back{way_out}."
         )
-    step = None if last is None else last.get("step")
+    step = last.get("step")
     if step != result["step"]:
         where = "holds no evaluation" if step is None else f"ends with the evaluation at step {step}"
         raise CheckpointError(f"{path} {where}, but result.json is of step {result['step']}. {_PUT_BACK}")
-    for name, value in result["evaluation"].items() if last is not None else ():
+    for name, value in result["evaluation"].items():
         if last.get(name) != value:
             numbers = f"{name} of the last evaluation is {last.get(name)} and {value}"
             raise CheckpointError(f"{path} and result.json disagree: {numbers}. {_PUT_BACK}")
@@ -111,7 +112,3 @@ def _differences(before: Any, config: RunConfig, source: str) -> dict[str, str]:
 
 def _value(settings: Mapping[str, Any], name: str) -> str:
     return repr(settings[name])[:80] if name in settings else "not set"
-
-
-def _last_evaluation(records: Sequence[Record]) -> Record | None:
-    return next((record for record in reversed(records) if record.get("kind") == "evaluation"), None)

@@ -20,8 +20,16 @@ from spnpolicy.data.env import EnvSpec
 from spnpolicy.training.config import RunConfig
 
 
-def run_facts(config: RunConfig, spec: EnvSpec) -> dict[str, Any]:
-    """Return what stays the same over all attempts at a run."""
+def run_facts(config: RunConfig, spec: EnvSpec, rollout: int | None) -> dict[str, Any]:
+    """Return what stays the same over all attempts at a run.
+
+    Args:
+        config: the run.
+        spec: what its environment declares.
+        rollout: newest steps of every environment that an update learns from; None for batches of replay.
+    """
+    of_replay = f"one batch of train.batch_size ({config.train.batch_size}) transitions of replay"
+    of_rollout = f"the newest {rollout} steps of all {config.train.num_envs} environments, which may descend several times"
     return {
         "algorithm": config.algorithm,
         "env": config.env,
@@ -30,7 +38,7 @@ def run_facts(config: RunConfig, spec: EnvSpec) -> dict[str, Any]:
         "return_scale": "rewards of an episode summed, mean over the agents; discounted_return weights them by "
         "discount^t",
         "env_step": "one step of one environment: a batch of n environments counts n steps at a time",
-        "gradient_update": "one call of the algorithm's update on one batch of train.batch_size transitions",
+        "gradient_update": f"one call of the algorithm's update on {of_replay if rollout is None else of_rollout}",
     }
 
 

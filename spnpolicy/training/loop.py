@@ -323,9 +323,12 @@ class Session:
     def _note_attempt(self, notes: list[str]) -> None:
         if world().rank:
             return
-        facts = read_facts(self.folder) or run_facts(self.config, self.learning.env.spec) | {"attempts": []}
+        facts = read_facts(self.folder) or self._facts() | {"attempts": []}
         attempt = attempt_facts(self.learning.step_count, self._device) | {"notes": notes}
         write_json(self.folder / "run.json", facts | {"attempts": [*facts["attempts"], attempt]})
+
+    def _facts(self) -> dict[str, Any]:
+        return run_facts(self.config, self.learning.env.spec, self.learning.needs.rollout)
 
     def _write_result(self, result: TrainResult) -> None:
         # JSON has no nan: a mean that does not exist is left out.
