@@ -29,7 +29,7 @@ def run_facts(config: RunConfig, spec: EnvSpec, rollout: int | None) -> dict[str
         rollout: newest steps of every environment that an update learns from; None for batches of replay.
     """
     of_replay = f"one batch of train.batch_size ({config.train.batch_size}) transitions of replay"
-    of_rollout = f"the newest {rollout} steps of all {config.train.num_envs} environments, which may descend several times"
+    of_rollout = f"the newest {rollout} steps of all {config.train.num_envs} environments, in one descent or several"
     return {
         "algorithm": config.algorithm,
         "env": config.env,

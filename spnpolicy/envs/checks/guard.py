@@ -257,7 +257,7 @@ class Guard:
             raise EnvError(
                 f"{self.name}: {max(most, self._dropped_by_all):,} episodes in a row were dropped{where} and none came "
                 f"to its end, so there is nothing to learn from or to score. {remedy}."
-                f" The last fault: {last.message if last is not None else 'not known'}"
+                + ("" if last is None else f" The last fault: {last.message}")
             )
 
     def _count(self, fault: Fault) -> None:
