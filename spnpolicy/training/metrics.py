@@ -61,7 +61,7 @@ def read_metrics(path: Path | str) -> Metrics:
     """
     path = checked_path("a metrics file", path)
     content = path.read_bytes()
-    return Metrics(parse_records(content, path), int(not content.endswith(b"\n") and content != b""))
+    return Metrics(parse_records(content, path), int(content[-1:] not in (b"", b"\n")))
 
 
 def parse_records(content: bytes, path: Path) -> list[dict[str, Any]]:

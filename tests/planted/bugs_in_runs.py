@@ -8,9 +8,12 @@ RESUME = (
 CHECKPOINTS = "tests/spnpolicy/training/storage/test_checkpoints.py"
 DAMAGE = f"{CHECKPOINTS}::test_every_changed_or_missing_byte_is_noticed"
 DISK = "tests/faults/checkpoints/test_disk_faults.py::test_each_system_call_of_a_save_may_fail"
+FILES = "tests/spnpolicy/training/test_resume.py"
+DOORS = "tests/attacks/test_disagreeing_runs.py::test_no_door_believes_files_that_disagree"
 LOOP = (
     "tests/spnpolicy/training/test_loop.py::test_settings_of_replay_are_refused_by_name_where_rollouts_are_learned_from"
 )
+DROPS = "tests/faults/envs/test_dropped_episodes.py"
 SEEDING = "tests/spnpolicy/base/test_seeding.py"
 STATISTICS = "tests/spnpolicy/experiments/statistics/test_statistics.py"
 DECODING = "tests/spnpolicy/base/test_decoding.py"
@@ -79,6 +82,83 @@ BUGS = (
         "        if kept < len(content):\n",
         "        if kept > len(content):\n",
         (RESUME,),
+    ),
+    Bug(
+        "resume: any setting may be edited on the way",
+        "spnpolicy/training/agreement.py",
+        "        if name not in _FREE:\n",
+        "        if name not in changed:\n",
+        (f"{FILES}::test_only_length_and_what_is_measured_and_kept_may_change_on_the_way",),
+    ),
+    Bug(
+        "resume: lines of the files of a run may be lost",
+        "spnpolicy/training/storage/append.py",
+        "    if count < before:\n",
+        "    if count < 0:\n",
+        (f"{FILES}::test_a_run_does_not_go_on_where_lines_of_its_files_are_lost",),
+    ),
+    Bug(
+        "resume: where the pointer is lost a run is taken for one without a checkpoint",
+        "spnpolicy/training/loop.py",
+        'if not (checkpoints / "latest").exists() and not complete_checkpoints(checkpoints):',
+        'if not (checkpoints / "latest").exists():',
+        (f"{FILES}::test_where_the_pointer_is_lost_a_run_goes_on_from_the_newest_whole_checkpoint",),
+    ),
+    Bug(
+        "resume: where the checkpoints are lost the records are removed as well",
+        "spnpolicy/training/runs.py",
+        '    if metrics.is_file() and b"\\n" in metrics.read_bytes():\n',
+        "    if not metrics.parent.is_dir():\n",
+        (f"{FILES}::test_a_run_that_ended_before_its_first_checkpoint_begins_again",),
+    ),
+    Bug(
+        "checkpoint: where the pointer is lost the oldest one is taken",
+        "spnpolicy/training/storage/checkpoints.py",
+        "    for folder in reversed(complete_checkpoints(root)):\n        try:\n",
+        "    for folder in complete_checkpoints(root):\n        try:\n",
+        (f"{CHECKPOINTS}::test_where_the_pointer_is_lost_the_newest_whole_one_is_read_and_the_next_one_follows_it",),
+    ),
+    Bug(
+        "finished run: its files need not agree",
+        "spnpolicy/training/runs.py",
+        "        check_result(folder, config, read_records(folder), result)\n",
+        "        pass\n",
+        (f"{DOORS}[finished-metrics-cut-to-half]", f"{DOORS}[finished-result-with-another-step]"),
+    ),
+    Bug(
+        "unfinished run: other records are believed",
+        "spnpolicy/training/agreement.py",
+        'if saved.get("records_sha256", digest := RecordDigest(records).hex()) != digest:',
+        "if not records and RecordDigest(records).hex():",
+        (f"{DOORS}[interrupted-metrics-of-another-run]",),
+    ),
+    Bug(
+        "load_run: weights of other settings are taken",
+        "spnpolicy/training/runs.py",
+        '    if "config" in state:\n',
+        '    if "config" not in state:\n',
+        (f"{DOORS}[finished-config-with-another-seed]",),
+    ),
+    Bug(
+        "run.json: an update of a rollout is called a batch of replay",
+        "spnpolicy/training/facts.py",
+        "{of_replay if rollout is None else of_rollout}",
+        "{of_replay or of_rollout}",
+        ("tests/spnpolicy/training/test_loop.py::test_run_json_says_what_an_update_learns_from",),
+    ),
+    Bug(
+        "guard: an environment may lose all its episodes as long as others do not",
+        "spnpolicy/envs/checks/guard.py",
+        "if most >= MOST_DROPPED or self._dropped_by_all >= everywhere:",
+        "if self._dropped_by_all >= everywhere:",
+        (f"{DROPS}::test_one_environment_that_loses_all_its_episodes_is_found_among_others",),
+    ),
+    Bug(
+        "guard: an environment may lose all its episodes",
+        "spnpolicy/envs/checks/guard.py",
+        "        self._dropped_by_all += int(discarded.sum())\n",
+        "        self._dropped_by_all = int(discarded.sum())\n",
+        (f"{DROPS}::test_when_nothing_but_drops_follow_each_other_the_environment_is_given_up",),
     ),
     Bug(
         "evaluation: explores, and moves the stream of exploration",
@@ -182,8 +262,8 @@ BUGS = (
     Bug(
         "metrics: a torn last line is read",
         "spnpolicy/training/metrics.py",
-        '    torn = lines.pop() != b""\n',
-        '    torn = lines[-1] != b""\n    lines = [line for line in lines if line]\n',
+        '    lines = content.split(b"\\n")[:-1]\n',
+        '    lines = [line for line in content.split(b"\\n") if line]\n',
         ("tests/spnpolicy/training/test_metrics.py",),
     ),
     Bug(

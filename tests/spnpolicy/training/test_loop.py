@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from run_cases import fitting
 
 from spnpolicy.base.errors import CheckpointError, ConfigError, NonFiniteError
 from spnpolicy.envs import make_env
@@ -199,6 +200,17 @@ def test_what_is_no_path_is_refused():
         for wrong in (3, None, b"runs/x"):
             with pytest.raises(ConfigError, match=rf"^{wrong!r} is not the folder of a .*run: give its path"):
                 door(wrong)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "words"),
+    [("vdn", "one batch of train.batch_size (16) transitions of replay"), ("ippo", "the newest 20 steps of all 8 env")],
+)
+def test_run_json_says_what_an_update_learns_from(tmp_path, algorithm, words):
+    options = {"rollout": 20} if algorithm == "ippo" else {}
+    settings = replace(fitting(SHORT, algorithm), steps=8)
+    train(RunConfig(algorithm, "chain", options, {}, settings), tmp_path / "run", make_env=make_chain)
+    assert words in json.loads((tmp_path / "run" / "run.json").read_text())["gradient_update"]
 
 
 def test_train_every_and_updates(tmp_path):
