@@ -30,6 +30,10 @@ class JointValues(constraints.Constraint):
     def __init__(self, cardinalities: Sequence[int]) -> None:
         self.cardinalities = tuple(cardinalities)
 
+    def __repr__(self) -> str:
+        # torch's own cuts off the first letter of the class.
+        return f"JointValues({list(self.cardinalities)})"
+
     def check(self, value: Tensor) -> Tensor:
         """Return whether each vector is in range, shape without the last dimension."""
         limits = torch.as_tensor(self.cardinalities, device=value.device)

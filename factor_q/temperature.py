@@ -47,7 +47,7 @@ def divided(entries: Float[Tensor, "*batch entries"], temperature: Temperature, 
     scale = torch.as_tensor(temperature, dtype=entries.dtype, device=entries.device)
     if not bool(((scale > 0) & scale.isfinite()).all()):
         raise StructureError(
-            f"{query}: the temperature is {temperature}, but it must be positive and finite; "
+            f"{query}: the temperature is {temperature}, but it must be positive and finite as {entries.dtype}; "
             "the maximum is the limit of temperature 0."
         )
     # So low a temperature may turn finite entries into infinite ones, and a single one into nan.

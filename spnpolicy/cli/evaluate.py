@@ -33,7 +33,8 @@ def run(line: CommandLine) -> int:
 
     from spnpolicy.experiments.media.animation import shots_of, write_gif
     from spnpolicy.experiments.media.video import check_video_support, write_video
-    from spnpolicy.training.evaluation import evaluate
+    from spnpolicy.training.evaluation import EvaluationStopped, evaluate
+    from spnpolicy.training.interrupts import StopRequest
     from spnpolicy.training.learning import close_env
     from spnpolicy.training.runs import load_run
 
@@ -49,12 +50,21 @@ def run(line: CommandLine) -> int:
     loaded = load_run(options.run, num_envs=options.episodes, checkpoint=options.checkpoint)
     try:
         discount = loaded.config.train.discount
-        result = evaluate(loaded.algorithm, loaded.env, options.episodes, discount, options.seed)
+        with StopRequest() as stop:
+            count, seed, should_stop = options.episodes, options.seed, lambda: stop.requested
+            result = evaluate(loaded.algorithm, loaded.env, count, discount, seed, should_stop=should_stop)
+    except EvaluationStopped:
+        # As Ctrl-C ends every command, and SIGTERM too: with a word and its exit code.
+        raise KeyboardInterrupt from None
     finally:
         close_env(loaded.env)
     print(f"{loaded.config.algorithm} on {loaded.config.env} after {loaded.step:,} env steps of training")
     print(f"{options.episodes:,} greedy episodes from seed {options.seed}, mean and standard error:")
     print("\n".join(aligned(result.rows(discount), indent="  ")))
+    if faults := sum(getattr(loaded.env, "faults_total", {}).values()):
+        print(
+            f"faults of the environment: {faults:,}; an episode that failed is in no score, another was played instead"
+        )
     if options.gif is not None:
         write_gif(shots_of(pictures), options.gif)
         print(f"animation: {options.gif}")

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -176,10 +177,10 @@ def result_text(folder: Path, config: RunConfig, result: TrainResult) -> str:
         lines.append(f"faults survived: {result.faults:,}, see {folder / 'faults.jsonl'}; {scores}")
     lines.append(f"run folder: {folder}")
     if not result.is_finished:
-        return "\n".join([*lines, f"continue: spnpolicy train --resume {folder}"])
-    lines.append(f"next: spnpolicy evaluate {folder}")
+        return "\n".join([*lines, f"continue: spnpolicy train --resume {quote(str(folder))}"])
+    lines.append(f"next: spnpolicy evaluate {quote(str(folder))}")
     if ALGORITHMS[config.algorithm].has_joint_policy:
-        lines.append(f"      spnpolicy query {folder}")
+        lines.append(f"      spnpolicy query {quote(str(folder))}")
     return "\n".join(lines)
 
 

@@ -40,6 +40,12 @@ def test_support(pi: CircuitDistribution) -> None:
     assert pi.support.check(pi.sample((100,))).all()
 
 
+def test_the_support_has_its_name_in_messages() -> None:
+    circuit = structures.mean_field([2, 3])
+    pi = CircuitDistribution(circuit, torch.zeros(circuit.num_parameters))
+    assert repr(pi.support) == "JointValues([2, 3])"
+
+
 def test_log_prob_validates_its_values(pi: CircuitDistribution) -> None:
     for wrong in (
         torch.tensor([0, 3, 0]),

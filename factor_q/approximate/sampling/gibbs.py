@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.errors import EvidenceError, ImpossibleEvidenceError, NotTractableError
+from circuits.errors import EvidenceError, ImpossibleEvidenceError, NotTractableError, in_batch_rows
 from factor_q.approximate.conditionals import conditional_plan, feasible_assignment, gibbs_sweep, uniform_values
 from factor_q.factors import Factors
 from factor_q.temperature import tempered
@@ -82,13 +82,13 @@ def _start(factors: Factors, shape: tuple[int, ...], generator: torch.Generator 
     assignment, found, exact = feasible_assignment(factors, generator=generator)
     missing = restricted & ~found
     if bool(missing.any()):
-        row = tuple(int(i) for i in missing.nonzero()[0])
+        where = in_batch_rows(missing)
         if exact:
             raise ImpossibleEvidenceError(
-                f"gibbs_sample: the factors{list(row)} forbid every assignment, so there is nothing to draw; "
+                f"gibbs_sample: the factors forbid every assignment{where}, so there is nothing to draw; "
                 "allow some entries."
             )
         raise NotTractableError(
-            f"gibbs_sample: no allowed assignment of factors{list(row)} was found; give one as start=..."
+            f"gibbs_sample: no allowed assignment of the factors was found{where}; give one as start=..."
         )
     return torch.where(restricted.unsqueeze(-1), assignment, values)

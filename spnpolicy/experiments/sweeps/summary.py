@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def end(plan: Plan, folder: Path) -> str:
         pairs = [(algorithm, environment) for environment in plan.environments]
         rows.append([algorithm, *(_cell(returns.get(pair, []), planned.get(pair, 0)) for pair in pairs)])
     what = "discounted return of the final evaluations, interquartile mean over runs:"
-    where = [f"runs: {folder / 'trials'}", f"next: spnpolicy report {folder}"]
+    where = [f"runs: {folder / 'trials'}", f"next: spnpolicy report {quote(str(folder))}"]
     return "\n".join(["", what, *aligned(rows), *where])
 
 
@@ -65,7 +66,7 @@ def failures(failed: Sequence[TrialStatus], folder: Path) -> str:
         lines.append(f"spnpolicy: {status.name} failed: {status.problem.splitlines()[0][:200]} (more in {where})")
     others = len(failed) - _SHOWN_FAILURES
     more = f"; {others} more failed" if others > 0 else ""
-    return "\n".join([*lines, f"    the same command with --out {folder} tries only these again{more}"])
+    return "\n".join([*lines, f"    the same command with --out {quote(str(folder))} tries only these again{more}"])
 
 
 def _cell(values: list[float], planned: int) -> str:

@@ -83,5 +83,7 @@ def test_training_ends_as_well_and_what_was_survived_is_said(tmp_path):
     config = RunConfig("vdn", "chain", {"network": {"hidden": [4]}}, {}, settings)
     with pytest.raises(EnvError, match="episodes in a row were dropped"):
         train(config, tmp_path / "run", make_env=lambda name, **options: Losing(**options))
-    text = result_text(tmp_path, config, TrainResult(600, True, {}, 1.0, faults=7))
-    assert f"faults survived: 7, see {tmp_path / 'faults.jsonl'}; episodes that failed are in no score" in text
+    text = result_text(tmp_path / "my run", config, TrainResult(600, True, {}, 1.0, faults=7))
+    assert f"faults survived: 7, see {tmp_path / 'my run' / 'faults.jsonl'}; episodes that failed are in no" in text
+    # What is to be given next is ready for the shell.
+    assert f"next: spnpolicy evaluate '{tmp_path / 'my run'}'" in text

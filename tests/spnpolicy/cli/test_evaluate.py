@@ -1,5 +1,6 @@
 """`spnpolicy evaluate`: means, and videos; what a player finds in the file is what was played."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from spnpolicy.experiments.media.animation import (
     shots_of,
 )
 from spnpolicy.experiments.media.video import FRAMES_PER_SECOND, write_video
+from spnpolicy.training.player import Player
 
 
 def test_evaluate_prints_means_with_errors_and_draws(trained, tmp_path, capsys):
@@ -34,6 +36,18 @@ def test_evaluate_prints_means_with_errors_and_draws(trained, tmp_path, capsys):
     with Image.open(gif) as picture:
         assert picture.n_frames > 1
     assert contents(trained) == before
+
+
+def test_a_signal_ends_an_evaluation_with_a_word(trained, monkeypatch, capsys):
+    act = Player.act
+
+    def ask_to_end(*words, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return act(*words, **options)
+
+    monkeypatch.setattr(Player, "act", ask_to_end)
+    assert main(["evaluate", str(trained / "vdn"), "--episodes", "5"]) == 130
+    assert capsys.readouterr() == ("", "spnpolicy: interrupted.\n")
 
 
 def test_a_killed_run_can_be_evaluated(tmp_path, capsys):
