@@ -54,7 +54,7 @@ def test_the_guard_drops_every_episode_and_says_why(part, at, workers):
         assert step.available_actions.all()
     env.unguarded.close()
     # two games, each of which begins anew whenever its episode was dropped
-    assert {ANYWHERE[part] in fault.message for fault in reported} == {True}
+    assert {f"]: {ANYWHERE[part]}" in fault.message for fault in reported} == {True}
     assert {(fault.env, fault.step) for fault in reported} == {(0, at), (1, at)}
     assert sum(env.faults_total.values()) >= 2 * 12 // at
 
