@@ -48,7 +48,7 @@ sweep-faults: $(READY)
 	$(BIN)/python -m tests.faults.sweeps.kill_sweep --engine local --trials 60 --out "$$(mktemp -d)/local"
 	$(BIN)/python -m tests.faults.sweeps.kill_sweep --engine ray --trials 60 --out "$$(mktemp -d)/ray"
 
-# Does the suite notice mistakes? Each bug of a list is planted in a copy. About a quarter of an hour.
+# Does the suite notice mistakes? Each bug of a list is planted in a copy. About half an hour.
 planted: $(READY)
 	$(BIN)/python -m tests.planted.plant --jobs 2
 
