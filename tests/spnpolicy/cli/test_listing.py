@@ -42,7 +42,7 @@ def test_list_of_an_environment_of_others(capsys):
     assert flags[1]["--env.max_cycles"] == "25"
     assert not set(flags[0]) & set(flags[1])
     assert main(["list", "pettingzoo:mpe2.simple_spred_v3"]) == 2
-    assert "did you mean 'simple_spread_v3'" in capsys.readouterr().err
+    assert "Did you mean 'simple_spread_v3'" in capsys.readouterr().err
 
 
 def test_listed_structures_are_the_registered_ones():
