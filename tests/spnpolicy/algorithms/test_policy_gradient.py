@@ -143,9 +143,8 @@ def test_returns_of_the_chain_stop_at_every_end_or_leave_time_limits_out(ending)
     """A policy gradient without a critic cannot know the 5 behind a time limit: it stops there, or learns nothing."""
     env = chain(ending)
     for truncation in ("end", "exclude"):
-        algorithm = make_algorithm(
-            "reinforce", env.spec, Streams(0), discount=0.8, network={"hidden": (8,)}, truncation=truncation
-        )
+        options = {"network": {"hidden": (8,)}, "rollout": 50, "truncation": truncation}
+        algorithm = make_algorithm("reinforce", env.spec, Streams(0), discount=0.8, **options)
         store = store_for(algorithm, env.spec)
         play(algorithm, env, store, 51)  # the window begins and ends in mid-episode
         batch = store.draw(64)
