@@ -64,11 +64,10 @@ def check_sample_shape(shape: Sequence[int], numbers: int) -> torch.Size:
     """
     if any(isinstance(size, bool) or not hasattr(size, "__index__") or size < 0 for size in shape):
         raise EvidenceError(f"sample: the shape is {tuple(shape)}; give integers of at least 0.")
-    draws = torch.Size(shape)
     # Counted in Python's integers: torch's overflow.
     if (total := prod(int(size) for size in shape) * numbers) > MOST_NUMBERS:
         raise NotTractableError(
-            f"sample: {tuple(draws)} draws of {numbers:,} numbers each are {total:,}, more than {MOST_NUMBERS:,}; "
+            f"sample: {tuple(shape)} draws of {numbers:,} numbers each are {total:,}, more than {MOST_NUMBERS:,}; "
             "draw them in parts."
         )
-    return draws
+    return torch.Size(shape)

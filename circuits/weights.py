@@ -59,7 +59,7 @@ class WeightedCircuit:
         """Return what was made of these logits before, or make it.
 
         An optimiser changes its logits in place. What was made of the old numbers is forgotten then, or queries of
-        one distribution would contradict each other. Inference tensors do not count their changes.
+        one distribution would contradict each other. Inference tensors and changes through `.data` are not counted.
         """
         version = None if self.logits.is_inference() else self.logits._version
         if version != self._version:

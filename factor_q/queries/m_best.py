@@ -121,12 +121,13 @@ def _check_count(factors: Tables, count: int, order: Order, max_entries: int) ->
     # With 0 wherever an entry is allowed, the partition function counts the allowed assignments.
     flat = factors.flat.detach().double()
     allowed = flat.masked_fill(flat > NEGATIVE_INFINITY, 0.0)
-    possible = log_partition(Tables.from_flat(factors.graph, allowed), order=order, max_entries=max_entries).exp()
-    if possible.numel() and count > (least := round(float(possible.min()))):
+    counted = log_partition(Tables.from_flat(factors.graph, allowed), order=order, max_entries=max_entries)
+    possible = counted.exp().round()  # inf beyond 1e308, which is enough for any count
+    if possible.numel() and count > (least := float(possible.min())):
         where = f" in batch row {int(possible.argmin())}" if possible.numel() > 1 else ""
         raise ValueError(
-            f"m_best was asked for {count:,} assignments, but only {least:,} are possible{where}; ask for no more than "
-            "that, or allow more."
+            f"m_best was asked for {count:,} assignments, but only {least:,.0f} are possible{where}; ask for no more "
+            "than that, or allow more."
         )
     if count > MOST_LISTED:
         raise NotTractableError(

@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from circuits.numerics import choose, shifted_exp
+from circuits.shapes import check_sample_shape
 from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, check_memory
 from factor_q.elimination.ordering import Order
 from factor_q.elimination.passes import SUM_PRODUCT, Upward, aligned, upward
@@ -43,7 +44,9 @@ def sample(
         Integers, shape (*sample_shape, *batch, n). A forbidden assignment is never drawn.
 
     Raises:
-        NotTractableError: the tables would exceed `max_entries`; raised before they are made.
+        EvidenceError: the shape has a negative entry.
+        NotTractableError: the tables would exceed `max_entries`, or more than 2^30 numbers are wanted at once; raised
+            before anything is made.
         ImpossibleEvidenceError: every assignment of a batch row is forbidden; the message names the rows.
         StructureError: the temperature is not positive, or order is not a permutation of the variables.
     Cost: one pass up, O(n k^(width + 1)) per batch row; then per draw k entries of every table and message.
@@ -58,16 +61,17 @@ def sample(
     with torch.no_grad():
         cooled = tempered(factors.detach(), temperature, "sample")
         size, batch = sizes(cooled.graph, order), math.prod(cooled.batch_shape)
+        draws = check_sample_shape(sample_shape, batch * cooled.graph.num_variables)
         needed = size.messages * batch + min(size.largest * batch, max(SLICE, max(cooled.cardinalities, default=1)))
         check_memory(cooled, order, needed, max_entries)
         plan = make_plan(cooled.graph, order)
         up = upward(plan, cooled.flat, SUM_PRODUCT.up, keep=True)
         check_possible(up.root.reshape(cooled.batch_shape), "sample")
         most = max(1, _CHUNK // max(1, batch * max(cooled.cardinalities, default=1)))
-        count = math.prod(sample_shape)
+        count = draws.numel()
         starts = range(0, max(count, 1), most)
         values = torch.cat([_draw(plan, up, min(most, count - start), generator) for start in starts], 1)
-    return values.movedim(0, -1).reshape(*sample_shape, *cooled.batch_shape, cooled.graph.num_variables)
+    return values.movedim(0, -1).reshape(*draws, *cooled.batch_shape, cooled.graph.num_variables)
 
 
 def _draw(plan: Plan, up: Upward, count: int, generator: torch.Generator | None) -> Tensor:

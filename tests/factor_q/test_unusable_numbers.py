@@ -83,3 +83,19 @@ def test_m_best_counts_before_it_lists():
 def test_without_variables_there_is_nothing_to_fit(structure):
     with pytest.raises(StructureError, match="no variables, so there is nothing to fit"):
         factor_q.fit_structure(Factors.from_flat(FactorGraph([]), torch.zeros(0)), structure)
+
+
+def test_m_best_of_more_assignments_than_floating_point_can_count():
+    chain = factor_q.FactorGraph([2] * 1100, [(i, i + 1) for i in range(1099)])
+    f = Factors.from_flat(chain, torch.randn(chain.num_entries, generator=torch.Generator().manual_seed(0)))
+    best, value = f.m_best(2)
+    assert torch.equal(best[0], f.max().assignment)
+    assert value[0] > value[1]
+
+
+@pytest.mark.parametrize("sample", [Factors.sample, approximate.gibbs_sample])
+@pytest.mark.parametrize(("shape", "error"), [((-1,), EvidenceError), ((10**12,), NotTractableError)])
+@pytest.mark.usefixtures("as_installed")
+def test_samples_know_their_memory(sample, shape, error):
+    with pytest.raises(error, match="sample: "):
+        sample(spoiled(0.0), shape)

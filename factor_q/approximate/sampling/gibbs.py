@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.errors import EvidenceError, ImpossibleEvidenceError, NotTractableError, in_batch_rows
+from circuits.shapes import check_sample_shape
 from factor_q.approximate.conditionals import conditional_plan, feasible_assignment, gibbs_sweep, uniform_values
 from factor_q.factors import Factors
 from factor_q.temperature import tempered
@@ -57,7 +58,8 @@ def gibbs_sample(
         raise EvidenceError(f"gibbs_sample: sweeps is {sweeps}, but it must be at least 0.")
     with torch.no_grad():
         target = tempered(factors.detach(), temperature, "gibbs_sample")
-        shape = (*sample_shape, *target.batch_shape)
+        each = target.batch_shape.numel() * target.graph.num_variables
+        shape = (*check_sample_shape(sample_shape, each), *target.batch_shape)
         values = _start(target, shape, generator) if start is None else _checked_start(target, shape, start)
         plans = conditional_plan(factors.graph, factors.device)
         for _ in range(sweeps):

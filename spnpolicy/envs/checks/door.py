@@ -87,7 +87,7 @@ def _problems(env: Any) -> Iterator[str]:
         env.watch("raise", failures.append)
     for check in checks:
         found, goes_on = _found_by(check, env)
-        # what else was found would be found in what came of these, and be no fault of its own
+        # What else was found would be found in what came of these, and be no fault of its own.
         yield from _failures(failures) if failures else found
         if failures or not goes_on:
             return
@@ -97,7 +97,7 @@ def _found_by(check: Callable[[Any], Iterator[str]], env: Any) -> tuple[list[str
     """Return the problems that one check finds, and whether the next ones make sense."""
     found: list[str] = []
     try:
-        # one by one: those found before an exception count
+        # One by one: those found before an exception count.
         for problem in check(env):
             found.append(problem)  # noqa: PERF402
     except _Stopped:
@@ -206,7 +206,7 @@ def _end_problems(env: BatchedEnv, before: Step, step: Step, ages: Int[np.ndarra
     over = step.terminated | step.truncated
     goes_on = ~over
     if step.discarded is not None:
-        # of an episode that was dropped no end is shown
+        # Of an episode that was dropped no end is shown.
         over &= ~step.discarded
     if (step.terminated & step.truncated).any():
         yield "terminated and truncated are both True; an episode that is really over is terminated only."
