@@ -92,7 +92,7 @@ class COMA:
         self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
         self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
-        self.needs = data_needs(config, self.actor.memory_size)
+        self.needs = data_needs(config, self.actor.memory_size)._replace(passes=config.critic_steps)
         self._generator, self._bootstrap_generator = streams.torch("exploration"), streams.torch("bootstrap")
 
     def act(

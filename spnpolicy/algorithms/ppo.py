@@ -88,7 +88,7 @@ class IPPO:
         self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
         self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
-        self.needs = data_needs(config, self.actor.memory_size)
+        self.needs = data_needs(config, self.actor.memory_size)._replace(passes=config.epochs)
         self._generator, self._order_generator = streams.torch("exploration"), streams.torch("minibatches")
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:

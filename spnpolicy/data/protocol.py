@@ -76,6 +76,8 @@ class Needs(NamedTuple):
     """Replay gives windows of so many consecutive steps, for recurrent networks. None: single transitions."""
     memory_size: int = 0
     """Numbers that a recurrent network keeps per agent from step to step; 0 where there is none."""
+    passes: int = 1
+    """How often an update goes through its batch, the most of its parts: epochs of PPO, steps of COMA's critic."""
 
 
 @dataclass

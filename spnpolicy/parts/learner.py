@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -95,6 +95,27 @@ def count_update(learner: Any) -> None:
     for part in ("actor", "critic"):
         if (target := getattr(learner, f"target_{part}", None)) is not None:
             learner.config.target.apply(target, getattr(learner, part), learner.num_updates)
+
+
+def gradient_steps(state: Mapping[str, Any]) -> int | None:
+    """Return how many steps what a learner plays by has made: its actor, or its critic where no actor learns.
+
+    Adam counts them itself and keeps the number in checkpoints; steps that were undone or never made are not in it. Of
+    learners within a learner the one with the most steps counts.
+
+    Args:
+        state: `state_dict` of the learner, with the Adams `actor_optimizer` or `critic_optimizer`; None without them.
+    """
+    parts = [state[part] for part in ("actor_optimizer", "critic_optimizer") if _is_adam(state.get(part))]
+    made = (max((int(moments["step"]) for moments in part["state"].values()), default=0) for part in parts)
+    if parts:
+        return next((steps for steps in made if steps), 0)
+    inner = (gradient_steps(value) for value in state.values() if isinstance(value, Mapping))
+    return max((steps for steps in inner if steps is not None), default=None)
+
+
+def _is_adam(saved: Any) -> bool:
+    return isinstance(saved, Mapping) and all("betas" in group for group in saved.get("param_groups", [{}]))
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

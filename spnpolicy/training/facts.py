@@ -17,19 +17,21 @@ import torch
 from spnpolicy.base.decoding import flat
 from spnpolicy.base.distributed import world
 from spnpolicy.data.env import EnvSpec
+from spnpolicy.data.protocol import Needs
 from spnpolicy.training.config import RunConfig
 
 
-def run_facts(config: RunConfig, spec: EnvSpec, rollout: int | None) -> dict[str, Any]:
+def run_facts(config: RunConfig, spec: EnvSpec, needs: Needs) -> dict[str, Any]:
     """Return what stays the same over all attempts at a run.
 
     Args:
         config: the run.
         spec: what its environment declares.
-        rollout: newest steps of every environment that an update learns from; None for batches of replay.
+        needs: the data that its algorithm learns from.
     """
     of_replay = f"one batch of train.batch_size ({config.train.batch_size}) transitions of replay"
-    of_rollout = f"the newest {rollout} steps of all {config.train.num_envs} environments, in one descent or several"
+    of_rollout = f"the newest {needs.rollout} steps of all {config.train.num_envs} environments"
+    times = f", gone through {needs.passes} times" if needs.passes > 1 else ""
     return {
         "algorithm": config.algorithm,
         "env": config.env,
@@ -38,7 +40,9 @@ def run_facts(config: RunConfig, spec: EnvSpec, rollout: int | None) -> dict[str
         "return_scale": "rewards of an episode summed, mean over the agents; discounted_return weights them by "
         "discount^t",
         "env_step": "one step of one environment: a batch of n environments counts n steps at a time",
-        "gradient_update": f"one call of the algorithm's update on {of_replay if rollout is None else of_rollout}",
+        "update": f"one call of the algorithm's update on {of_replay if needs.rollout is None else of_rollout}{times}",
+        "gradient_update": "one step of the optimiser of what is played by: the actor's, or the critic's without one",
+        "sample": "one transition in one gradient step; a transition counts for every step that it takes part in",
     }
 
 

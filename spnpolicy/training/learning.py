@@ -18,6 +18,7 @@ from spnpolicy.data.rewards import RewardScale
 from spnpolicy.data.stores import store_for
 from spnpolicy.envs import Step
 from spnpolicy.envs.checks.guard import Fault, guarded
+from spnpolicy.parts.learner import gradient_steps
 from spnpolicy.training.config import RunConfig
 from spnpolicy.training.evaluation import EvaluationResult, evaluate
 from spnpolicy.training.player import Player, needs_of
@@ -80,7 +81,7 @@ class Learning:
             generator=self.streams.torch("replay"),
         )
         self.step_count = self.iterations = self.updates = self.skipped_updates = 0
-        self.nonfinite_in_a_row = 0
+        self.nonfinite_in_a_row = self.samples = 0
         self._step: Step | None = None
 
     def begin(self) -> None:
@@ -132,10 +133,21 @@ class Learning:
             self.updates += 1
             if all(map(math.isfinite, numbers.values())):
                 self.nonfinite_in_a_row = 0
+                self.samples += batch.terminated.numel() * world().size * self.needs.passes
                 done.append(numbers)
             else:
                 self._skip(batch, numbers)
         return done
+
+    def counts(self) -> dict[str, int]:
+        """Return how much was learned so far: calls of `update`, gradient steps of what is played by, rows they used.
+
+        A row counts once for every gradient step that it takes part in. An algorithm that does not tell its steps, see
+        `gradient_steps`, is taken to do one per call.
+        """
+        steps = gradient_steps(self.algorithm.state_dict())
+        made = self.updates - self.skipped_updates if steps is None else steps
+        return {"updates": self.updates, "gradient_updates": made, "samples": self.samples}
 
     def _updates_due(self) -> int:
         settings, rollout = self.config.train, self.needs.rollout
@@ -178,8 +190,10 @@ class Learning:
         if self._reward_scale is not None:
             self._reward_scale.load_state_dict(state["rewards"])
         self.streams.load_state_dict(state["streams"])
+        # Older checkpoints have no count of samples: it is of what comes after them.
+        counters = {"samples": 0} | dict(state["progress"])
         for name in _COUNTERS:
-            setattr(self, name, state["progress"][name])
+            setattr(self, name, counters[name])
         self._step = self.env.load_state_dict(state["environment"]["env"])
         if getattr(self.env, "is_restorable", True):
             # What the agents see is taken from the checkpoint as well: an environment may draw its masks at random.
@@ -243,7 +257,7 @@ def close_env(env: Any) -> None:
         close()
 
 
-_COUNTERS = ("step_count", "iterations", "updates", "skipped_updates", "nonfinite_in_a_row")
+_COUNTERS = ("step_count", "iterations", "updates", "skipped_updates", "nonfinite_in_a_row", "samples")
 
 
 def _own(name: str) -> str:

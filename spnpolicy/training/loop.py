@@ -252,7 +252,7 @@ class Session:
             self._recorder.learned(learning.learn_if_due())
             now = learning.step_count
             if _is_due(before, now, settings.log_every):
-                self._recorder.log(now, updates=learning.updates, skipped=learning.skipped_updates)
+                self._recorder.log(now, learning.counts(), skipped=learning.skipped_updates)
             if _is_due(before, now, settings.checkpoint_every) and now < settings.steps:
                 self._save()
             elif world().size == 1:
@@ -270,7 +270,7 @@ class Session:
         if world().rank == 0:
             try:
                 result = learning.evaluate(lambda: stop.requested)
-                means = self._recorder.evaluated(learning.step_count, learning.updates, result)
+                means = self._recorder.evaluated(learning.step_count, learning.counts(), result)
                 self._keep_best(means["discounted_return"])
             except EvaluationStopped:
                 is_done = False
@@ -328,12 +328,12 @@ class Session:
         write_json(self.folder / "run.json", facts | {"attempts": [*facts["attempts"], attempt]})
 
     def _facts(self) -> dict[str, Any]:
-        return run_facts(self.config, self.learning.env.spec, self.learning.needs.rollout)
+        return run_facts(self.config, self.learning.env.spec, self.learning.needs)
 
     def _write_result(self, result: TrainResult) -> None:
         # JSON has no nan: a mean that does not exist is left out.
         evaluation = {name: value for name, value in result.evaluation.items() if math.isfinite(value)}
-        counts = {"step": result.step, "updates": self.learning.updates, "faults": result.faults}
+        counts = {"step": result.step, **self.learning.counts(), "faults": result.faults}
         skipped = {"skipped_updates": self.learning.skipped_updates}
         # What the others must agree with, see `agreement`.
         others = {"config": self._settings, "records_sha256": self._recorder.records_sha256()}

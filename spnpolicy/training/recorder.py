@@ -72,28 +72,28 @@ class Recorder:
             for name, value in update.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
 
-    def log(self, step: int, *, updates: int, skipped: int) -> None:
+    def log(self, step: int, learned: Mapping[str, int], *, skipped: int) -> None:
         """Write the means since the last record, and start new ones.
 
         Args:
             step: env steps so far.
-            updates: gradient updates so far.
-            skipped: how many of them were skipped because a number was not finite.
+            learned: how much was learned so far, see `Learning.counts`.
+            skipped: how many updates were skipped because a number was not finite.
         """
         rows = gather_rows(_joined(self._rows))
         names = ("return", "discounted_return", "length", "success")
         means = dict(zip(names, rows[:, 1:].mean(axis=0).tolist(), strict=True)) if len(rows) else {}
         learning = {name: total / self._finite_updates for name, total in self._sums.items()}
-        counts = {"updates": updates, "skipped_updates": skipped, "episodes": len(rows)}
+        counts = {**learned, "skipped_updates": skipped, "episodes": len(rows)}
         self._record({"kind": "train", "step": step, **counts, **means, **learning, "seconds": self.seconds()})
         self._append("episodes.csv", format_rows("train", rows))
         self._rows, self._sums, self._finite_updates = [], {}, 0
 
-    def evaluated(self, step: int, updates: int, result: EvaluationResult) -> dict[str, float]:
+    def evaluated(self, step: int, learned: Mapping[str, int], result: EvaluationResult) -> dict[str, float]:
         """Write one evaluation and return its means."""
         self.evaluation = result.summary()
         times = {"seconds": self.seconds()}
-        self._record({"kind": "evaluation", "step": step, "updates": updates, **self.evaluation, **times})
+        self._record({"kind": "evaluation", "step": step, **learned, **self.evaluation, **times})
         rows = episode_rows(step, result.episodes)
         self._append("episodes.csv", format_rows("evaluation", rows, result.fraction_of_optimum))
         return self.evaluation

@@ -10,8 +10,33 @@ THROUGH_A_CHECKPOINT = f"{ALGORITHMS}::test_state_goes_through_a_checkpoint_and_
 SPN_AC = "tests/spnpolicy/algorithms/test_spn_ac.py"
 RULES = "tests/spnpolicy/envs/coverage/test_coverage_rules.py"
 FAULTS = "tests/faults/envs/test_planted_faults.py"
+COUNTS = "tests/spnpolicy/training/test_counts.py"
 
 BUGS = (
+    Bug(
+        "counts: gradient steps are those of the critic where an actor plays",
+        "spnpolicy/parts/learner.py",
+        'for part in ("actor_optimizer", "critic_optimizer") if',
+        'for part in ("critic_optimizer", "actor_optimizer") if',
+        (COUNTS,),
+    ),
+    Bug(
+        "counts: epochs of PPO use no samples",
+        "spnpolicy/algorithms/ppo.py",
+        "._replace(passes=config.epochs)",
+        "",
+        (COUNTS,),
+    ),
+    Bug(
+        "counts: a resumed run begins to count samples anew",
+        "spnpolicy/training/learning.py",
+        '"nonfinite_in_a_row", "samples")',
+        '"nonfinite_in_a_row")',
+        (
+            "tests/spnpolicy/training/test_resume.py::test_a_resumed_run_equals_the_unbroken_one"
+            "[vdn-chain with random masks]",
+        ),
+    ),
     Bug(
         "targets: the end of an episode is bootstrapped",
         "spnpolicy/maths/returns.py",

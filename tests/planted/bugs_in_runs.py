@@ -58,7 +58,7 @@ BUGS = (
     Bug(
         "resume: counters begin at zero",
         "spnpolicy/training/learning.py",
-        '            setattr(self, name, state["progress"][name])\n',
+        "            setattr(self, name, counters[name])\n",
         "            setattr(self, name, 0)\n",
         (RESUME,),
     ),
@@ -142,7 +142,7 @@ BUGS = (
     Bug(
         "run.json: an update of a rollout is called a batch of replay",
         "spnpolicy/training/facts.py",
-        "{of_replay if rollout is None else of_rollout}",
+        "{of_replay if needs.rollout is None else of_rollout}",
         "{of_replay or of_rollout}",
         ("tests/spnpolicy/training/test_loop.py::test_run_json_says_what_an_update_learns_from",),
     ),

@@ -52,7 +52,9 @@ def provenance(runs: Sequence[Run]) -> list[str]:
         "agents": [str(run.facts.get("num_agents", "")) for run in runs],
         "return": [str(run.facts.get("return_scale", "")) for run in runs],
         "env step": [str(run.facts.get("env_step", "")) for run in runs],
+        "update": [str(run.facts.get("update", "")) for run in runs],
         "gradient update": [str(run.facts.get("gradient_update", "")) for run in runs],
+        "sample": [str(run.facts.get("sample", "")) for run in runs],
     }
     return [f"{name}: {_all_of(values)}" for name, values in found.items()]
 

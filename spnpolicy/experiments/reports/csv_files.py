@@ -49,9 +49,9 @@ def runs_csv(tasks: Sequence[Task]) -> str:
     measures = [f"{kind}_{name}" for kind in ("last", "final") for name in MEASURES]
     rows: Rows = [
         (
-            "run", "task", "algorithm", "seed", "is_finished", "env_steps", "gradient_updates", "seconds", "agents",
-            "discount", *measures, "final_episodes", "faults", "attempts", "commit", "versions", "machine", "device",
-            "threads", "return_scale", "config",
+            "run", "task", "algorithm", "seed", "is_finished", "env_steps", "gradient_updates", "samples", "seconds",
+            "agents", "discount", *measures, "final_episodes", "faults", "attempts", "commit", "versions", "machine",
+            "device", "threads", "return_scale", "config",
         )
     ]  # fmt: skip
     for task in tasks:
@@ -103,7 +103,8 @@ def _run_row(run: Run, task: str, algorithm: str) -> list[object]:
     train, attempt = run.config.train, run.attempt
     made = [json.dumps(attempt[name]) if name in attempt else "" for name in ("versions", "machine")]
     return [
-        run.name, task, algorithm, train.seed, run.is_finished, run.step, run.result.get("updates", ""),
+        run.name, task, algorithm, train.seed, run.is_finished, run.step,
+        "" if run.gradient_updates is None else run.gradient_updates, "" if run.samples is None else run.samples,
         run.result.get("seconds", ""), run.facts.get("num_agents", ""), train.discount, *measures,
         run.final_episodes or "", run.result.get("faults", ""), len(run.facts.get("attempts", [])),
         attempt.get("commit") or "", *made, attempt.get("device", ""), attempt.get("threads", ""),

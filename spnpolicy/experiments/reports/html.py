@@ -77,12 +77,13 @@ def _numbers_part(numbers: Numbers, measure: str, pictures: Sequence[Picture]) -
 
 
 def _runs_part(tasks: Sequence[Task]) -> str:
-    rows = [["run", "task", "algorithm", "seed", "env steps", "gradient updates", "seconds"]]
+    rows = [["run", "task", "algorithm", "seed", "env steps", "gradient updates", "samples", "seconds"]]
     for task in tasks:
         for label, group in task.groups.items():
             for run in group:
                 seconds = run.result.get("seconds")
-                costs = [f"{run.step:,}", str(run.result.get("updates", "")), f"{seconds:.0f}" if seconds else ""]
+                counts = ["" if count is None else f"{count:,}" for count in (run.gradient_updates, run.samples)]
+                costs = [f"{run.step:,}", *counts, f"{seconds:.0f}" if seconds else ""]
                 rows.append([run.name, task.label, label, str(run.config.train.seed), *costs])
     return _table(rows)
 

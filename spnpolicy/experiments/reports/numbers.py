@@ -31,6 +31,13 @@ class Pair(NamedTuple):
     probability: Interval
 
 
+class Effort(NamedTuple):
+    """What the runs of an algorithm learned with, the median over runs; None where some did not count it."""
+
+    gradient_updates: float | None
+    samples_per_env_step: float | None
+
+
 class Profiles(NamedTuple):
     """Share of runs above each threshold, by algorithm."""
 
@@ -50,6 +57,8 @@ class Numbers:
     """Algorithm -> statistic -> value; over tasks only what makes sense there."""
     pairs: list[Pair]
     profiles: Profiles
+    efforts: dict[str, Effort]
+    """Algorithm -> what it learned with; empty over several tasks."""
 
     def runs(self, algorithm: str) -> int:
         """Return the number of runs of an algorithm."""
@@ -128,6 +137,7 @@ def _task_numbers(task: Task, measure: str) -> TaskNumbers:
         aggregates={name: _aggregates(ranked[name], measure, areas[name]) for name in ranked},
         pairs=_pairs(ranked, measure),
         profiles=_profiles(ranked, measure),
+        efforts={name: _effort(task.groups[name]) for name in ranked},
         curves={name: (curve, curve_band(curve, generator=_generator())) for name, curve in curves.items()},
         source=_source(runs, is_final),
     )
@@ -139,7 +149,15 @@ def _overall(tasks: Sequence[TaskNumbers], measure: str) -> Numbers | None:
         return None
     ranked = _ranked({name: [task.scores[name][0] for task in tasks] for name in names}, measure)
     aggregates = {name: _aggregates(ranked[name], measure) for name in ranked}
-    return Numbers("all tasks", ranked, aggregates, _pairs(ranked, measure), _profiles(ranked, measure))
+    return Numbers("all tasks", ranked, aggregates, _pairs(ranked, measure), _profiles(ranked, measure), {})
+
+
+def _effort(runs: Sequence[Run]) -> Effort:
+    def middle(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return float(np.median(known)) if len(known) == len(values) else None
+
+    return Effort(middle([run.gradient_updates for run in runs]), middle([run.samples_per_env_step for run in runs]))
 
 
 def _aggregates(scores: Tasks, measure: str, areas: Tasks | None = None) -> dict[str, Interval]:

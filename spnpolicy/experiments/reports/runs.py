@@ -43,6 +43,15 @@ class Run:
     """result.json; empty before the end."""
     facts: dict[str, Any]
     """run.json; empty where there is none."""
+    gradient_updates: int | None = None
+    """Gradient steps up to `step` of what is played by; None where they were not counted."""
+    samples: int | None = None
+    """Transitions that they learned from, each counted as often as it was used; None where they were not counted."""
+
+    @property
+    def samples_per_env_step(self) -> float | None:
+        """How often an env step was learned from on average; None where it is not known."""
+        return None if self.samples is None or not self.step else self.samples / self.step
 
     @property
     def name(self) -> str:
@@ -115,6 +124,7 @@ def read_run(folder: Path) -> Run:
     evaluations = [record for record in read_records(folder) if record.get("kind") == "evaluation"]
     steps = _steps(evaluations, metrics)
     histories = _histories(steps, evaluations, metrics)
+    counts = {name: _count(name, evaluations, metrics) for name in ("gradient_updates", "samples")}
     result = read_finished(folder, config)
     if result is None:
         check_unfinished(folder, config)
@@ -129,6 +139,7 @@ def read_run(folder: Path) -> Run:
         final_episodes=max(map(len, final.values()), default=0),
         result=result or {},
         facts=read_facts(folder) or {},
+        **counts,
     )
 
 
@@ -165,6 +176,13 @@ def _steps(evaluations: Sequence[Mapping[str, Any]], path: Path) -> np.ndarray:
     if (np.diff(rising) <= 0).any():
         raise SpnPolicyError(f"{path}: the steps of the evaluations do not rise.")
     return rising
+
+
+def _count(name: str, evaluations: Sequence[Mapping[str, Any]], path: Path) -> int | None:
+    count = evaluations[-1].get(name) if evaluations else None
+    if count is not None and (type(count) is not int or count < 0):
+        raise SpnPolicyError(f"{path}: {name} of the last evaluation is no whole number.")
+    return count
 
 
 def _histories(steps: np.ndarray, evaluations: Sequence[Mapping[str, Any]], path: Path) -> dict[str, History]:

@@ -60,12 +60,17 @@ def table(numbers: Numbers) -> list[list[str]]:
     """Return header and rows; only the two statistics that runs are judged by have intervals in it."""
     statistics = list(next(iter(numbers.aggregates.values())))
     shown = digits_for(bound for row in numbers.aggregates.values() for interval in row.values() for bound in interval)
-    rows = [["algorithm", "runs", *(STATISTIC_NAMES[name] for name in statistics)]]
+    is_known = any(count is not None for effort in numbers.efforts.values() for count in effort)
+    costs = ["gradient updates", "samples per env step"] if is_known else []
+    rows = [["algorithm", "runs", *(STATISTIC_NAMES[name] for name in statistics), *costs]]
     for algorithm, row in numbers.aggregates.items():
         cells = [
             interval_text(row[name], shown) if name in ("iqm", "area") else f"{row[name].estimate:.{shown}f}"
             for name in statistics
         ]
+        if is_known:
+            updates, samples = numbers.efforts[algorithm]
+            cells += ["" if updates is None else f"{updates:,.0f}", "" if samples is None else f"{samples:.2f}"]
         rows.append([algorithm, str(numbers.runs(algorithm)), *cells])
     return rows
 
@@ -100,6 +105,8 @@ def explanations(comparison: Comparison) -> list[str]:
         "A run (seed) counts with its mean over the episodes of one evaluation, played greedily, always the last one.",
         "Interquartile mean: mean over the middle half of the runs. In brackets: 95 % percentile bootstrap interval "
         "over runs, resampled within each task. It says how another set of seeds might come out, not another task.",
+        "Gradient updates: steps of the optimiser of what is played by, the actor or, where there is none, the critic. "
+        "Samples per env step: transitions in gradient steps, each counted as often as it was used, per env step.",
         "Mean over training: area under the evaluations during training, per env step; good where learning is early.",
     ]
     if any(len(task.scores) > 1 for task in comparison.tasks):

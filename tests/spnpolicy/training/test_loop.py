@@ -204,13 +204,16 @@ def test_what_is_no_path_is_refused():
 
 @pytest.mark.parametrize(
     ("algorithm", "words"),
-    [("vdn", "one batch of train.batch_size (16) transitions of replay"), ("ippo", "the newest 20 steps of all 8 env")],
+    [
+        ("vdn", "one batch of train.batch_size (16) transitions of replay"),
+        ("ippo", "the newest 20 steps of all 8 environments, gone through 5 times"),
+    ],
 )
 def test_run_json_says_what_an_update_learns_from(tmp_path, algorithm, words):
     options = {"rollout": 20} if algorithm == "ippo" else {}
     settings = replace(fitting(SHORT, algorithm), steps=8)
     train(RunConfig(algorithm, "chain", options, {}, settings), tmp_path / "run", make_env=make_chain)
-    assert words in json.loads((tmp_path / "run" / "run.json").read_text())["gradient_update"]
+    assert words in json.loads((tmp_path / "run" / "run.json").read_text())["update"]
 
 
 def test_train_every_and_updates(tmp_path):

@@ -46,7 +46,8 @@ def evaluation(step, worth, *, normalised=True):
     """Return a record of an evaluation whose measures are multiples of one number."""
     measures = {"return": worth * 10, "discounted_return": worth * 9, "length": 30 - worth, "success": worth / 2}
     fraction = {"fraction_of_optimum": worth} if normalised else {}
-    return {"kind": "evaluation", "step": step, "updates": step // 16, **measures, **fraction, "seconds": 1.0}
+    counts = {"updates": step // 16, "gradient_updates": step // 16, "samples": 4 * step}
+    return {"kind": "evaluation", "step": step, **counts, **measures, **fraction, "seconds": 1.0}
 
 
 def write_runs(folder: Path, values, **options) -> list[Path]:

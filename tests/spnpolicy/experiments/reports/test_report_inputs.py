@@ -45,6 +45,7 @@ def test_a_run_is_read(tmp_path):
     run = read_run(folder)
     assert run.is_finished
     assert (run.step, run.config.train.seed, run.result["updates"]) == (400, 3, 25)
+    assert (run.gradient_updates, run.samples_per_env_step) == (25, 4.0)
     assert run.histories["fraction_of_optimum"].steps.tolist() == [0, 200, 400]
     assert run.histories["return"].values.tolist() == [0.0, 4.0, 8.0]
     # An episode in which nothing can be earned has no fraction and does not count.
@@ -72,6 +73,7 @@ def test_a_torn_last_line_is_dropped_and_an_unknown_measure_is_left_out(tmp_path
         ("metrics.jsonl", '{"kind": "evaluation", "step": true}\n', "no step"),
         ("metrics.jsonl", '{"kind": "evaluation", "step": 4}\n{"kind": "evaluation", "step": 4}\n', "do not rise"),
         ("metrics.jsonl", '{"kind": "evaluation", "step": 4, "return": [1]}\n', "return of an evaluation"),
+        ("metrics.jsonl", '{"kind": "evaluation", "step": 4, "samples": "9"}\n', "samples of the last evaluation"),
         ("metrics.jsonl", "\x00\x01\n", "line 1"),
         ("config.json", "{", "not valid JSON"),
         ("config.json", '{"algorithm": "vdn"}', "'env' is missing"),

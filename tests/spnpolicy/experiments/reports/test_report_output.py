@@ -68,7 +68,7 @@ def test_the_text_says_everything_that_is_needed_to_judge_it(runs):
     for part in (
         "10 runs, 2 algorithms, 1 task", "size 5, discount 0.95", "interquartile mean", "P(vdn > iql)",
         "vdn is better than iql", "spnpolicy 0.1.0, torch 2.15", "abc123", "a processor, 2 cores", "sum of rewards",
-        "agents: 3", "train.steps 400", "last evaluation during training",
+        "agents: 3", "train.steps 400", "last evaluation during training", "gradient updates  samples per env step",
     ):  # fmt: skip
         assert part in text, part
 
@@ -89,8 +89,8 @@ def test_csv_has_the_exact_numbers(runs, tmp_path):
     assert [row["step"] for row in points] == ["0", "200", "400"] * 2
     one = {row["algorithm"] + row["seed"]: row for row in rows(tmp_path / "out" / "runs.csv")}["vdn3"]
     assert float(one["last_fraction_of_optimum"]) == 0.95
-    costs = ("env_steps", "gradient_updates", "seconds", "agents", "commit", "attempts")
-    assert [one[name] for name in costs] == ["400", "25", "12.5", "3", "abc123", "1"]
+    costs = ("env_steps", "gradient_updates", "samples", "seconds", "agents", "commit", "attempts")
+    assert [one[name] for name in costs] == ["400", "25", "1600", "12.5", "3", "abc123", "1"]
     assert json.loads(one["config"])["train"]["seed"] == 3
 
 
