@@ -1,17 +1,24 @@
 """Every algorithm on the small games, the assignment game, coverage and foraging: tables, curves, steps per second.
 
-    python benchmarks/baselines.py --out benchmarks/results/baselines            # everything below, in its order
+    python benchmarks/baselines.py --out benchmarks/results/baselines     # all that take minutes, in their order
     python benchmarks/baselines.py --suites games assignment --seeds 10 --scale 4
 
 All algorithms get the same networks (widths, features), the same step size of what they play by (the policies of policy
-gradients, the action values of all others; what is learned beside has its default), the same environments and the same
-number of env steps; the replay-based ones do one gradient step per iteration, the on-policy ones one update per
-rollout. Everything else is each algorithm's default. Only what an algorithm must be told to work at all is set apart,
-in `OWN`. Nobody was tuned, so a low number says that an algorithm did not get there in these few steps with its
-defaults, not that it cannot. Speeds include evaluations and suffer from whatever else the machine did. Runs are kept in
-runs/baselines; the same command goes on where it stopped. A score is the interquartile mean over runs with its 95 %
-bootstrap interval of the final evaluation: greedy play, return as a share of the best possible one where that is known,
-the team's return otherwise. The row "random play" is what uniform actions earn in 2,000 episodes.
+gradients, the action values of all others; what is learned beside has its default), the same tasks, the same number of
+env steps and about as many gradient updates. Learners from replay step 16 to 64 environments at a time and then do one
+gradient update on 256 transitions. On-policy learners do one for as many env steps, all of them new: they step fewer
+environments, so that a rollout is that large and has several steps where episodes have; PPO goes through its rollouts
+five times, which are as many times longer. REINFORCE learns from whole episodes only: where these are long, its
+rollouts are as long, in 4 environments, and its updates fewer. Everything else is each algorithm's default; what was
+set apart for single algorithms is named below their table. Nobody was tuned, so a low number says that an algorithm did
+not get there in these few steps with its defaults, not that it cannot.
+
+Gradient updates are steps of the optimiser of what is played by: the actor, or the critic where there is no actor.
+Samples per env step say how often an env step was learned from on average; for coma they are those of its critic, which
+makes ten steps to each of the actors'. Speeds include evaluations and suffer from whatever else the machine did. Runs
+are kept in runs/baselines; the same command goes on where it stopped. A score is the interquartile mean over runs with
+its 95 % bootstrap interval of the final evaluation: greedy play, return as a share of the best possible one where that
+is known, the team's return otherwise. The row "random play" is what uniform actions earn in 2,000 episodes.
 """
 
 import argparse
@@ -27,7 +34,7 @@ import numpy as np
 import torch
 
 from spnpolicy import TrainConfig, evaluate, make_env, read_metrics
-from spnpolicy.algorithms import ALGORITHMS
+from spnpolicy.algorithms import ALGORITHMS, config_class
 from spnpolicy.envs import Step
 from spnpolicy.experiments.reports import Report, make_report, read_run, write_report_folder
 from spnpolicy.experiments.statistics import Interval, interval_over_runs, interval_text
@@ -44,11 +51,12 @@ from spnpolicy.experiments.sweeps import (
 
 HIDDEN = {"rbm": [64]}
 """Hidden layers where they are not 64 and 64: one is all that a Boltzmann machine has."""
-OWN: dict[str, dict[str, Any]] = {
-    "rbm": {"sweeps": 10},
-    "aql": {"num_proposed": 16, "num_uniform": 16},
-}
+OWN: dict[str, dict[str, Any]] = {"rbm": {"sweeps": 10}}
 """Settings of single algorithms on top: fewer samples."""
+FEW_CANDIDATES: dict[str, dict[str, Any]] = {"aql": {"num_proposed": 16, "num_uniform": 16}}
+"""What amortized Q-learning gets where its default of 500 candidates is too slow, or more than there are actions."""
+WHOLE_EPISODES = {"reinforce": 4}
+"""Who learns from whole episodes only, and in how many environments where these are long."""
 
 RANDOM_EPISODES = 2_000
 """Episodes of random play."""
@@ -78,6 +86,12 @@ class Suite:
     """What to say about them."""
     episodes: int = 500
     """Episodes of the final evaluation of each run."""
+    rollout: int = 1
+    """Steps of an on-policy rollout that is gone through once; its environments are fewer by this factor."""
+    longest_episode: int = 1
+    """Steps of the longest episode."""
+    is_long: bool = False
+    """Takes the better part of an hour, and is run only where --suites names it."""
 
 
 def _game(game: str, **options: Any) -> Environment:
@@ -106,6 +120,10 @@ SUITES: dict[str, Suite] = {
         measure="return",
         unit="pay-off of the greedy joint action",
         episodes=16,
+        rollout=2,
+        longest_episode=2,
+        own=FEW_CANDIDATES,
+        note="aql has 32 candidates instead of its default of 500: there are at most 9 joint actions.",
     ),
     "assignment": Suite(
         "assignment game, 4 agents and 4 tasks, fresh pay-offs in every episode",
@@ -118,11 +136,12 @@ SUITES: dict[str, Suite] = {
         "assignment game, 30 agents and 30 tasks",
         {"assignment_30": Environment("assignment_game", {"agents": 30, "tasks": 30})},
         _train(9_600, num_envs=32, evaluation_episodes=64),
-        seeds=2,
+        seeds=1,
         frequencies=0,
         without=("central_q", "central_a2c", "pareto_ac"),
-        own={"dcg": {"graph": "ring"}},
-        note="dcg plays on a ring: on a complete graph, 435 pairs of 900 pay-offs each, 960 env steps took 11 minutes.",
+        own={"dcg": {"graph": "ring"}} | FEW_CANDIDATES,
+        note="dcg plays on a ring: on a complete graph, 435 pairs of 900 pay-offs each, 960 env steps took 11 minutes. "
+        "aql has 32 candidates instead of its default of 500, with which a run would take an hour.",
         episodes=200,
     ),
     "coverage_quick": Suite(
@@ -130,6 +149,8 @@ SUITES: dict[str, Suite] = {
         {"coverage_quick": Environment("coverage", {"size": 5, "agents": 3, "variant": "latch"})},
         _train(64_000, num_envs=64, replay_capacity=100_000, evaluation_episodes=64),
         seeds=2,
+        rollout=4,
+        longest_episode=200,
     ),
     "coverage_standard": Suite(
         "coverage, 10x10, 4 agents",
@@ -137,6 +158,10 @@ SUITES: dict[str, Suite] = {
         replace(_train(400_000, num_envs=64, replay_capacity=200_000, evaluation_episodes=64), discount=0.99),
         seeds=2,
         frequencies=8,
+        rollout=4,
+        longest_episode=200,
+        is_long=True,
+        own=FEW_CANDIDATES,
         note="The discount is 0.99: of the teams that walk at random one in seven succeeds within 200 steps, which is "
         "worth 0.042 then, but 0.002 at 0.95, the preset's. The preset takes 4,000,000 env steps, ten times as many.",
     ),
@@ -148,6 +173,10 @@ SUITES: dict[str, Suite] = {
         measure="return",
         unit="team return, at most 1",
         factor=2.0,
+        rollout=4,
+        longest_episode=50,
+        own=FEW_CANDIDATES,
+        note="aql has 32 candidates instead of its default of 500: there are at most 36 joint actions.",
     ),
 }
 
@@ -158,6 +187,16 @@ def step_size(algorithm: str) -> dict[str, Any]:
     return {plays_by: {"learning_rate": 1e-3}}
 
 
+def data_of(algorithm: str, suite: Suite) -> tuple[dict[str, Any], int]:
+    """Return the rollout that an algorithm gets, if it learns from rollouts, and its number of environments."""
+    defaults, envs = config_class(algorithm)(), suite.train.num_envs
+    if getattr(defaults, "rollout", None) is None:
+        return {}, envs
+    if algorithm in WHOLE_EPISODES and suite.longest_episode > suite.rollout:
+        return {"rollout": suite.longest_episode}, WHOLE_EPISODES[algorithm]
+    return {"rollout": suite.rollout * getattr(defaults, "epochs", 1)}, envs // suite.rollout
+
+
 def plan_of(name: str, suite: Suite, algorithms: list[str]) -> Plan:
     """Spell a suite out for these algorithms."""
     chosen = [algorithm for algorithm in algorithms if algorithm not in suite.without]
@@ -166,14 +205,19 @@ def plan_of(name: str, suite: Suite, algorithms: list[str]) -> Plan:
             "network": {"hidden": HIDDEN.get(name, [64, 64]), "features": {"frequencies": suite.frequencies}},
         }
         | step_size(name)
+        | data_of(name, suite)[0]
         | OWN.get(name, {})
         | suite.own.get(name, {})
         for name in chosen
     }
-    return cross(
+    plan = cross(
         f"baselines-{name}", options, suite.environments, suite.train,
         seeds=suite.seeds, evaluation_episodes=suite.episodes,
     )  # fmt: skip
+    trials = [
+        replace(trial, train=replace(trial.train, num_envs=data_of(trial.algorithm, suite)[1])) for trial in plan.trials
+    ]
+    return replace(plan, trials=tuple(trials))
 
 
 def run_all(plan: Plan, folder: Path, workers: int) -> None:
@@ -195,6 +239,19 @@ def speeds(plan: Plan, folder: Path) -> dict[str, float]:
             last = read_metrics(trial_folder(folder, trial) / "metrics.jsonl").records[-1]
             rates.setdefault(trial.algorithm, []).append(last["step"] / last["seconds"])
     return {algorithm: statistics.median(values) for algorithm, values in rates.items()}
+
+
+def efforts(plan: Plan, folder: Path) -> dict[str, tuple[float, float]]:
+    """Return the medians over runs of gradient updates and of samples per env step of each algorithm."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for trial in plan.trials:
+        if is_finished(trial, folder):
+            run = read_run(trial_folder(folder, trial))
+            found.setdefault(trial.algorithm, []).append((run.gradient_updates or 0, run.samples_per_env_step or 0.0))
+    return {
+        algorithm: (statistics.median(updates), statistics.median(samples))
+        for algorithm, (updates, samples) in ((name, zip(*counts, strict=True)) for name, counts in found.items())
+    }
 
 
 def write_suite(report: Report, rates: dict[str, float], out: Path) -> None:
@@ -242,21 +299,23 @@ def random_scores(plan: Plan, suite: Suite) -> dict[str, float]:
     return found
 
 
-def section(name: str, suite: Suite, plan: Plan, folder: Path, algorithms: list[str]) -> list[str]:
+def section(name: str, suite: Suite, plan: Plan, folder: Path) -> list[str]:
     """Return a table of algorithms x tasks in Markdown."""
-    found, rates = scores(plan, folder, suite), speeds(plan, folder)
+    found, rates, counts = scores(plan, folder, suite), speeds(plan, folder), efforts(plan, folder)
     seeds = f"{suite.seeds} seeds" if suite.seeds > 1 else "1 seed, so no interval"
-    budget = f"{suite.train.steps:,} env steps in {suite.train.num_envs} environments, {seeds}"
+    budget = f"{suite.train.steps:,} env steps, one gradient update for {suite.train.num_envs} of them, {seeds}"
     tasks = list(suite.environments)
+    columns = ["algorithm", *tasks, "gradient updates", "samples per env step", "env steps/s"]
     lines = [f"## {suite.title}", "", f"{budget}; score: {suite.unit}.", ""]
-    lines += ["| algorithm | " + " | ".join(tasks) + " | env steps/s |", "|---" * (len(tasks) + 2) + "|"]
-    for algorithm in algorithms:
-        if algorithm in rates:
-            keys = [(algorithm, task) for task in tasks]
-            cells = [interval_text(found[key], 3) if key in found else "-" for key in keys]
-            lines.append(f"| {algorithm} | " + " | ".join(cells) + f" | {rates[algorithm]:,.0f} |")
+    lines += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for algorithm, rate in rates.items():
+        keys = [(algorithm, task) for task in tasks]
+        cells = [interval_text(found[key], 3) if key in found else "-" for key in keys]
+        updates, samples = counts[algorithm]
+        cells += [f"{updates:,.0f}", f"{samples:.1f}", f"{rate:,.0f}"]
+        lines.append(f"| {algorithm} | " + " | ".join(cells) + " |")
     at_random = [f"{value:.3f}" for value in random_scores(plan, suite).values()]
-    lines.append("| random play | " + " | ".join(at_random) + " | |")
+    lines.append("| random play | " + " | ".join(at_random) + " | | | |")
     if suite.note:
         lines += ["", suite.note]
     if suite.without:
@@ -264,13 +323,24 @@ def section(name: str, suite: Suite, plan: Plan, folder: Path, algorithms: list[
     failed = [trial.name for trial in plan.trials if not is_finished(trial, folder)]
     if failed:
         lines += ["", f"Failed: {', '.join(failed)}."]
-    return [*lines, "", f"Curves and runs: [{name}]({name}).", ""]
+    made_with = f"torch {torch.__version__}, Python {platform.python_version()}, one thread for each run"
+    return [*lines, "", f"Curves and runs: [{name}]({name}); {made_with}.", ""]
+
+
+def write_readme(out: Path) -> None:
+    """Put the sections that are there one below the other; those of suites that were not run now stay as they are."""
+    head = ["# Every algorithm on the same tasks", "", __doc__.partition("\n\n")[2]]
+    sections = [out / name / "table.md" for name in SUITES]
+    parts = [path.read_text(encoding="utf-8") for path in sections if path.is_file()]
+    (out / "README.md").write_text("\n".join([*head, *parts]), encoding="utf-8")
 
 
 def main() -> None:
     """Run the suites and write their results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suites", nargs="+", choices=SUITES, default=list(SUITES), metavar="NAME", help="which ones")
+    usual = [name for name, suite in SUITES.items() if not suite.is_long]
+    known = f"which ones of {', '.join(SUITES)} (default: all but {', '.join(set(SUITES) - set(usual))})"
+    parser.add_argument("--suites", nargs="+", choices=SUITES, default=usual, metavar="NAME", help=known)
     parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS), metavar="NAME")
     parser.add_argument("--seeds", type=int, help="runs of each algorithm and task instead of the suite's number")
     parser.add_argument("--scale", type=float, default=1.0, help="multiply the env steps (default: 1)")
@@ -278,15 +348,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/baselines-results"), help="folder for the results")
     parser.add_argument("--runs", type=Path, default=Path("runs/baselines"), help="folder for the runs")
     options = parser.parse_args()
-    head = [
-        "# Every algorithm on the same tasks",
-        "",
-        f"`python {' '.join(['benchmarks/baselines.py', *sys.argv[1:]])}`; torch {torch.__version__}, Python "
-        f"{platform.python_version()}, {options.workers} runs at a time, one thread each.",
-        "",
-        __doc__.partition("\n\n")[2].partition("\n\n")[2],
-    ]
-    parts: list[str] = []
     for name in options.suites:
         suite = SUITES[name]
         steps = int(suite.train.steps * options.scale)
@@ -295,9 +356,10 @@ def main() -> None:
         plan, folder = plan_of(name, suite, options.algorithms), options.runs / name
         run_all(plan, folder, options.workers)
         write_suite(make_report([folder]), speeds(plan, folder), options.out / name)
-        parts += section(name, suite, plan, folder, options.algorithms)
-        (options.out / "README.md").write_text("\n".join([*head, *parts]), encoding="utf-8")
-        print("\n".join(section(name, suite, plan, folder, options.algorithms)), flush=True)
+        lines = section(name, suite, plan, folder)
+        (options.out / name / "table.md").write_text("\n".join(lines), encoding="utf-8")
+        write_readme(options.out)
+        print("\n".join(lines), flush=True)
 
 
 if __name__ == "__main__":
