@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from circuits.errors import StructureError
@@ -26,6 +27,8 @@ USED = "#2f7f79"
 
 _DPI = 130
 _MAX_PIXELS = 12_000
+_FEWEST_DPI = 16
+"""With fewer, letters are less than two pixels high, which not every font can be."""
 _LIFT = 0.75
 
 
@@ -121,11 +124,17 @@ def number(probability: float) -> str:
 
 def shade(probability: float) -> tuple[float, ...]:
     """Return the colour of a probability, from paper at 0 to full at 1; small ones are lifted to be seen."""
+    return tuple(shades(np.array(probability)).tolist())
+
+
+def shades(probabilities: np.ndarray) -> np.ndarray:
+    """Return what `shade` returns for each of many, on a new last axis."""
     from matplotlib.colors import to_rgb
 
     # Flows may exceed one in the last digits.
-    part = min(max(probability, 0.0), 1.0) ** _LIFT
-    return tuple(a + (b - a) * part for a, b in zip(to_rgb(PAPER), to_rgb(USED), strict=True))
+    part = np.clip(probabilities, 0.0, 1.0)[..., None] ** _LIFT
+    paper, used = np.array(to_rgb(PAPER)), np.array(to_rgb(USED))
+    return paper + (used - paper) * part
 
 
 def ink_on(probability: float) -> str:
@@ -134,10 +143,20 @@ def ink_on(probability: float) -> str:
 
 
 def new_figure(width: float, height: float) -> "matplotlib.figure.Figure":
-    """Return an empty figure of that many inches on paper colour; huge ones get fewer dots per inch."""
+    """Return an empty figure of that many inches on paper colour; huge ones get fewer dots per inch.
+
+    Raises:
+        StructureError: so few dots per inch would be left that nothing could be read.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=min(_DPI, _MAX_PIXELS / max(width, height)))
+    dpi = min(_DPI, _MAX_PIXELS / max(width, height))
+    if dpi < _FEWEST_DPI:
+        raise StructureError(
+            f"the picture would be {width:,.0f} x {height:,.0f} inches large, and at most "
+            f"{_MAX_PIXELS // _FEWEST_DPI:,} either way can be read; draw fewer variables or values."
+        )
+    figure = Figure(figsize=(width, height), dpi=dpi)
     figure.set_facecolor(PAPER)
     return figure
 

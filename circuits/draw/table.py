@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuits.distribution import CircuitDistribution, check_single
-from circuits.draw.style import FAINT, INK, PAPER, USED, Labels, ink_on, new_figure, number, save_figure, shade
+from circuits.draw.style import FAINT, INK, PAPER, USED, Labels, ink_on, new_figure, number, save_figure, shades
 from circuits.errors import StructureError
 from circuits.evidence import EvidenceLike
 from circuits.queries.marginal import check_variables
@@ -150,7 +150,7 @@ def _maps(
 
 
 def _heat(axes: "matplotlib.axes.Axes", table: np.ndarray, largest: float) -> None:
-    colors = np.array([[shade(p / largest if largest else 0.0) for p in row] for row in table.tolist()])
+    colors = shades(table / (largest or 1.0))
     axes.imshow(colors, aspect="auto", interpolation="nearest", gid="table")
     rows, columns = table.shape
     axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)

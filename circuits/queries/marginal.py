@@ -9,6 +9,7 @@ from torch import Tensor
 from circuits.engine.derivatives import by_variable
 from circuits.engine.tables.run import tables_from
 from circuits.errors import EvidenceError, NotTractableError
+from circuits.shapes import MOST_NUMBERS
 from circuits.weights import WeightedCircuit
 
 _MAX_ENTRIES = 1 << 24
@@ -83,6 +84,13 @@ def pair_marginals(
 
 def joint_tables(distribution: WeightedCircuit, scopes: tuple[tuple[int, ...], ...]) -> Tensor:
     """Return P(scope) of scopes that were checked, one after the other, shape (all entries, *batch)."""
+    cardinalities, rows = distribution.circuit.cardinalities, distribution.logits.shape[:-1].numel()
+    entries = sum(prod(cardinalities[variable] for variable in scope) for scope in scopes)
+    if entries * rows > MOST_NUMBERS:
+        raise NotTractableError(
+            f"the joint tables have {entries:,} entries for each of {rows:,} batch rows, more than {MOST_NUMBERS:,} in "
+            "all. Ask for fewer rows or variables at a time, or sample."
+        )
     return tables_from(distribution.circuit.compiled, scopes, distribution.flows, distribution.weights)
 
 

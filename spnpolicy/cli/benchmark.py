@@ -38,6 +38,7 @@ def run(line: CommandLine) -> int:
     """Run what is missing of the benchmark, report on it and list what was written."""
     import torch
 
+    from spnpolicy.cli.progress import PictureProgress
     from spnpolicy.experiments.benchmarks.coverage import present
 
     options = line.options
@@ -45,7 +46,12 @@ def run(line: CommandLine) -> int:
     plan = _plan(line)
     folder: Path = options.out or first_free(Path("runs") / plan.name)
     torch.set_num_threads(options.threads)
-    return execute(plan, folder, options, lambda: present(plan, folder))
+
+    def results() -> str:
+        with PictureProgress() as progress:
+            return present(plan, folder, on_picture=progress)
+
+    return execute(plan, folder, options, results)
 
 
 def _plan(line: CommandLine):

@@ -1,5 +1,6 @@
 """`spnpolicy evaluate`: how well a trained policy plays."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ from spnpolicy.cli.command import FILE, Command, add_run, add_threads, offer
 from spnpolicy.cli.options import CommandLine, Parser, known_name, whole_number
 
 ANIMATED_EPISODES = 6
+_PIXELS_PER_SECOND = {"gif": 2.2e7, "video": 7e6}
+"""Measured on one core, over boards from 5 x 5 to 100 x 100."""
+_LONG = 20.0
+"""Seconds from which on it is said before it begins."""
 CHECKPOINTS = ("latest", "best")
 
 
@@ -31,8 +36,7 @@ def run(line: CommandLine) -> int:
     """Load a run, play, and print the means with their standard errors."""
     import torch
 
-    from spnpolicy.experiments.media.animation import shots_of, write_gif
-    from spnpolicy.experiments.media.video import check_video_support, write_video
+    from spnpolicy.experiments.media.video import check_video_support
     from spnpolicy.training.evaluation import EvaluationStopped, evaluate
     from spnpolicy.training.interrupts import StopRequest
     from spnpolicy.training.learning import close_env
@@ -65,24 +69,41 @@ def run(line: CommandLine) -> int:
         print(
             f"faults of the environment: {faults:,}; an episode that failed is in no score, another was played instead"
         )
-    if options.gif is not None:
-        write_gif(shots_of(pictures), options.gif)
-        print(f"animation: {options.gif}")
-    if options.video is not None:
-        write_video(shots_of(pictures), options.video)
-        print(f"video: {options.video}")
+    _write(pictures, options)
     return 0
 
 
 def _played(options: Any):
-    from spnpolicy.experiments.media.animation import load_to_draw, play
+    """Return the pictures of a few episodes, having said how long it takes to write them if that is long."""
+    from spnpolicy.cli.progress import PictureProgress, duration
+    from spnpolicy.experiments.media.animation import play, size_of
+    from spnpolicy.experiments.media.boards import load_to_draw
     from spnpolicy.training.learning import close_env
 
     loaded = load_to_draw(options.run, num_envs=ANIMATED_EPISODES, checkpoint=options.checkpoint)
     try:
-        return play(loaded, seed=options.seed)
+        with PictureProgress() as progress:
+            pictures = play(loaded, seed=options.seed, on_picture=progress)
     finally:
         close_env(loaded.env)
+    size = size_of(pictures)
+    for flag, pixels_per_second in _PIXELS_PER_SECOND.items():
+        if getattr(options, flag) is not None and (seconds := size.pixels / pixels_per_second) > _LONG:
+            what = f"{size.shots:,} pictures of {size.width:,} x {size.height:,} pixels"
+            print(f"--{flag} is large: {what}, which take about {duration(seconds)} to write", file=sys.stderr)
+    return pictures
+
+
+def _write(pictures: Any, options: Any) -> None:
+    from spnpolicy.cli.progress import PictureProgress
+    from spnpolicy.experiments.media.animation import shots_of, size_of, write_gif
+    from spnpolicy.experiments.media.video import write_video
+
+    for what, path, write in (("animation", options.gif, write_gif), ("video", options.video, write_video)):
+        if path is not None:
+            with PictureProgress() as progress:
+                write(progress.over(f"writing the {what}", shots_of(pictures), size_of(pictures).shots), path)
+            print(f"{what}: {path}")
 
 
 COMMAND = Command(

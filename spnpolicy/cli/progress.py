@@ -5,7 +5,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any, TypeVar
@@ -34,6 +34,7 @@ _URGENCY = ("failed", "evaluating", "running", "stopped", "waiting", "done", "ke
 """Which states are shown first where there is no room for all runs."""
 
 _Entered = TypeVar("_Entered", bound="_Display")
+_Item = TypeVar("_Item")
 
 
 class Throttle:
@@ -128,6 +129,27 @@ class InferenceProgress(_Bar):
             self.move(spent, f"step {progress.step:,}, {progress.value:.6f} nats{left}")
 
 
+class PictureProgress(_Bar):
+    """Shows how much of a picture, an animation or a report is drawn; without a terminal nothing."""
+
+    _what = ""
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        """Show a new kind of work at once, and its parts if the last time was long enough ago."""
+        if what != self._what:
+            self._what = what
+            self.begin(what, total)
+        if total is not None and (done == total or self.throttle.is_due()):
+            self.move(done, f"{done:,} of {total:,}")
+
+    def over(self, what: str, items: Iterable[_Item], total: int) -> Iterator[_Item]:
+        """Yield the items, and show how many were taken."""
+        for done, item in enumerate(items):
+            self(what, done, total)
+            yield item
+        self(what, total, total)
+
+
 class TrialTable(_Display):
     """Shows the states of all trials. Call it with them as often as you like."""
 
@@ -168,7 +190,9 @@ def result_text(folder: Path, config: RunConfig, result: TrainResult) -> str:
     }
     # A mean that does not exist is left out.
     reached = ", ".join(
-        text.format(result.evaluation[name]) for name, text in means.items() if name in result.evaluation
+        text.format(result.evaluation[name])
+        for name, text in means.items()
+        if math.isfinite(result.evaluation.get(name, math.nan))
     )
     verb = "finished" if result.is_finished else "interrupted"
     lines = [f"{verb} after {result.step:,} env steps in {duration(result.seconds)}; {reached}"]

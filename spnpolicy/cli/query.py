@@ -43,14 +43,16 @@ def run(line: CommandLine) -> int:
     """Answer, in words or as JSON, and draw if asked to."""
     import torch
 
+    from spnpolicy.cli.progress import PictureProgress
     from spnpolicy.experiments.answers.replies import ask_run
+    from spnpolicy.experiments.media.boards import load_to_draw
     from spnpolicy.training.learning import close_env
     from spnpolicy.training.runs import load_run
 
     options = line.options
     check_new_file("--picture", options.picture, ".png")
     torch.set_num_threads(options.threads)
-    loaded = load_run(options.run, num_envs=1)
+    loaded = (load_run if options.picture is None else load_to_draw)(options.run, num_envs=1)
     try:
         names, cardinalities = loaded.env.action_names, loaded.env.spec.cardinalities
         evidence = read_evidence(options.given, names, cardinalities)
@@ -60,7 +62,9 @@ def run(line: CommandLine) -> int:
             raise UsageError(f"--ask {options.ask}: {most}; ask fewer agents.")
         reply = ask_run(loaded, evidence, asked, seed=options.seed, at_step=options.at_step)
         if options.picture is not None:
-            reply.draw(options.picture)
+            with PictureProgress() as progress:
+                progress(f"drawing the answers of {len(cardinalities):,} agents", 0, None)
+                reply.draw(options.picture)
         print(json.dumps(reply.as_json(), indent=1) if options.json else reply.text())
     finally:
         close_env(loaded.env)

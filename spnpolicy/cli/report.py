@@ -24,15 +24,18 @@ def _add_arguments(parser: Parser) -> None:
 
 def run(line: CommandLine) -> int:
     """Find out everything, write it, and print the text or JSON."""
+    from spnpolicy.cli.progress import PictureProgress
     from spnpolicy.experiments.reports.csv_files import as_json
     from spnpolicy.experiments.reports.folder import make_report, write_report_folder
 
     options = line.options
     if options.measure is not None:
         known_name("measure", options.measure, MEASURES)
-    report = make_report(options.runs, measure=options.measure, include_unfinished=options.include_unfinished)
     folder: Path = options.out or first_free(Path("runs") / "report")
-    files = write_report_folder(report, folder)
+    with PictureProgress() as progress:
+        progress("reading and comparing runs", 0, None)
+        report = make_report(options.runs, measure=options.measure, include_unfinished=options.include_unfinished)
+        files = write_report_folder(report, folder, on_picture=progress)
     if options.json:
         content = as_json(report.comparison, report.tasks) | {"files": [str(file) for file in files]}
         print(json.dumps(content, allow_nan=False))

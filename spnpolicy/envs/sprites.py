@@ -6,8 +6,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from circuits.draw import style
+from spnpolicy.base.errors import ConfigError
 
 Color = tuple[int, int, int]
+
+
+class PictureTooLargeError(ConfigError):
+    """A picture would not fit into memory; everything but the picture works."""
 
 
 def _rgb(color: str) -> Color:
@@ -16,6 +21,8 @@ def _rgb(color: str) -> Color:
 
 
 OVERSAMPLING = 3
+MOST_PIXELS = 2**24
+"""Of the picture of a board, which takes 27 times as many bytes while it is drawn."""
 BOARD: Color = (255, 255, 255)
 LINE: Color = (228, 225, 217)
 BORDER: Color = (190, 186, 176)
@@ -67,10 +74,19 @@ def caption_size(cell: int) -> int:
 
 @lru_cache(maxsize=8)
 def empty_board(rows: int, columns: int, cell: int) -> Image.Image:
-    """Return paper, grid and room for the caption; to be copied before anything is drawn on it."""
+    """Return paper, grid and room for the caption; to be copied before anything is drawn on it.
+
+    Raises:
+        PictureTooLargeError: it would have more than `MOST_PIXELS`.
+    """
     frame, scale, caption = margin(cell), OVERSAMPLING, caption_size(cell)
     width = max(columns * cell, 17 * caption) + 2 * frame
     height = frame + rows * cell + 3 * caption
+    if width * height > MOST_PIXELS:
+        raise PictureTooLargeError(
+            f"a board of {rows:,} x {columns:,} cells would be a picture of {width * height:,} pixels, more than "
+            f"{MOST_PIXELS:,}; take a smaller board, or do without pictures."
+        )
     picture = Image.new("RGB", (width * scale, height * scale), PAPER)
     draw = ImageDraw.Draw(picture)
     left, top = board_corner(picture.width // scale, columns, cell)

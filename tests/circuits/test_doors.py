@@ -18,6 +18,10 @@ def policy(*batch: int) -> CircuitDistribution:
     return CircuitDistribution(CHAIN, torch.randn(*batch, CHAIN.num_parameters, generator=noise))
 
 
+def policy_of(circuit: Circuit, *batch: int) -> CircuitDistribution:
+    return CircuitDistribution(circuit, torch.zeros(*batch, circuit.num_parameters))
+
+
 WRONG: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "numpy logits": (lambda: CircuitDistribution(CHAIN, np.zeros(CHAIN.num_parameters)), StructureError, "a ndarray"),
     "no circuit": (lambda: CircuitDistribution(policy(), torch.zeros(3)), StructureError, "not a CircuitDistribution"),
@@ -53,6 +57,16 @@ WRONG: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: policy(2).sample((10**12,)),
         NotTractableError,
         "6,000,000,000,000, more than 1,073,741,824; draw them in parts",
+    ),
+    "a joint table on the way to which memory ends": (
+        lambda: policy_of(structures.markov_chain([900, 900])).marginal([0, 1]),
+        NotTractableError,
+        "a joint table would need 729,000,000 indices at once .* Ask for variables with fewer values",
+    ),
+    "joint tables of more rows than memory": (
+        lambda: policy_of(structures.mean_field([200, 200]), 30_000).pair_marginals([(0, 1)]),
+        NotTractableError,
+        "40,000 entries for each of 30,000 batch rows, more than 1,073,741,824",
     ),
     "True as a variable": (lambda: policy().marginal([True]), EvidenceError, "variable True is no number"),
     "half a variable": (lambda: policy().marginal([0.5]), EvidenceError, "variable 0.5 is no number"),

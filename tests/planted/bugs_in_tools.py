@@ -151,6 +151,27 @@ BUGS = (
         ("tests/spnpolicy/experiments/media/test_animation.py",),
     ),
     Bug(
+        "pictures: a state is drawn as only coverage can",
+        "spnpolicy/experiments/media/boards.py",
+        'if "cell" in inspect.signature(env.render).parameters:',
+        "if callable(env.render):",
+        ("tests/spnpolicy/experiments/media/test_animation.py",),
+    ),
+    Bug(
+        "pictures: a board of any size is drawn",
+        "spnpolicy/envs/sprites.py",
+        "    if width * height > MOST_PIXELS:",
+        "    if width * height > 10 * MOST_PIXELS:",
+        ("tests/spnpolicy/experiments/media/test_animation.py",),
+    ),
+    Bug(
+        "progress: what is drawn does not move",
+        "spnpolicy/cli/progress.py",
+        "if total is not None and (done == total or self.throttle.is_due()):",
+        "if total is None:",
+        ("tests/spnpolicy/cli/test_progress.py",),
+    ),
+    Bug(
         "animation: the last picture is not held",
         "spnpolicy/experiments/media/animation.py",
         "if time == length - 1:\n        return HOLD_MILLISECONDS",

@@ -8,8 +8,11 @@ import numpy as np
 
 from circuits.engine.layers import CompiledCircuit, ProductLayer, Rows, SumLayer
 from circuits.engine.tables.steps import Contraction, Mix, Outer, TablePlan, drop_zeros, merge_equal, totals_first
+from circuits.errors import NotTractableError
 from circuits.variables import scope_of
 
+_MOST_INDICES = 2**26
+"""That one array of a plan may have: half a gigabyte, and a few of them exist at a time."""
 _WASTE = 4
 """A split is contracted as one block of all its parts unless that computes this many times more than needed."""
 
@@ -127,6 +130,7 @@ class _Planner:
         for region, parts in self.pending.items():
             for part in parts:
                 shape = (len(self.regions.members[region]), self._size(part))
+                _check_memory(part, *shape)
                 self.tables[region, part] = np.zeros(shape, dtype=np.int64)
                 if region.bit_count() == 1:
                     k = shape[1]
@@ -151,6 +155,7 @@ class _Planner:
             rows = self.regions.local[members + layer.start]
             for part in sorted(self.pending[region]):
                 table = self.tables[region, part]
+                _check_memory(part, child_units.size, table.shape[1])
                 sources = table[child_units]
                 # Weights sum to one, so a mix of one and the same table is that table: rows are shared, not computed.
                 same = (sources == sources[:, :1]).all(axis=(1, 2))
@@ -193,6 +198,7 @@ class _Planner:
                     if found[0] is None or found[1] is None:  # the child without any of the part sums to one
                         target[rows] = found[1] if found[0] is None else found[0]
                         continue
+                    _check_memory(part, len(rows), self._size(part))
                     left_rows = found[0][:, self._project(part, parts[0])]
                     right_rows = found[1][:, self._project(part, parts[1])]
                     fresh = self.num_rows + np.arange(left_rows.size).reshape(left_rows.shape)
@@ -311,6 +317,15 @@ class _Planner:
         target, source = target[order], source[order]
         once = np.array_equal(target, np.arange(first[-1]))
         return Rows(source), None if once else Rows(target)
+
+
+def _check_memory(part: Part, *shape: int) -> None:
+    """Refuse a plan that would not fit into memory, before it is tried."""
+    if (size := prod(shape)) > _MOST_INDICES:
+        raise NotTractableError(
+            f"a joint table would need {size:,} indices at once for variables {list(part)}, more than "
+            f"{_MOST_INDICES:,}. Ask for variables with fewer values, or sample."
+        )
 
 
 def plan_tables(compiled: CompiledCircuit, scopes: tuple[Part, ...]) -> TablePlan:

@@ -6,20 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from circuits.draw.style import FAINT, INK, PAPER, new_figure
+from spnpolicy.experiments.media.boards import Frame, board_of, draws
 from spnpolicy.experiments.media.figures import agent_color, save_figure
 
 _MAX_ROWS = 4
+_BOARD_PIXELS = 300
+_SMALLEST_CELL = 24
 _KEY = "probability of each action; grey: before, coloured: given the evidence"
 
 
 def draw_answer(
     path: Path,
     *,
-    board: UInt8[np.ndarray, "height width 3"] | None,
+    board: Frame | None,
     before: Float[np.ndarray, "agents actions"],
     after: Float[np.ndarray, "agents actions"] | None,
     action_names: Sequence[str],
@@ -60,9 +63,9 @@ def draw_answer(
     save_figure(figure, path)
 
 
-def board_of(env: Any, index: int = 0) -> UInt8[np.ndarray, "height width 3"] | None:
+def state_of(env: Any, index: int = 0) -> Frame | None:
     """Return the picture that an environment draws of a state, None where it draws none."""
-    return env.render(index, cell=max(24, 300 // env.size)) if hasattr(env, "render") else None
+    return board_of(env, index, side=_BOARD_PIXELS, smallest=_SMALLEST_CELL) if draws(env) else None
 
 
 def _show_bars(axes: Axes, agent: int, before: Any, after: Any, names: Sequence[str]) -> None:

@@ -62,7 +62,7 @@ def write_answers(run: LoadedRun, text_path: Path, picture_path: Path, *, seed: 
     text_path.write_text(text, encoding="utf-8")
     picture.draw_answer(
         picture_path,
-        board=picture.board_of(run.env, case.index),
+        board=picture.state_of(run.env, case.index),
         before=case.answer.before,
         after=case.answer.after,
         action_names=names,

@@ -13,7 +13,7 @@ from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.env import Step
 from spnpolicy.experiments.answers import words
 from spnpolicy.experiments.answers.inference import Answer, Surprise, ask, joint_policy, spread_of_surprise, surprise
-from spnpolicy.experiments.answers.picture import board_of, draw_answer
+from spnpolicy.experiments.answers.picture import draw_answer, state_of
 from spnpolicy.training.player import Player
 from spnpolicy.training.runs import LoadedRun
 
@@ -74,7 +74,7 @@ class Reply:
         given = f"Given that {words.evidence(self.evidence, env.action_names)}: P = {answer.probability:.3g}"
         draw_answer(
             path,
-            board=board_of(env),
+            board=state_of(env),
             before=answer.before,
             after=answer.after if self.evidence else None,
             action_names=env.action_names,

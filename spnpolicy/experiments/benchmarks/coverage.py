@@ -6,10 +6,11 @@ import numpy as np
 
 from spnpolicy.algorithms import ALGORITHMS
 from spnpolicy.base.tables import aligned
+from spnpolicy.envs.sprites import PictureTooLargeError
 from spnpolicy.experiments.answers.questions import STATES, write_answers
 from spnpolicy.experiments.benchmarks.report import write_report
 from spnpolicy.experiments.benchmarks.results import Results, load_results
-from spnpolicy.experiments.media.animation import play, shots_of, write_gif
+from spnpolicy.experiments.media.animation import OnPicture, play, shots_of, untold, write_gif
 from spnpolicy.experiments.media.lines import draw_lines
 from spnpolicy.experiments.statistics.curves import curve_band
 from spnpolicy.experiments.sweeps.plan import Plan, Trial, trial_folder
@@ -19,7 +20,7 @@ ANIMATED_LAYOUTS = 6
 _ROOM_ABOVE = 1.04
 
 
-def present(plan: Plan, folder: Path) -> str:
+def present(plan: Plan, folder: Path, *, on_picture: OnPicture = untold) -> str:
     """Write everything about the finished trials of a plan; return what was found in words, and the files.
 
     Animation and answers come from the first seed of the algorithm with a joint policy that the plan names first, not
@@ -39,10 +40,16 @@ def present(plan: Plan, folder: Path) -> str:
     }
     shown = _shown_trial(results)
     seed = plan.evaluation_seed
-    episodes = play(load_run(trial_folder(folder, shown), num_envs=ANIMATED_LAYOUTS), seed=seed)
-    write_gif(shots_of(episodes), folder / "animation.gif")
-    files[f"animation of {shown.algorithm}, seed {shown.train.seed}"] = folder / "animation.gif"
-    answers = _answers(shown, folder, seed, files)
+    try:
+        run = load_run(trial_folder(folder, shown), num_envs=ANIMATED_LAYOUTS)
+        episodes = play(run, seed=seed, on_picture=on_picture)
+        on_picture("writing the animation", 0, None)
+        write_gif(shots_of(episodes), folder / "animation.gif")
+        files[f"animation of {shown.algorithm}, seed {shown.train.seed}"] = folder / "animation.gif"
+        answers = _answers(shown, folder, seed, files)
+    except PictureTooLargeError as problem:
+        # The numbers of a long comparison count without pictures as well.
+        answers = f"No pictures of games: {problem}\n"
     files["runs (settings, metrics, episodes, checkpoints)"] = folder / "trials"
     written = aligned(((what, str(path)) for what, path in files.items()), indent="  ")
     return "\n".join(["", report, answers, "written:", *written])

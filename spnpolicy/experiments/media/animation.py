@@ -1,25 +1,18 @@
 """Animations of greedy play: several episodes side by side, as pictures with times or as a GIF."""
 
-import inspect
 import io
-import os
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from circuits.files import replace_file
-from spnpolicy.base.errors import ConfigError
-from spnpolicy.envs import environment_class
-from spnpolicy.envs.sprites import BORDER, PAPER
+from spnpolicy.envs.sprites import PictureTooLargeError
+from spnpolicy.experiments.media.boards import Frame, board_of, check_drawable
 from spnpolicy.training.player import Player
-from spnpolicy.training.runs import LoadedRun, load_run, read_run_config
-
-Frame = UInt8[np.ndarray, "_ _ 3"]
+from spnpolicy.training.runs import LoadedRun
 
 STEP_MILLISECONDS = 350
 START_MILLISECONDS = 800
@@ -27,12 +20,9 @@ START_MILLISECONDS = 800
 HOLD_MILLISECONDS = 1_600
 MAX_FRAMES = 60
 """Longer episodes, which a policy that got lost would play, are cut off."""
+MOST_BYTES = 2**31
+"""Of the pictures of all episodes together, which are held until the animation is written."""
 BOARD_PIXELS = 240
-MOST_PIXELS = 350
-"""Larger pictures, as environments of others draw them, are made smaller."""
-MOUNT_PIXELS = 8
-DRAWING_OPTIONS = {"render_mode": "rgb_array", "workers": 0}
-"""What environments are asked for that take such options: pictures instead of windows, drawn in this process."""
 _COLORS = 64
 _EMPTY = 255
 
@@ -45,18 +35,32 @@ class Shot(NamedTuple):
     """How long it is shown."""
 
 
-def load_to_draw(folder: Path, *, num_envs: int, checkpoint: Literal["latest", "best"] = "latest") -> LoadedRun:
-    """Load a run for `play`, see `load_run`: with an environment that draws, one for each episode.
+class Size(NamedTuple):
+    """How large an animation is."""
 
-    Raises:
-        ConfigError: the environment draws no pictures, or whatever else `load_run` refuses.
-    """
-    _do_without_display()
-    parameters = inspect.signature(environment_class(read_run_config(folder).env)).parameters
-    changes = {name: value for name, value in DRAWING_OPTIONS.items() if name in parameters}
-    run = load_run(folder, num_envs=num_envs, checkpoint=checkpoint, env_changes=changes)
-    check_drawable(run.env)
-    return run
+    shots: int
+    height: int
+    width: int
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of all its pictures together, which is what writing it costs."""
+        return self.shots * self.height * self.width
+
+
+OnPicture = Callable[[str, int, int | None], None]
+"""Is told what is being drawn, how many parts of it are done, and of how many if that is known."""
+
+
+def untold(what: str, done: int, total: int | None) -> None:
+    """Tell nobody: the default `OnPicture`."""
+
+
+def size_of(episodes: Sequence[Sequence[Frame]], *, columns: int = 3) -> Size:
+    """Return the size of an animation, see `shots_of`, before it is made."""
+    shots = sum(max(map(len, row)) for row in _rows(episodes, columns))
+    height, width = _largest(episodes)
+    return Size(shots, height, width * min(columns, len(episodes)))
 
 
 def shots_of(episodes: Sequence[Sequence[Frame]], *, columns: int = 3) -> Iterator[Shot]:
@@ -69,10 +73,8 @@ def shots_of(episodes: Sequence[Sequence[Frame]], *, columns: int = 3) -> Iterat
         episodes: the pictures of each episode, at least one.
         columns: boards side by side.
     """
-    pictures = [picture for episode in episodes for picture in episode]
-    height, width = max(len(picture) for picture in pictures), max(picture.shape[1] for picture in pictures)
-    for first in range(0, len(episodes), columns):
-        row = episodes[first : first + columns]
+    height, width = _largest(episodes)
+    for row in _rows(episodes, columns):
         length = max(map(len, row))
         for time in range(length):
             boards = [_fitted(episode[min(time, len(episode) - 1)], height, width) for episode in row]
@@ -87,36 +89,36 @@ def write_gif(shots: Iterable[Shot], path: Path) -> None:
         shots: pictures of one size, each with the time that it is shown for.
         path: where to write it; a file there is replaced.
     """
-    shots = list(shots)
     colors: Any = {"colors": _COLORS, "method": Image.Quantize.MEDIANCUT, "dither": Image.Dither.NONE}
-    images = [Image.fromarray(shot.picture).quantize(**colors) for shot in shots]
-    durations = [shot.milliseconds for shot in shots]
+    # One shot at a time: with its few colours a picture takes a third of the memory.
+    drawn = [(Image.fromarray(shot.picture).quantize(**colors), shot.milliseconds) for shot in shots]
+    images, durations = zip(*drawn, strict=True)
     file = io.BytesIO()
     images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=True)
     replace_file(path, file.getvalue())
 
 
-def play(run: LoadedRun, *, seed: int) -> list[list[Frame]]:
+def play(run: LoadedRun, *, seed: int, on_picture: OnPicture = untold) -> list[list[Frame]]:
     """Play one greedy episode in every environment and return the pictures of each, the last one included.
 
     Raises:
         ConfigError: the environment draws no pictures.
+        PictureTooLargeError: it draws such large ones that all of them would not fit into memory.
     """
     env: Any = run.env
     check_drawable(env)
-    # Only our own grids can choose how large they draw a cell.
-    chooses_cell = "cell" in inspect.signature(env.render).parameters
-    options = {"cell": max(12, BOARD_PIXELS // getattr(env, "size", 5))} if chooses_cell else {}
     player = Player(run.algorithm)
     step = env.reset(seed=seed)
 
     def picture(index: int, final: bool) -> Frame:
-        drawn = env.render(index, final=final, **options)
-        return drawn if options else _mounted(drawn)
+        return board_of(env, index, side=BOARD_PIXELS, final=final)
 
+    most = min(env.episode_limit, MAX_FRAMES)
+    _check_memory(env, picture(0, False), env.num_envs * (most + 1))
     episodes = [[picture(index, False)] for index in range(env.num_envs)]
     is_playing = np.ones(env.num_envs, dtype=bool)
-    for _ in range(min(env.episode_limit, MAX_FRAMES)):
+    for number in range(most):
+        on_picture("playing and drawing", number, most)
         step = env.step(player.act(step, explore=False))
         if step.discarded is not None:
             # An episode that failed has no last picture; the environment shows the next one already.
@@ -129,43 +131,29 @@ def play(run: LoadedRun, *, seed: int) -> list[list[Frame]]:
     return episodes
 
 
-def check_drawable(env: Any) -> None:
-    """Refuse an environment that draws no pictures of itself.
-
-    Raises:
-        ConfigError: it has no method `render(index, *, final)`, or was made without the render mode for pictures.
-    """
-    render = getattr(env, "render", None)
-    if not callable(render):
-        raise ConfigError(
-            f"{env.name} draws no pictures, so there is nothing to animate; "
-            "it needs a method render(index, *, final=False) that returns them."
+def _check_memory(env: Any, picture: Frame, count: int) -> None:
+    if (size := count * picture.nbytes) > MOST_BYTES:
+        height, width = picture.shape[:2]
+        raise PictureTooLargeError(
+            f"an animation of {env.name} would hold {count:,} pictures of {width:,} x {height:,} pixels, "
+            f"{size / 2**30:.1f} GiB and more than {MOST_BYTES / 2**30:g} GiB; take a smaller board or shorter "
+            "episodes, or do without an animation."
         )
-    parameters = inspect.signature(render).parameters
-    if "final" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        raise ConfigError(f"{env.name}: render lacks `final`, the end of an episode just over; see Coverage.render.")
-    wanted = DRAWING_OPTIONS["render_mode"]
-    if getattr(env, "render_mode", wanted) != wanted:
-        raise ConfigError(f"{env.name} was made without render_mode={wanted!r}, so it draws no pictures.")
+
+
+def _rows(episodes: Sequence[Sequence[Frame]], columns: int) -> list[Sequence[Sequence[Frame]]]:
+    return [episodes[first : first + columns] for first in range(0, len(episodes), columns)]
+
+
+def _largest(episodes: Sequence[Sequence[Frame]]) -> tuple[int, int]:
+    pictures = [picture for episode in episodes for picture in episode]
+    return max(len(picture) for picture in pictures), max(picture.shape[1] for picture in pictures)
 
 
 def _milliseconds(time: int, length: int) -> int:
     if time == length - 1:
         return HOLD_MILLISECONDS
     return START_MILLISECONDS if time == 0 else STEP_MILLISECONDS
-
-
-def _mounted(picture: Frame) -> UInt8[np.ndarray, "mount_height mount_width 3"]:
-    """Put a picture of others on our paper, of a handy size: side by side they would run into each other."""
-    image = Image.fromarray(picture)
-    image.thumbnail((MOST_PIXELS, MOST_PIXELS), Image.Resampling.LANCZOS)
-    return np.asarray(ImageOps.expand(ImageOps.expand(image, 1, BORDER), MOUNT_PIXELS, PAPER))
-
-
-def _do_without_display() -> None:
-    """Spare pygame the search for a display where there is none; it looks when it is first used."""
-    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
 def _fitted(picture: Frame, height: int, width: int) -> Frame:

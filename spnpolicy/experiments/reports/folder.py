@@ -7,6 +7,7 @@ from pathlib import Path
 from circuits.files import replace_file
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.files import make_new_folder
+from spnpolicy.experiments.media.animation import OnPicture, untold
 from spnpolicy.experiments.reports.cautions import Selection
 from spnpolicy.experiments.reports.csv_files import curves_csv, improvement_csv, runs_csv, table_csv
 from spnpolicy.experiments.reports.groups import Task, group_runs
@@ -55,14 +56,14 @@ def make_report(paths: Sequence[Path], *, measure: str | None = None, include_un
     return Report(comparison, tasks, selection, report_text(comparison, tasks, selection))
 
 
-def write_report_folder(report: Report, folder: Path) -> list[Path]:
+def write_report_folder(report: Report, folder: Path, *, on_picture: OnPicture = untold) -> list[Path]:
     """Write a report into a new folder; return its files, the most useful one first.
 
     Raises:
         ConfigError: something is there already.
     """
     make_new_folder(folder)
-    pictures = draw_pictures(report.comparison, folder)
+    pictures = draw_pictures(report.comparison, folder, on_picture)
     texts = {
         "report.html": report_html(report.comparison, report.tasks, report.selection, pictures),
         "report.txt": report.text,

@@ -1,6 +1,7 @@
 """The pictures of a report: learning curves, scores with intervals, profiles, probability of improvement."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from circuits.draw.style import FAINT, INK
+from spnpolicy.experiments.media.animation import OnPicture, untold
 from spnpolicy.experiments.media.figures import new_axes, plain, save_figure, series_style
 from spnpolicy.experiments.media.lines import draw_lines
 from spnpolicy.experiments.reports.numbers import LESS_IS_BETTER, NORMALISED, Comparison, Numbers, TaskNumbers
@@ -28,25 +30,29 @@ class Picture(NamedTuple):
     title: str
 
 
-def draw_pictures(comparison: Comparison, folder: Path) -> list[Picture]:
+def draw_pictures(comparison: Comparison, folder: Path, on_picture: OnPicture = untold) -> list[Picture]:
     """Write all pictures into a folder; an algorithm has the same colour in all of them."""
+    drawers: Sequence[tuple[str, Callable[[Numbers, str, Mapping[str, int], Path], str | None]]] = (
+        ("scores", _draw_scores),
+        ("profiles", _draw_profiles),
+        ("improvement", _draw_improvement),
+    )
+    total = len(comparison.tasks) + len(drawers) * len(comparison.parts)
+    parts = count()
     pictures: list[Picture] = []
     measure = comparison.measure
     styles = _styles(comparison.parts)
     for number, task in enumerate(comparison.tasks, start=1):
         title = f"{task.label}: during training, interquartile mean and 95 % interval over runs"
         path = folder / f"curves{_suffix(number, len(comparison.tasks))}.png"
+        on_picture("drawing", next(parts), total)
         limits = _limits(task) if measure in NORMALISED else None
         draw_lines(path, task.curves, title=title, ylabel=MEASURE_NAMES[measure], styles=styles, limits=limits)
         pictures.append(Picture(path, task.label, title))
-    drawers: Sequence[tuple[str, Callable[[Numbers, str, Mapping[str, int], Path], str | None]]] = (
-        ("scores", _draw_scores),
-        ("profiles", _draw_profiles),
-        ("improvement", _draw_improvement),
-    )
     for name, draw in drawers:
         for number, numbers in enumerate(comparison.parts, start=1):
             path = folder / f"{name}{_suffix(number, len(comparison.tasks))}.png"
+            on_picture("drawing", next(parts), total)
             title = draw(numbers, measure, styles, path)
             if title is not None:
                 pictures.append(Picture(path, numbers.label, title))

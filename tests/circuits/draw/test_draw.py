@@ -226,6 +226,13 @@ def test_large_tables_leave_the_numbers_out() -> None:
     assert png(circuits.draw_table(pi, [0, 1], value_names=[[f"a long value {i}" for i in range(40)], ["a", "b", "c"]]))
 
 
+def test_pictures_that_nobody_could_read_are_refused() -> None:
+    circuit = circuits.structures.mean_field([2000, 3])
+    pi = CircuitDistribution(circuit, torch.zeros(circuit.num_parameters))
+    with pytest.raises(circuits.StructureError, match="at most 750 either way can be read; draw fewer"):
+        circuits.draw_table(pi, 0)
+
+
 def test_wrong_requests_are_refused_in_plain_words(tmp_path: Path) -> None:
     circuit = weather()
     pi = weather_distribution()

@@ -1,10 +1,12 @@
 """`spnpolicy evaluate`: means, and videos; what a player finds in the file is what was played."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from cli_cases import PROGRAM, SHORT, contents, endless, wait_for
 from PIL import Image
 
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.cli import main
+from spnpolicy.cli import evaluate, main
+from spnpolicy.cli.progress import PictureProgress
 from spnpolicy.experiments.media import video
 from spnpolicy.experiments.media.animation import (
     HOLD_MILLISECONDS,
@@ -25,17 +28,33 @@ from spnpolicy.experiments.media.video import FRAMES_PER_SECOND, write_video
 from spnpolicy.training.player import Player
 
 
-def test_evaluate_prints_means_with_errors_and_draws(trained, tmp_path, capsys):
+def test_evaluate_prints_means_with_errors_and_draws(trained, tmp_path, monkeypatch, capsys):
+    told = []
+    monkeypatch.setattr(PictureProgress, "__call__", lambda self, *words: told.append(words))
     before = contents(trained)
     gif = tmp_path / "play.gif"
     assert main(["evaluate", str(trained / "spn"), "--episodes", "50", "--gif", str(gif)]) == 0
-    text = capsys.readouterr().out
+    text, notes = capsys.readouterr()
+    assert notes == ""
     assert "50 greedy episodes" in text
     for name in ("success", "steps", "fraction of the optimum"):
         assert name in text
     with Image.open(gif) as picture:
         assert picture.n_frames > 1
+        written = ("writing the animation", picture.n_frames, picture.n_frames)
     assert contents(trained) == before
+    assert ("playing and drawing", 0, 20) in told
+    assert told[-1] == written
+
+
+def test_an_animation_that_takes_long_says_so_before(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "_LONG", 0.0)
+    evaluate._played(
+        SimpleNamespace(run=trained / "spn", gif=tmp_path / "x.gif", video=None, checkpoint="latest", seed=0)
+    )
+    assert re.fullmatch(
+        r"--gif is large: \d+ pictures of [\d,]+ x \d+ pixels, .* about \d+ s to write\n", capsys.readouterr().err
+    )
 
 
 def test_a_signal_ends_an_evaluation_with_a_word(trained, monkeypatch, capsys):

@@ -8,10 +8,12 @@ import pytest
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.env import BatchedEnv, EnvSpec, Step
 from spnpolicy.data.protocol import Algorithm
-from spnpolicy.envs import make_env
-from spnpolicy.envs.sprites import BORDER, PAPER
-from spnpolicy.experiments.media import animation
-from spnpolicy.experiments.media.animation import MOST_PIXELS, MOUNT_PIXELS, check_drawable, load_to_draw, play
+from spnpolicy.envs import ENVIRONMENTS, make_env
+from spnpolicy.envs.sprites import BORDER, PAPER, PictureTooLargeError
+from spnpolicy.experiments.answers.picture import state_of
+from spnpolicy.experiments.media import animation, boards
+from spnpolicy.experiments.media.animation import play
+from spnpolicy.experiments.media.boards import MOST_PIXELS, MOUNT_PIXELS, check_drawable, load_to_draw
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.loop import train
 from spnpolicy.training.runs import LoadedRun
@@ -103,6 +105,39 @@ def test_large_pictures_shrink_and_keep_their_shape(size, shown):
     assert (picture[FRAME:-FRAME, FRAME:-FRAME] == 50).all()
 
 
+def test_the_size_of_an_animation_is_known_before():
+    episodes = [[np.zeros((8, 6 + width, 3), np.uint8)] * length for length, width in ((3, 0), (4, 2), (2, 0))]
+    for columns in (1, 2, 3):
+        shots = list(animation.shots_of(episodes, columns=columns))
+        size = animation.size_of(episodes, columns=columns)
+        assert size[1:] == shots[0].picture.shape[:2]
+        assert size.shots == len(shots)
+        assert size.pixels == sum(shot.picture.size for shot in shots) // 3
+
+
+def test_pictures_that_would_not_fit_into_memory_are_refused_before(monkeypatch):
+    with pytest.raises(PictureTooLargeError, match="1,000 x 1,000 cells would be a picture of .* smaller board"):
+        play(run_of(started("coverage", size=1000)), seed=0)
+    monkeypatch.setattr(animation, "MOST_BYTES", 100_000)
+    with pytest.raises(PictureTooLargeError, match="slides would hold 12 pictures of 78 x 58 pixels"):
+        play(run_of(Slides()), seed=0)
+
+
+def started(name, **options):
+    env = make_env(name, **options)
+    env.reset(seed=0)
+    return env
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_every_environment_shows_its_state_beside_an_answer_or_nothing(name):
+    """Whatever its `render` takes: none can choose the size of a cell but coverage."""
+    shown = state_of(started(name, **({"render_mode": "rgb_array"} if name == "foraging" else {})))
+    assert (shown is None) == (name in ("matrix_game", "two_step", "assignment_game"))
+    assert shown is None or shown.ndim == 3
+    assert state_of(Slides()).shape[2] == 3
+
+
 def test_environments_that_cannot_be_drawn_are_told_what_they_lack():
     with pytest.raises(ConfigError, match=r"matrix_game draws no pictures.*render\(index, \*, final=False\)"):
         check_drawable(make_env("matrix_game"))
@@ -143,8 +178,8 @@ def test_where_there_is_no_display_none_is_looked_for(display, driver, expected,
     given = {"DISPLAY": display, "SDL_VIDEODRIVER": driver}
     environ = {name: value for name, value in given.items() if value is not None}
     folder = folder_of("coverage", size=3, agents=2)
-    monkeypatch.setattr(animation.os, "environ", environ)
-    monkeypatch.setattr(animation.sys, "platform", "linux")
+    monkeypatch.setattr(boards.os, "environ", environ)
+    monkeypatch.setattr(boards.sys, "platform", "linux")
     run = load_to_draw(folder, num_envs=1)
     assert environ.get("SDL_VIDEODRIVER") == expected
     assert run.env.num_envs == 1

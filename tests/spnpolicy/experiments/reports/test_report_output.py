@@ -50,7 +50,9 @@ class Page(HTMLParser):
 
 def test_the_folder_of_a_report(runs, tmp_path):
     report = make_report([runs])
-    files = write_report_folder(report, tmp_path / "out")
+    told = []
+    files = write_report_folder(report, tmp_path / "out", on_picture=lambda *words: told.append(words))
+    assert told == [("drawing", number, 4) for number in range(4)]
     assert sorted(path.name for path in files) == sorted(path.name for path in (tmp_path / "out").iterdir())
     assert {path.name for path in files} == {
         "report.html", "report.txt", "table.csv", "improvement.csv", "curves.csv", "runs.csv", "curves.png",
