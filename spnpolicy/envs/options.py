@@ -41,8 +41,8 @@ def one_of(owner: str, option: str, value: object, known: Iterable[str]) -> str:
     if isinstance(value, str) and value in names:
         return value
     nearest = nearest_name(str(value), names, cutoff=0.5)
-    hint = f"did you mean {nearest!r}? " if nearest else ""
-    raise ConfigError(f"{owner}: unknown {option} {value!r}; {hint}Known: {', '.join(names)}.")
+    hint = f"did you mean {nearest!r}? Known" if nearest else "known"
+    raise ConfigError(f"{owner}: unknown {option} {value!r}; {hint}: {', '.join(names)}.")
 
 
 def true_or_false(owner: str, option: str, value: object) -> bool:

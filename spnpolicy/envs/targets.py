@@ -125,4 +125,4 @@ def _nearest(module: ModuleType, attribute: str) -> str:
 def _extra(module: str) -> str:
     """Return how to install what a game of PettingZoo needs; its families are extras of the package."""
     package, _, rest = module.partition(".")
-    return f"; run `pip install pettingzoo[{rest.partition('.')[0]}]`" if package == "pettingzoo" else ""
+    return f"; run `pip install 'pettingzoo[{rest.partition('.')[0]}]'`" if package == "pettingzoo" else ""

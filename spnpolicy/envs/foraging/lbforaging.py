@@ -176,7 +176,7 @@ def _make(task: str) -> Any:
         import lbforaging  # noqa: F401  # pyright: ignore[reportUnusedImport] registers its tasks
     except ImportError as error:
         raise ConfigError(
-            "foraging: the package lbforaging is not installed; run `pip install spnpolicy[environments]`."
+            "foraging: the package lbforaging is not installed; run `pip install 'spnpolicy[environments]'`."
         ) from error
     if not isinstance(task, str) or not task.startswith("Foraging-") or task not in gymnasium.registry:
         raise ConfigError(f"foraging: unknown task {task!r}; write it like {TASK!r} (grid, players, foods, coop).")

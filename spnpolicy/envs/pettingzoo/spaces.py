@@ -65,8 +65,8 @@ def action_set(owner: str, agent: str, space: Space[Any], bins: int | None) -> A
         )
     if bins is None:
         raise ConfigError(
-            f"{owner}: {agent} has continuous actions, {space}; give bins=5, for example, to choose from 5 values "
-            "per dimension."
+            f"{owner}: {agent} has continuous actions, {space}; give bins=5 (--env.bins 5), for example, to choose "
+            "from 5 values per dimension."
         )
     whole_number(owner, "bins", bins, 2)
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):

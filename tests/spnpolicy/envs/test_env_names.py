@@ -159,7 +159,7 @@ def test_a_game_whose_extra_is_missing_says_which(game, package, monkeypatch):
     monkeypatch.delitem(sys.modules, f"pettingzoo.{game}", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     extra = game.partition(".")[0]
-    message = rf"needs the package '{package}', which is not installed; run `pip install pettingzoo\[{extra}\]`\.$"
+    message = rf"needs the package '{package}', which is not installed; run `pip install 'pettingzoo\[{extra}\]'`\.$"
     with pytest.raises(ConfigError, match=message):
         make_env(f"pettingzoo:pettingzoo.{game}")
 
@@ -180,7 +180,9 @@ def test_every_hint_names_a_game_that_is_there():
 
 def test_missing_package_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "lbforaging", None)
-    with pytest.raises(ConfigError, match=r"lbforaging is not installed; run `pip install spnpolicy\[environments\]`"):
+    with pytest.raises(
+        ConfigError, match=r"lbforaging is not installed; run `pip install 'spnpolicy\[environments\]'`"
+    ):
         Foraging()
 
 
