@@ -79,11 +79,12 @@ class FactorQ(nn.Module):
             else _small(_StackedLinear(1, hidden[-1], graph.num_entries))
         )
 
-    def forward(self, observation: Float[Tensor, "*batch features"]) -> Factors:
+    def forward(self, observation: Float[Tensor, "*batch features"], *context: Float[Tensor, "..."]) -> Factors:
         """Return the factors of each state.
 
         Args:
             observation: shape (*batch, observation_size); with `per_agent` (*batch, n, observation_size).
+            context: further inputs of the encoder, such as the state beside the agents' observations.
 
         Returns:
             Factors on `graph` with batch shape (*batch,).
@@ -95,7 +96,7 @@ class FactorQ(nn.Module):
         size = observation.shape[-1] if self.encoder is not None else self.observation_size
         _check_observation(self, observation, (self.graph.num_variables, size), self.per_agent)
         if self.encoder is not None:
-            observation = self.encoder(observation)
+            observation = self.encoder(observation, *context)
         if self.agent_id:
             identity = torch.eye(self.graph.num_variables, dtype=observation.dtype, device=observation.device)
             observation = torch.cat([observation, identity.expand(*observation.shape[:-1], -1)], dim=-1)

@@ -1,5 +1,6 @@
 """The sampling relative of the exact-ELBO actor-critic: the same objective, its gradient from the score function."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import policy_gradient_loss
+from spnpolicy.networks.joint_values import JointValues, least
 from spnpolicy.parts.learner import saves
 
 
@@ -72,26 +74,32 @@ class ReinforceVI:
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one step of the critic, one of the policy, and one of the temperature."""
+        learner = self.learner
         with torch.no_grad():
-            _, drawn = self._draw(self.learner.target_critic, batch.next_observation, batch.next_available_actions)
-            target_t = self.learner.target(batch, drawn.soft_return.mean(0), -drawn.log_prob.mean(0))
-        q_t, drawn = self._draw(self.learner.critic, batch.observation, batch.available_actions)
+            following = batch.next_observation, batch.next_state, batch.next_available_actions
+            _, drawn = self._draw(learner.target_critic, *following)
+            target_t = learner.target(batch, drawn.soft_return.mean(0), -drawn.log_prob.mean(0))
+        q_t, drawn = self._draw(learner.critic, batch.observation, batch.state, batch.available_actions)
         loss = score_function_loss(drawn, self.config.baseline, batch.valid)
         elbo, entropy = drawn.soft_return.mean(0), -drawn.log_prob.detach().mean(0)
-        return self.learner.learn(batch, q_t, target_t, loss, elbo, entropy, progress)
+        return learner.learn(batch, q_t, target_t, loss, elbo, entropy, progress)
 
-    def _draw(self, critic: torch.nn.Module, observation: Tensor, available: Tensor) -> tuple[Factors, Drawn]:
-        q: Factors = critic(observation)
-        pi = self.learner.policy(observation, available)
+    def _draw(
+        self, critic: JointValues, observation: Tensor, state: Tensor, available: Tensor
+    ) -> tuple[list[Factors], Drawn]:
+        q = self.learner.values(critic, observation, state)
+        pi = self.learner.policy(observation, state, available)
         return q, draw(pi, q, self.learner.temperature.value, self.config.samples, self._sample_generator)
 
 
-def draw(pi: CircuitDistribution, q: Factors, temperature: float, count: int, generator: torch.Generator) -> Drawn:
+def draw(
+    pi: CircuitDistribution, q: Sequence[Factors], temperature: float, count: int, generator: torch.Generator
+) -> Drawn:
     """Draw joint actions and say how probable and how good they are.
 
     Args:
         pi: the policy, batch shape (batch,).
-        q: action values, batch shape (batch,).
+        q: action values, batch shape (batch,); of several the least.
         temperature: weight of the entropy.
         count: samples per batch row.
         generator: source of the randomness, on the CPU.
@@ -100,7 +108,8 @@ def draw(pi: CircuitDistribution, q: Factors, temperature: float, count: int, ge
     actions = on_cpu.sample((count,), generator=generator).to(pi.logits.device)
     log_prob = pi.log_prob(actions)
     with torch.no_grad():
-        return Drawn(log_prob, q.detach()(actions) - temperature * log_prob)
+        value = least(each.detach()(actions) for each in q)
+        return Drawn(log_prob, value - temperature * log_prob)
 
 
 def score_function_loss(drawn: Drawn, baseline: str, valid: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, ""]:

@@ -1,7 +1,7 @@
 """The exact-ELBO actor-critic: a joint circuit policy trained on a multilinear factor-graph Q, without sampling."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -22,8 +22,10 @@ from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
 from spnpolicy.maths.masks import require_some_action, usable, zero_where_stuck
 from spnpolicy.networks.encoders import encoder_for
+from spnpolicy.networks.joint_values import JointValues, least
 from spnpolicy.networks.policy import SPNPolicy
 from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
+from spnpolicy.parts.reward_bounds import RewardBounds
 from spnpolicy.parts.settings import AdamSettings, DataSettings, TargetUpdate, data_needs, step_size
 from spnpolicy.parts.targets import value_target
 from spnpolicy.parts.temperature import Temperature, TemperatureConfig, spread
@@ -42,6 +44,13 @@ class SharedConfig(DataSettings):
     pairs: tuple[tuple[Amount, Amount], ...] = ()
     """The pair factors of the critic themselves, by the agents' numbers, instead of `num_pairs`; what
     `factor_q.learn_factor_graph` finds in joint actions and returns, for example."""
+    critics: Annotated[int, Range(1, 2)] = 1
+    """2: two critics that start differently, and the smaller expectation counts; against values that are too high."""
+    value_bounds: bool = True
+    """Hold values of what follows within what the rewards seen so far allow, see `RewardBounds`."""
+    state: Literal["none", "critic", "both"] = "none"
+    """Who also sees the state of the environment, beside all agents' observations: where these do not show everything,
+    a critic that sees it is right on average of what a policy that does not will earn; and "both" needs it in play."""
     entropy_reference: Literal["uniform", "none"] = "uniform"
     """Measure entropy against the uniform policy, so that staying alive is never paid; "none" is the plain entropy."""
     temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
@@ -69,7 +78,9 @@ Solver = Callable[[Factors, Bool[Tensor, "*batch agents actions"], float], Circu
 """Finds the policy for given action values, available actions and temperature, without a network."""
 
 
-@saves("critic", "actor", "target_critic", "critic_optimizer", "actor_optimizer", "temperature", "num_updates")
+@saves(
+    "critic", "actor", "target_critic", "critic_optimizer", "actor_optimizer", "temperature", "bounds", "num_updates"
+)
 class SPNActorCritic:
     """Maximum-entropy actor-critic whose actor and bootstrap are exact expectations under a joint policy.
 
@@ -93,16 +104,20 @@ class SPNActorCritic:
         self._spec = spec
         graph = critic_graph(config, spec.cardinalities, seed=streams.integer("pairs"))
         circuit = build_circuit(config, graph)
+        self._critic_sees_state, self._actor_sees_state = config.state != "none", config.state == "both"
         with streams.initialization("spn_ac"):
             network = config.network
             options = {"hidden": network.hidden, "per_agent": True, "agent_id": network.tells_agents_apart}
-            self.critic = FactorQ(graph, encoder=encoder_for(network, spec), **options)
+            encoders = [encoder_for(network, spec, sees_state=self._critic_sees_state) for _ in range(config.critics)]
+            self.critic = JointValues([FactorQ(graph, encoder=encoder, **options) for encoder in encoders])
+            encoder = encoder_for(network, spec, sees_state=self._actor_sees_state)
             pairs = [(scope[0], scope[1]) for scope in graph.scopes if len(scope) == 2]
-            self.actor = SPNPolicy(circuit, encoder=encoder_for(network, spec), pairs=pairs, **options)
+            self.actor = SPNPolicy(circuit, encoder=encoder, pairs=pairs, **options)
         self.target_critic = frozen_copy(self.critic)
         self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
         self.temperature = Temperature(config.temperature)
+        self.bounds = RewardBounds(config.discount)
         self.num_updates = 0
         self.needs = data_needs(config)
         self._generator = streams.torch("exploration")
@@ -112,9 +127,10 @@ class SPNActorCritic:
         require_some_action(step.available_actions)
         device = next(self.critic.parameters()).device
         with torch.no_grad():
-            observation = torch.tensor(step.observation, dtype=torch.float32, device=device)
-            available = torch.tensor(step.available_actions, device=device)
-            pi = self.policy(observation, available)
+            observation, state = (
+                torch.tensor(array, dtype=torch.float32, device=device) for array in (step.observation, step.state)
+            )
+            pi = self.policy(observation, state, torch.tensor(step.available_actions, device=device))
             # The random streams live on the CPU, so that a seed means the same on every device.
             return pi if device.type == "cpu" else CircuitDistribution(pi.circuit, pi.logits.cpu())
 
@@ -126,16 +142,16 @@ class SPNActorCritic:
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one step of the critic, one of the actor, and one of the temperature."""
         target_t = self._targets(batch)
-        q_t: Factors = self.critic(batch.observation)
-        pi = self.policy(batch.observation, batch.available_actions)
+        q_t = self.values(self.critic, batch.observation, batch.state)
+        pi = self.policy(batch.observation, batch.state, batch.available_actions)
         entropy = pi.entropy()
-        bound = pi.expectation(q_t.detach()) + self.temperature.value * entropy
+        bound = least(pi.expectation(q.detach()) for q in q_t) + self.temperature.value * entropy
         return self.learn(batch, q_t, target_t, -mean_of_valid(bound, batch.valid), bound, entropy, progress)
 
     def learn(
         self,
         batch: Batch,
-        q_t: Factors,
+        q_t: Sequence[Factors],
         target_t: Float[Tensor, "*batch"],
         actor_loss: Float[Tensor, ""],
         bound: Float[Tensor, "*batch"],
@@ -143,36 +159,43 @@ class SPNActorCritic:
         progress: float,
     ) -> dict[str, float]:
         """Descend on the critic's and the actor's loss, then move temperature and target; all or nothing."""
-        losses = {"critic": squared_td_loss(q_t(batch.actions), target_t, batch.valid)}
+        losses = {"critic": torch.stack([squared_td_loss(q(batch.actions), target_t, batch.valid) for q in q_t]).sum()}
         if self._solver is None:
             losses["actor"] = actor_loss
         numbers = improve(self, **losses)
         allowed = usable(batch.available_actions, self._spec.cardinalities)
-        largest = mean_of_valid(self._largest_entropy(allowed), batch.valid)
-        mean_entropy, mean_largest = mean(float(mean_of_valid(entropy.detach(), batch.valid)), float(largest))
+        means = [
+            float(mean_of_valid(each, batch.valid))
+            for each in (entropy.detach(), self._largest_entropy(allowed), spread(q_t[0].detach(), allowed))
+        ]
+        mean_entropy, mean_largest, mean_spread = mean(*means)
         if all(map(math.isfinite, numbers.values())):
-
-            def spread_of_values() -> float:
-                return mean(float(mean_of_valid(spread(q_t.detach(), allowed), batch.valid)))[0]
-
-            self.temperature.update(mean_entropy, mean_largest, progress, spread_of_values)
+            self.temperature.update(mean_entropy, mean_largest, progress, mean_spread)
         mean_bound = float(mean_of_valid(bound.detach(), batch.valid))
         return numbers | {"elbo": mean_bound, "entropy": mean_entropy, "temperature": self.temperature.value}
 
-    def policy(self, observation: Tensor, available: Bool[Tensor, "*batch agents actions"]) -> CircuitDistribution:
+    def values(self, critic: JointValues, observation: Tensor, state: Tensor) -> list[Factors]:
+        """Return the action values that each network of a critic gives."""
+        return critic(observation, state) if self._critic_sees_state else critic(observation)
+
+    def policy(
+        self, observation: Tensor, state: Tensor, available: Bool[Tensor, "*batch agents actions"]
+    ) -> CircuitDistribution:
         """Return the joint policy at these observations, with forbidden actions ruled out."""
         allowed = usable(available, self._spec.cardinalities)
         if self._solver is not None:
             with torch.no_grad():
-                return self._solver(self.critic(observation), allowed, self.temperature.value)
-        pi: CircuitDistribution = self.actor(observation)
+                q, *more = self.values(self.critic, observation, state)
+                return self._solver(sum(more, q) / (1 + len(more)), allowed, self.temperature.value)
+        pi: CircuitDistribution = self.actor(observation, state) if self._actor_sees_state else self.actor(observation)
         return pi.condition(allowed) if self._spec.has_action_masks else pi
 
     @torch.no_grad()
     def _targets(self, batch: Batch) -> Float[Tensor, "*batch"]:
-        pi = self.policy(batch.next_observation, batch.next_available_actions)
+        pi = self.policy(batch.next_observation, batch.next_state, batch.next_available_actions)
         entropy = pi.entropy()
-        value = pi.expectation(self.target_critic(batch.next_observation)) + self.temperature.value * entropy
+        q_tp1 = self.values(self.target_critic, batch.next_observation, batch.next_state)
+        value = least(pi.expectation(q) for q in q_tp1) + self.temperature.value * entropy
         return self.target(batch, value, entropy)
 
     def target(
@@ -187,9 +210,14 @@ class SPNActorCritic:
         """
         config, available = self.config, batch.next_available_actions
         bonus_tp1 = self.temperature.value * entropy_tp1
+        largest = self.temperature.value * self._largest_entropy(usable(available, self._spec.cardinalities))
         if config.entropy_reference == "uniform":
-            largest = self.temperature.value * self._largest_entropy(usable(available, self._spec.cardinalities))
             value_tp1, bonus_tp1 = value_tp1 - largest, bonus_tp1 - largest
+        if config.value_bounds:
+            self.bounds.observe(batch.reward.mean(-1), batch.valid)
+            most = float(largest.max())
+            bonus = {"least_bonus": -most} if config.entropy_reference == "uniform" else {"most_bonus": most}
+            value_tp1 = self.bounds.hold(value_tp1, **bonus)
         return value_target(config, batch, zero_where_stuck(value_tp1, available), bonus_tp1=bonus_tp1)
 
     def _largest_entropy(self, allowed: Bool[Tensor, "*batch agents actions"]) -> Float[Tensor, "*batch"]:

@@ -94,6 +94,15 @@ def mean(*values: float) -> list[float]:
     return numbers.tolist()
 
 
+def largest(*values: float) -> list[float]:
+    """Return the largest of each number over all processes."""
+    if world().size == 1:
+        return list(values)
+    numbers = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(numbers, dist.ReduceOp.MAX)
+    return numbers.tolist()
+
+
 def any_of(flag: bool) -> bool:
     """Return whether the flag is set in any process."""
     return mean(float(flag))[0] > 0.0

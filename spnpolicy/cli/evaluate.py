@@ -65,6 +65,9 @@ def run(line: CommandLine) -> int:
     print(f"{loaded.config.algorithm} on {loaded.config.env} after {loaded.step:,} env steps of training")
     print(f"{options.episodes:,} greedy episodes from seed {options.seed}, mean and standard error:")
     print("\n".join(aligned(result.rows(discount), indent="  ")))
+    if result.sampled is not None:
+        print("the same episodes with actions drawn from the joint policy:")
+        print("\n".join(aligned(result.sampled.rows(discount), indent="  ")))
     if faults := sum(getattr(loaded.env, "faults_total", {}).values()):
         print(
             f"faults of the environment: {faults:,}; an episode that failed is in no score, another was played instead"
@@ -108,7 +111,7 @@ def _write(pictures: Any, options: Any) -> None:
 
 COMMAND = Command(
     "evaluate",
-    "Play a trained policy greedily and show how well it does.",
+    "Play a trained policy greedily, and a joint one also by drawing from it, and show how well it does.",
     "evaluate RUN [--checkpoint latest|best] [--episodes N] [--seed N] [--gif FILE] [--video FILE]",
     "It also reads a run that was interrupted or killed, or that is still going on.",
     ("evaluate runs/x", "evaluate runs/x --episodes 5000 --seed 1", "evaluate runs/x --checkpoint best --video x.mp4"),

@@ -7,14 +7,17 @@ from spnpolicy.cli.checks import first_free
 from spnpolicy.cli.command import FOLDER, Command, add_json, offer
 from spnpolicy.cli.options import CommandLine, Parser, known_name
 
-MEASURES = ("fraction_of_optimum", "return", "discounted_return", "success", "length")
+GREEDY = ("fraction_of_optimum", "return", "discounted_return", "success", "length")
+MEASURES = (*GREEDY, *(f"sampled_{name}" for name in GREEDY))
 """Names for --measure: those of `spnpolicy.experiments.reports.runs.MEASURES`, which is slow to import."""
 
 
 def _add_arguments(parser: Parser) -> None:
     runs = "run folders, or folders that hold some"
     offer(parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=runs), FOLDER)
-    what = f"what to compare: {', '.join(MEASURES)} (default: the first that all runs have)"
+    what = (
+        f"what to compare: {', '.join(GREEDY)}, or sampled_ before one of them (default: the first that all runs have)"
+    )
     offer(parser.add_argument("--measure", metavar="NAME", help=what), MEASURES)
     parser.add_argument("--include-unfinished", action="store_true", help="count unfinished runs as they are now")
     out = "new folder (default: the first free runs/report)"

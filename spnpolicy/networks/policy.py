@@ -85,11 +85,12 @@ class SPNPolicy(nn.Module):
             first = [] if encoder is None else [encoder]
             self.network = nn.Sequential(*first, trunk, _RegionCodes(circuit, hidden[-1], rank))
 
-    def forward(self, observation: Float[Tensor, "*batch features"]) -> CircuitDistribution:
+    def forward(self, observation: Float[Tensor, "*batch features"], *context: Tensor) -> CircuitDistribution:
         """Return the policy in each state.
 
         Args:
             observation: shape (*batch, observation_size); with `per_agent` (*batch, n, observation_size).
+            context: further inputs of the encoder with `per_agent`, such as the state, (*batch, size).
 
         Returns:
             A distribution over joint actions with batch shape (*batch,).
@@ -108,7 +109,8 @@ class SPNPolicy(nn.Module):
         if observation.dtype != dtype:
             raise ConfigError(f"SPNPolicy: the observation is {observation.dtype}, but the network {dtype}; use .to().")
         batch = observation.shape[:-depth]
-        logits = self.network(observation.reshape(-1, *shape))
+        beside = (each.reshape(-1, *each.shape[len(batch) :]) for each in context)
+        logits = self.network(observation.reshape(-1, *shape), *beside)
         # A finite sum has finite terms only: one pass, far cheaper than the last layer, and nan would act as action 0.
         if not torch.compiler.is_compiling() and not bool(logits.detach().sum().isfinite()):
             _check_finite(observation.reshape(-1, *shape), logits)
@@ -198,9 +200,9 @@ class _Potentials(nn.Module):
         first = torch.zeros(circuit.num_parameters, 1)
         self.bias = nn.Parameter(first) if agent_id else nn.Buffer(first, persistent=False)
 
-    def forward(self, observation: Tensor) -> Tensor:
+    def forward(self, observation: Tensor, *context: Tensor) -> Tensor:
         """Map (batch, agents, features) to logits (parameters, batch)."""
-        tables = self.tables(observation).flat.t().contiguous()
+        tables = self.tables(observation, *context).flat.t().contiguous()
         logits = self.bias.expand(-1, tables.shape[1])
         return logits.index_add(0, self.edges, tables.index_select(0, self.entries))
 

@@ -1,18 +1,24 @@
-"""Evaluation: greedy play, exactly one whole episode in each of many parallel environments."""
+"""Evaluation: greedy play and sampled play, exactly one whole episode in each of many parallel environments."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 
 from spnpolicy.base.errors import ConfigError, EnvError
-from spnpolicy.data.env import BatchedEnv
+from spnpolicy.data.env import BatchedEnv, Step
 from spnpolicy.data.protocol import Algorithm
 from spnpolicy.training.episodes import Episodes, EpisodeTracker
 from spnpolicy.training.player import Player
+
+SAMPLED = "sampled_"
+"""What the names of the means of sampled play begin with."""
+
+Act = Callable[[Step], Int[np.ndarray, "envs agents"]]
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,9 @@ class EvaluationResult:
     fraction_of_optimum: Float[np.ndarray, " episodes"] | None
     """Discounted return divided by the best possible one from the same start; nan where that is not positive,
     None where the environment does not know its optimum."""
+    sampled: "EvaluationResult | None" = None
+    """The same episodes with actions drawn from the joint policy; None where there is none, or it was not asked for.
+    Where this is better, the mode goes round in circles."""
 
     def summary(self) -> dict[str, float]:
         """Return the means over episodes, ready for a metrics record."""
@@ -36,6 +45,8 @@ class EvaluationResult:
         if self.fraction_of_optimum is not None:
             known = self.fraction_of_optimum[np.isfinite(self.fraction_of_optimum)]
             means["fraction_of_optimum"] = float(known.mean()) if len(known) else float("nan")
+        if self.sampled is not None:
+            means |= {SAMPLED + name: value for name, value in self.sampled.summary().items()}
         return means
 
     def rows(self, discount: float) -> list[tuple[str, str, str]]:
@@ -70,6 +81,7 @@ def evaluate(
     seed: int,
     *,
     should_stop: Callable[[], bool] = lambda: False,
+    samples: bool = True,
 ) -> EvaluationResult:
     """Play `episodes` whole episodes without exploration, side by side, one in each environment.
 
@@ -83,6 +95,8 @@ def evaluate(
         discount: worth of a reward one step later, for the discounted return.
         seed: fixes the episodes, so that different algorithms meet the same ones.
         should_stop: asked before every step.
+        samples: also play them with actions drawn from the joint policy, where the algorithm has one; what is drawn
+            depends on `seed` only.
 
     Raises:
         ConfigError: the environment is not a batch of `episodes`.
@@ -95,16 +109,27 @@ def evaluate(
             f"{env.num_envs}. Make it with num_envs={episodes}."
         )
     player = Player(algorithm)
+    greedy = _play(lambda step: player.act(step, explore=False), env, discount, seed, should_stop)
+    policy_at = getattr(algorithm, "policy_at", None)
+    if policy_at is None or not samples:
+        return greedy
+    generator = torch.Generator().manual_seed(seed)
+    sampled = _play(lambda step: policy_at(step).sample(generator=generator).numpy(), env, discount, seed, should_stop)
+    return replace(greedy, sampled=sampled)
+
+
+def _play(act: Act, env: BatchedEnv, discount: float, seed: int, should_stop: Callable[[], bool]) -> EvaluationResult:
+    """Play one episode in each environment, as `evaluate` says."""
     step = env.reset(seed=seed)
     optimum = _optimal_return(env, discount)
-    tracker = EpisodeTracker(episodes, discount)
+    tracker = EpisodeTracker(env.num_envs, discount)
     finished: list[Episodes] = []
-    pending = np.ones(episodes, dtype=bool)
+    pending = np.ones(env.num_envs, dtype=bool)
     steps_left = env.episode_limit
     while steps_left:
         if should_stop():
             raise EvaluationStopped
-        step = env.step(player.act(step, explore=False))
+        step = env.step(act(step))
         # An episode lost to a failing environment is played again from its start.
         steps_left = env.episode_limit if step.discarded is not None and step.discarded.any() else steps_left - 1
         ended = tracker.add(step)

@@ -163,8 +163,8 @@ BUGS = (
     Bug(
         "evaluation: explores, and moves the stream of exploration",
         "spnpolicy/training/evaluation.py",
-        "env.step(player.act(step, explore=False))",
-        "env.step(player.act(step, explore=True))",
+        "player.act(step, explore=False)",
+        "player.act(step, explore=True)",
         ("tests/spnpolicy/training/test_resume.py::test_evaluation_moves_no_random_stream",),
     ),
     Bug(

@@ -16,9 +16,9 @@ from spnpolicy.experiments.statistics.bootstrap import Band, Interval, Tasks, bo
 from spnpolicy.experiments.statistics.curves import Curve, area_under_curve, common_curve, curve_band
 from spnpolicy.experiments.statistics.profiles import performance_profile, probability_of_improvement
 
-NORMALISED = ("fraction_of_optimum", "success")
+NORMALISED = ("fraction_of_optimum", "success", "sampled_fraction_of_optimum", "sampled_success")
 """Measures between 0 and 1 that mean the same in every task; only these are aggregated over tasks."""
-LESS_IS_BETTER = ("length",)
+LESS_IS_BETTER = ("length", "sampled_length")
 _THRESHOLDS = 201
 _MOST_ALGORITHMS_IN_ALL_PAIRS = 6
 

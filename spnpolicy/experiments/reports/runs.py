@@ -14,10 +14,12 @@ from spnpolicy.experiments.statistics.curves import History
 from spnpolicy.experiments.sweeps.plan import PLAN_FILE, read_plan, trial_folder
 from spnpolicy.experiments.sweeps.trials import EVALUATION_FILE, read_evaluation
 from spnpolicy.training.config import RunConfig
+from spnpolicy.training.evaluation import SAMPLED
 from spnpolicy.training.runs import check_unfinished, read_facts, read_finished, read_records, read_run_config
 
-MEASURES = ("fraction_of_optimum", "return", "discounted_return", "success", "length")
-"""What an evaluation measures, the one that is comparable between tasks first."""
+GREEDY = ("fraction_of_optimum", "return", "discounted_return", "success", "length")
+MEASURES = (*GREEDY, *(SAMPLED + name for name in GREEDY))
+"""What an evaluation measures, the one that is comparable between tasks first; joint policies are also sampled."""
 _MOST_LETTERS = 160
 _MOST_LETTERS_OF_A_PROBLEM = 400
 _SHOWN_PROBLEMS = 3

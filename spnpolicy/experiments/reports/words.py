@@ -8,14 +8,17 @@ from spnpolicy.experiments.reports.cautions import Selection, cautions, provenan
 from spnpolicy.experiments.reports.groups import Task, algorithm_settings, in_words
 from spnpolicy.experiments.reports.numbers import LESS_IS_BETTER, NORMALISED, Comparison, Numbers, Pair
 from spnpolicy.experiments.statistics.tables import chance_of_separation, digits_for, interval_text, verdict
+from spnpolicy.training.evaluation import SAMPLED
 
-MEASURE_NAMES = {
+_NAMES = {
     "fraction_of_optimum": "discounted return as a fraction of the optimum",
     "return": "return",
     "discounted_return": "discounted return",
     "success": "success rate",
     "length": "episode length (less is better)",
 }
+MEASURE_NAMES = _NAMES | {SAMPLED + name: f"{text}, sampled play" for name, text in _NAMES.items()}
+"""Measures by key, in words."""
 STATISTIC_NAMES = {
     "iqm": "interquartile mean",
     "mean": "mean",
@@ -102,7 +105,8 @@ def statements(numbers: Numbers, measure: str) -> list[str]:
 def explanations(comparison: Comparison) -> list[str]:
     """Return what the columns mean."""
     lines = [
-        "A run (seed) counts with its mean over the episodes of one evaluation, played greedily, always the last one.",
+        "A run (seed) counts with its mean over the episodes of one evaluation, always the last one, "
+        f"{_play(comparison.measure)}.",
         "Interquartile mean: mean over the middle half of the runs. In brackets: 95 % percentile bootstrap interval "
         "over runs, resampled within each task. It says how another set of seeds might come out, not another task.",
         "Gradient updates: steps of the optimiser of what is played by, the actor or, where there is none, the critic. "
@@ -149,6 +153,10 @@ def _sentences(name: str, kinds: dict[str, list[str]], more: str) -> str:
     }
     parts = [f"{endings[kind][0]} {', '.join(kinds[kind])}{endings[kind][1]}" for kind in endings if kind in kinds]
     return " ".join([f"{name} {parts[0]}", *(f"It {part}" for part in parts[1:])])
+
+
+def _play(measure: str) -> str:
+    return "with actions drawn from the policy" if measure.startswith(SAMPLED) else "played greedily"
 
 
 def _chance(numbers: Numbers, pair: Pair) -> float:

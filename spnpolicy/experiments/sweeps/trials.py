@@ -58,7 +58,8 @@ def run_trial(plan: Plan, trial: Trial, folder: Path, *, on_progress: Callable[[
     loaded = load_run(own, num_envs=plan.evaluation_episodes)
     discount = trial.train.discount
     try:
-        result = evaluate(loaded.algorithm, loaded.env, plan.evaluation_episodes, discount, plan.evaluation_seed)
+        episodes, seed = plan.evaluation_episodes, plan.evaluation_seed
+        result = evaluate(loaded.algorithm, loaded.env, episodes, discount, seed, samples=False)
     finally:
         close_env(loaded.env)
     _write_evaluation(own / EVALUATION_FILE, result)

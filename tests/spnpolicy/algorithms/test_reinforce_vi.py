@@ -42,7 +42,7 @@ def estimates(baseline):
     """One estimate of the gradient of the ELBO per row."""
     loss_of = own_mean_included if baseline == "own mean" else lambda drawn: score_function_loss(drawn, baseline)
     circuit, logits, q = problem(ESTIMATES)
-    drawn = draw(CircuitDistribution(circuit, logits), q, TEMPERATURE, SAMPLES, torch.Generator().manual_seed(0))
+    drawn = draw(CircuitDistribution(circuit, logits), [q], TEMPERATURE, SAMPLES, torch.Generator().manual_seed(0))
     loss_of(drawn).backward()
     return -ESTIMATES * logits.grad
 
@@ -81,7 +81,7 @@ def test_no_gradient_flows_through_the_returns():
     circuit, logits, q = problem(50)
     flat = q.flat.clone().requires_grad_()
     pi = CircuitDistribution(circuit, logits)
-    drawn = draw(pi, Factors.from_flat(q.graph, flat), TEMPERATURE, SAMPLES, torch.Generator().manual_seed(0))
+    drawn = draw(pi, [Factors.from_flat(q.graph, flat)], TEMPERATURE, SAMPLES, torch.Generator().manual_seed(0))
     assert drawn.log_prob.requires_grad
     assert not drawn.soft_return.requires_grad
     score_function_loss(drawn, "none").backward()
@@ -91,7 +91,7 @@ def test_no_gradient_flows_through_the_returns():
 def test_the_mean_return_is_the_elbo():
     circuit, logits, q = problem(ESTIMATES)
     pi = CircuitDistribution(circuit, logits.detach())
-    found = draw(pi, q, TEMPERATURE, SAMPLES, torch.Generator().manual_seed(1)).soft_return.flatten()
+    found = draw(pi, [q], TEMPERATURE, SAMPLES, torch.Generator().manual_seed(1)).soft_return.flatten()
     error = (found.mean() - elbo(pi, q, TEMPERATURE)[0]).abs()
     assert error < STANDARD_ERRORS * found.std() / len(found) ** 0.5
 
@@ -101,7 +101,7 @@ def test_it_learns_a_bandit(baseline):
     env = make_env("matrix_game", payoff=[[0.0, 1.0], [0.2, 0.0]], num_envs=32)
     algorithm = learn(
         "reinforce_vi", env, updates=120, discount=0.0, network={"hidden": (32,)}, critic={"learning_rate": 1e-2},
-        actor={"learning_rate": 1e-2}, temperature={"automatic": False, "initial": 0.1}, baseline=baseline,
+        actor={"learning_rate": 1e-2}, temperature={"fixed": 0.1}, baseline=baseline,
     )  # fmt: skip
     step = env.reset()
     assert algorithm.act(step, explore=False).tolist() == [[0, 1]] * 32
@@ -113,9 +113,9 @@ def test_it_learns_a_bandit(baseline):
 def test_time_limits_bootstrap_and_ends_do_not(ending):
     algorithm = learn(
         "reinforce_vi", chain(ending), updates=220, discount=0.8, network={"hidden": (32,)}, **rates(critic=5e-3),
-        target={"rate": 0.3}, batch_size=64, temperature={"automatic": False, "initial": 1e-5},
+        target={"rate": 0.3}, batch_size=64, temperature={"fixed": 1e-5},
     )  # fmt: skip
-    q = algorithm.learner.critic(chain_observation()[0])
+    (q,) = algorithm.learner.critic(chain_observation()[0])
     value = CHAIN_VALUE_OF_B[ending]
     np.testing.assert_allclose(q.max()[0].detach(), [0.8 * value, value], rtol=0.01)
 

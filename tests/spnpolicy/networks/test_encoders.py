@@ -275,7 +275,7 @@ def test_networks_over_entities_learn_small_coverage(name, least, tmp_path):
         steps=38_400, num_envs=64, batch_size=256, updates=1, evaluate_every=38_400, evaluation_episodes=128,
         log_every=38_400, checkpoint_every=10**7,
     )  # fmt: skip
-    options = {"network": {"kind": "entities", "hidden": [32, 32]}, "learning_rate": 1e-3}
+    options = {"network": {"kind": "entities", "hidden": [32, 32]}, "critic": {"learning_rate": 1e-3}}
     task = {"agents": 2, "size": 4, "episode_limit": 30}
     train(RunConfig(name, "coverage", options, task, settings), tmp_path / "run")
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
+import torch
 
+from circuits import CircuitDistribution, structures
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.data.env import BatchedEnv, EnvSpec, Step
 from spnpolicy.data.protocol import Algorithm
+from spnpolicy.envs import make_env
 from spnpolicy.training.episodes import EpisodeTracker
 from spnpolicy.training.evaluation import evaluate
 from tests.spnpolicy.chain_env import ChainEnv
@@ -89,3 +92,21 @@ def test_tracker_state_round_trip():
     step = env.step(None)
     for ours, theirs in zip(first.add(step), second.add(step), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+class Fair(Still):
+    """Its greedy play is action 0, but its joint policy is uniform."""
+
+    def policy_at(self, step):
+        circuit = structures.mean_field([2, 2])
+        return CircuitDistribution(circuit, torch.zeros(len(step.observation), circuit.num_parameters))
+
+
+def test_sampled_play_meets_the_same_episodes_and_is_the_same_every_time():
+    env = make_env("matrix_game", num_envs=400, payoff=[[1.0, 0.0], [0.0, 0.0]])
+    first, second = (evaluate(Fair(), env, 400, 0.5, 7) for _ in range(2))
+    assert first.summary()["return"] == 1.0
+    assert 0.15 < first.summary()["sampled_return"] < 0.35, "one joint action of four is paid (4.6 standard errors)"
+    np.testing.assert_array_equal(first.sampled.episodes.returns, second.sampled.episodes.returns)
+    assert evaluate(Fair(), env, 400, 0.5, 7, samples=False).sampled is None
+    assert evaluate(Still(), env, 400, 0.5, 7).sampled is None

@@ -1,0 +1,38 @@
+"""JointValues: one factor-graph critic or several, of which the smallest expectation counts."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from factor_q import FactorGraph, FactorQ, Factors
+
+
+class JointValues(nn.Module):
+    """Critics of joint actions on the same factor graph, with weights of their own.
+
+    What one takes for too good, another one often does not: the smaller of their expectations is seldom too high.
+
+    Args:
+        networks: one or more.
+
+    Source: Fujimoto, van Hoof and Meger 2018 (clipped double Q); Haarnoja et al. 2018.
+    """
+
+    def __init__(self, networks: Sequence[FactorQ]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.graph: FactorGraph = networks[0].graph
+
+    def forward(self, observation: Float[Tensor, "*batch features"], *context: Float[Tensor, "..."]) -> list[Factors]:
+        """Return the factors that each network gives; the arguments are those of `FactorQ`."""
+        return [network(observation, *context) for network in self.networks]
+
+
+def least(values: Iterable[Float[Tensor, "*batch"]]) -> Float[Tensor, "*batch"]:
+    """Return the smallest of several values, entry by entry; the gradient flows into that one."""
+    first, *others = values
+    for other in others:
+        first = torch.minimum(first, other)
+    return first
