@@ -42,6 +42,7 @@ for name, option in {"learned": {"pairs": found.interactions}, "random": {"num_p
         run = spnpolicy.load_run(Path(folder) / "run", num_envs=1)
     learner: Any = run.algorithm
     with torch.no_grad():
-        values = learner.critic(torch.tensor(run.env.reset(seed=0).observation))(joint.unsqueeze(1)).flatten()
+        (q,) = learner.critic(torch.tensor(run.env.reset(seed=0).observation))
+    values = q(joint.unsqueeze(1)).flatten()
     error = float((values - torch.from_numpy(table).flatten()).square().mean().sqrt())
     print(f"{name} pairs: values of all joint actions are off by {error:.2f} (they spread by {table.std():.2f})")

@@ -6,7 +6,7 @@ from report_cases import write_evaluation, write_run, write_runs
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.experiments.reports.folder import make_report
 from spnpolicy.experiments.reports.numbers import choose_measure, compare
-from spnpolicy.experiments.reports.runs import MEASURES, read_run
+from spnpolicy.experiments.reports.runs import GREEDY, read_run
 from spnpolicy.experiments.statistics.tables import chance_of_separation, digits_for
 
 GOOD, POOR = [0.8, 0.9, 0.85, 0.95, 0.7], [0.3, 0.4, 0.2, 0.75, 0.5]
@@ -117,7 +117,7 @@ def test_the_measure_is_the_first_that_all_runs_have(tmp_path):
     second = read_run(write_run(tmp_path / "b", normalised=False, algorithm="iql"))
     assert choose_measure([first], None) == "fraction_of_optimum"
     assert choose_measure([first, second], None) == "return"
-    assert [choose_measure([first], measure) for measure in MEASURES] == list(MEASURES)
+    assert [choose_measure([first], measure) for measure in GREEDY] == list(GREEDY)
     with pytest.raises(ConfigError, match="b has no fraction_of_optimum; it has return"):
         choose_measure([first, second], "fraction_of_optimum")
 
