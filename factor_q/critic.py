@@ -39,6 +39,7 @@ class FactorQ(nn.Module):
         share_factors: with `per_agent`, False gives every factor its own network.
         agent_id: with `per_agent`, append the one-hot index of the agent to what is seen, for agents
             that cannot be told apart otherwise; the first layer then grows with the number of agents.
+        output_scale: factor by which the weights of the last layer are shrunk at the start; 0 makes all tables 0.
 
     Raises:
         StructureError: an option does not fit the mode, or a size is not positive.
@@ -59,6 +60,7 @@ class FactorQ(nn.Module):
         per_agent: bool = False,
         share_factors: bool = True,
         agent_id: bool = False,
+        output_scale: float = OUTPUT_SCALE,
     ) -> None:
         super().__init__()
         _check_sizes("FactorQ", observation_size, hidden)
@@ -74,9 +76,9 @@ class FactorQ(nn.Module):
         sizes = [seen + (graph.num_variables if agent_id else 0), *hidden]
         self.trunk = mlp(sizes, output_gain=None, ends_in_relu=True)
         self.heads = (
-            _AgentHeads(graph, hidden[-1], share_factors)
+            _AgentHeads(graph, hidden[-1], share_factors, output_scale)
             if per_agent
-            else _small(_StackedLinear(1, hidden[-1], graph.num_entries))
+            else _small(_StackedLinear(1, hidden[-1], graph.num_entries), output_scale)
         )
 
     def forward(self, observation: Float[Tensor, "*batch features"], *context: Float[Tensor, "..."]) -> Factors:
@@ -190,13 +192,13 @@ class _AgentHeads(nn.Module):
 
     entry_order: Tensor
 
-    def __init__(self, graph: FactorGraph, width: int, share: bool) -> None:
+    def __init__(self, graph: FactorGraph, width: int, share: bool, output_scale: float) -> None:
         super().__init__()
         groups: dict[tuple[int, ...], list[int]] = {}
         for factor, shape in enumerate(graph.table_shapes):
             groups.setdefault(shape, []).append(factor)
         self.groups = nn.ModuleList(
-            _FactorGroup([graph.scopes[i] for i in members], math.prod(shape), width, share)
+            _FactorGroup([graph.scopes[i] for i in members], math.prod(shape), width, share, output_scale)
             for shape, members in groups.items()
         )
         # The groups give their entries group by group; entry_order puts them where the graph expects them.
@@ -217,7 +219,9 @@ class _FactorGroup(nn.Module):
 
     agents: Tensor
 
-    def __init__(self, scopes: Sequence[tuple[int, ...]], size: int, width: int, share: bool) -> None:
+    def __init__(
+        self, scopes: Sequence[tuple[int, ...]], size: int, width: int, share: bool, output_scale: float
+    ) -> None:
         super().__init__()
         self.count, self.arity = len(scopes), len(scopes[0])
         agents = torch.tensor([agent for scope in scopes for agent in scope], dtype=torch.long)
@@ -226,7 +230,7 @@ class _FactorGroup(nn.Module):
         self.network = nn.Sequential(
             _StackedLinear(copies, max(self.arity, 1) * width, width),
             nn.ReLU(),
-            _small(_StackedLinear(copies, width, size)),
+            _small(_StackedLinear(copies, width, size), output_scale),
         )
 
     def forward(self, embeddings: Tensor) -> Tensor:
@@ -255,9 +259,9 @@ class _StackedLinear(nn.Module):
         return torch.einsum("...ri,rio->...ro", rows, self.weight) + self.bias
 
 
-def _small(layer: _StackedLinear) -> _StackedLinear:
+def _small(layer: _StackedLinear, scale: float) -> _StackedLinear:
     """Shrink a last layer so that its outputs start near 0."""
     with torch.no_grad():
-        layer.weight.mul_(OUTPUT_SCALE)
+        layer.weight.mul_(scale)
         layer.bias.zero_()
     return layer

@@ -1,10 +1,8 @@
 """Proximal policy optimisation: IPPO, with critics of the agents' own observations, and MAPPO, whose see the state."""
 
-import copy
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -13,13 +11,14 @@ from torch import Tensor
 from spnpolicy.base.ranges import Count, Positive, Repeats, Share, StepSize
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
-from spnpolicy.data.protocol import Batch, Window
+from spnpolicy.data.protocol import Batch
 from spnpolicy.maths import categorical
 from spnpolicy.maths.losses import chosen_value, clipped_policy_loss, mean_of_valid, robust_value_loss
 from spnpolicy.networks.agents import AgentNetwork, agent_network
 from spnpolicy.parts.actor_critic import action_log_probs
 from spnpolicy.parts.exploration import act_by_policy
 from spnpolicy.parts.learner import count_update, frozen_copy, make_optimizer, saves, step_on
+from spnpolicy.parts.minibatches import learn_in_parts
 from spnpolicy.parts.settings import AgentCriticSettings, TargetUpdate, data_needs
 from spnpolicy.parts.targets import advantages, normalized
 
@@ -95,23 +94,19 @@ class IPPO:
         """Go through a rollout `epochs` times; if anything is not finite on the way, all of it is undone."""
         config = self.config
         fixed = fix(config, batch, self.actor, self.critic, self.target_critic)
-        parts = minibatches(
-            fixed,
-            epochs=config.epochs,
+        numbers = learn_in_parts(
+            self,
+            fixed.batch,
+            fixed[1:],
+            lambda *part: self._step(Fixed(*part), config.entropy.at(progress)),
+            passes=config.epochs,
             count=config.minibatches,
-            whole_windows=self.actor.is_recurrent,
             generator=self._order_generator,
+            whole_windows=self.actor.is_recurrent,
         )
-        put_back = remember(self.actor, self.actor_optimizer, self.critic, self.critic_optimizer)
-        steps: list[dict[str, float]] = []
-        for part in parts:
-            steps.append(self._step(part, config.entropy.at(progress)))
-            if not all(map(math.isfinite, steps[-1].values())):
-                put_back()
-                break
-        else:
+        if all(map(math.isfinite, numbers.values())):
             count_update(self)
-        return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+        return numbers
 
     def _step(self, part: Fixed, entropy_weight: float) -> dict[str, float]:
         actor_loss, critic_loss, numbers = clipped_losses(self.config, self.actor, self.critic, part, entropy_weight)
@@ -142,43 +137,6 @@ def fix(config: Config, batch: Batch, actor: AgentNetwork, critic: AgentNetwork,
     return Fixed(batch, log_prob, value_t, target_t, advantage_t)
 
 
-def minibatches(
-    fixed: Fixed, *, epochs: int, count: int, whole_windows: bool, generator: torch.Generator
-) -> Iterator[Fixed]:
-    """Go through a rollout several times, each time in so many parts of nearly equal size, in a fresh random order.
-
-    Args:
-        fixed: the rollout, shape (time, batch).
-        epochs: passes; in each, every row is in exactly one part.
-        count: parts, fewer if there are fewer rows; with one part nothing is drawn and the order stays.
-        whole_windows: a row is the whole window of one environment, as recurrent networks need it; otherwise it is a
-            single step, and the parts have the leading shape (batch,).
-        generator: source of the order, on the CPU.
-    """
-    kind, axis = (Window, 1) if whole_windows else (Batch, 0)
-    rows = fixed if whole_windows else _map(kind, fixed, lambda tensor: tensor.flatten(0, 1))
-    total = rows.advantage.shape[axis]
-    for _ in range(epochs):
-        if min(count, total) == 1:
-            yield rows
-            continue
-        order = torch.randperm(total, generator=generator).to(rows.advantage.device)
-        for chosen in order.tensor_split(min(count, total)):
-            part = _map(kind, rows, lambda tensor, chosen=chosen: tensor.index_select(axis, chosen))
-            if fixed.batch.memory is not None and whole_windows:
-                part = part._replace(batch=part.batch._replace(memory=fixed.batch.memory.index_select(0, chosen)))
-            yield part
-
-
-def _map(kind: type[Batch], fixed: Fixed, function: Callable[[Tensor], Tensor]) -> Fixed:
-    """Apply a function to everything with the leading shape (time, batch); the memory, which has another, is left out.
-
-    Only whole windows have a use for a memory: the caller puts it back.
-    """
-    fields = {name: function(x) for name, x in fixed.batch._asdict().items() if x is not None and name != "memory"}
-    return Fixed(kind(**fields), *map(function, fixed[1:]))
-
-
 def clipped_losses(
     config: Config, actor: AgentNetwork, critic: AgentNetwork, part: Fixed, entropy_weight: float
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], dict[str, float]]:
@@ -205,14 +163,3 @@ def clipped_losses(
             "clipped": mean_of_valid(((ratio - 1.0).abs() > config.clip).to(ratio.dtype), valid),
         }
     return surrogate_loss - entropy_weight * entropy, critic_loss, {name: float(x) for name, x in watched.items()}
-
-
-def remember(*parts: Any) -> Callable[[], None]:
-    """Return a function that puts networks and optimisers back to what they are now."""
-    states = [copy.deepcopy(part.state_dict()) for part in parts]
-
-    def put_back() -> None:
-        for part, state in zip(parts, states, strict=True):
-            part.load_state_dict(state)
-
-    return put_back

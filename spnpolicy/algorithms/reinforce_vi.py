@@ -18,7 +18,7 @@ from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import policy_gradient_loss
-from spnpolicy.networks.joint_values import JointValues, least
+from spnpolicy.networks.joint_values import least
 from spnpolicy.parts.learner import saves
 
 
@@ -76,20 +76,19 @@ class ReinforceVI:
         """Do one step of the critic, one of the policy, and one of the temperature."""
         learner = self.learner
         with torch.no_grad():
-            following = batch.next_observation, batch.next_state, batch.next_available_actions
-            _, drawn = self._draw(learner.target_critic, *following)
+            following = batch.next_observation, batch.next_state
+            pi = learner.policy(*following, batch.next_available_actions)
+            drawn = self._draw(pi, learner.values(learner.target_critic, *following))
             target_t = learner.target(batch, drawn.soft_return.mean(0), -drawn.log_prob.mean(0))
-        q_t, drawn = self._draw(learner.critic, batch.observation, batch.state, batch.available_actions)
-        loss = score_function_loss(drawn, self.config.baseline, batch.valid)
-        elbo, entropy = drawn.soft_return.mean(0), -drawn.log_prob.detach().mean(0)
-        return learner.learn(batch, q_t, target_t, loss, elbo, entropy, progress)
+        return learner.learn(batch, target_t, self._actor_loss, progress)
 
-    def _draw(
-        self, critic: JointValues, observation: Tensor, state: Tensor, available: Tensor
-    ) -> tuple[list[Factors], Drawn]:
-        q = self.learner.values(critic, observation, state)
-        pi = self.learner.policy(observation, state, available)
-        return q, draw(pi, q, self.learner.temperature.value, self.config.samples, self._sample_generator)
+    def _actor_loss(self, rows: Batch, q_t: Sequence[Factors]) -> tuple[Tensor, Tensor, Tensor]:
+        drawn = self._draw(self.learner.policy_on(rows, q_t), q_t)
+        loss = score_function_loss(drawn, self.config.baseline, rows.valid)
+        return drawn.soft_return.mean(0), -drawn.log_prob.detach().mean(0), loss
+
+    def _draw(self, pi: CircuitDistribution, q: Sequence[Factors]) -> Drawn:
+        return draw(pi, q, self.learner.temperature.value, self.config.samples, self._sample_generator)
 
 
 def draw(

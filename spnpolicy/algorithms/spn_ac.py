@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from circuits import Circuit, CircuitDistribution, StructureError, structures
 from factor_q import FactorGraph, FactorQ, Factors, random_pairs
@@ -22,9 +22,11 @@ from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
 from spnpolicy.maths.masks import require_some_action, usable, zero_where_stuck
 from spnpolicy.networks.encoders import encoder_for
-from spnpolicy.networks.joint_values import JointValues, least
+from spnpolicy.networks.joint_values import JointValues, average_of, least
 from spnpolicy.networks.policy import SPNPolicy
+from spnpolicy.networks.potentials import ResidualPolicy
 from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
+from spnpolicy.parts.minibatches import learn_in_parts, some_rows
 from spnpolicy.parts.reward_bounds import RewardBounds
 from spnpolicy.parts.settings import AdamSettings, DataSettings, TargetUpdate, data_needs, step_size
 from spnpolicy.parts.targets import value_target
@@ -51,6 +53,13 @@ class SharedConfig(DataSettings):
     state: Literal["none", "critic", "both"] = "none"
     """Who also sees the state of the environment, beside all agents' observations: where these do not show everything,
     a critic that sees it is right on average of what a policy that does not will earn; and "both" needs it in play."""
+    plays_by: Literal["online", "target"] = "online"
+    """Whose policy plays, and is valued in targets: what has learned the most, or the copies that follow slowly. These
+    keep still within a rollout and from one to the next, which a few passes over it do not."""
+    potentials: Literal["own", "residual"] = "own"
+    """What the policy's network gives: all potentials of actions and pairs, or what is to be added to the critic's
+    tables, in its units. A new policy is then at once as good as the circuit can follow these tables, and exactly
+    their Boltzmann policy where the circuit can hold it."""
     entropy_reference: Literal["uniform", "none"] = "uniform"
     """Measure entropy against the uniform policy, so that staying alive is never paid; "none" is the plain entropy."""
     temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
@@ -74,13 +83,20 @@ class Config(SharedConfig):
     """Most labels per region of a keep_set circuit: its capacity for joint behaviour."""
 
 
+ROWS_THAT_TELL = 256
+"""Rows of a batch from which the temperature learns how far values spread."""
+
+ActorLoss = Callable[[Batch, Sequence[Factors]], tuple[Tensor, Tensor, Tensor]]
+"""Gives the ELBO and the entropy of every row, and the actor's loss, from rows and the critic's tables there."""
+
 Solver = Callable[[Factors, Bool[Tensor, "*batch agents actions"], float], CircuitDistribution]
 """Finds the policy for given action values, available actions and temperature, without a network."""
 
 
 @saves(
-    "critic", "actor", "target_critic", "critic_optimizer", "actor_optimizer", "temperature", "bounds", "num_updates"
-)
+    "critic", "actor", "target_critic", "target_actor", "critic_optimizer", "actor_optimizer", "temperature", "bounds",
+    "num_updates",
+)  # fmt: skip
 class SPNActorCritic:
     """Maximum-entropy actor-critic whose actor and bootstrap are exact expectations under a joint policy.
 
@@ -104,23 +120,25 @@ class SPNActorCritic:
         self._spec = spec
         graph = critic_graph(config, spec.cardinalities, seed=streams.integer("pairs"))
         circuit = build_circuit(config, graph)
-        self._critic_sees_state, self._actor_sees_state = config.state != "none", config.state == "both"
+        network = config.network
+        options = {"hidden": network.hidden, "per_agent": True, "agent_id": network.tells_agents_apart}
         with streams.initialization("spn_ac"):
-            network = config.network
-            options = {"hidden": network.hidden, "per_agent": True, "agent_id": network.tells_agents_apart}
-            encoders = [encoder_for(network, spec, sees_state=self._critic_sees_state) for _ in range(config.critics)]
+            encoders = [encoder_for(network, spec, sees_state=config.state != "none") for _ in range(config.critics)]
             self.critic = JointValues([FactorQ(graph, encoder=encoder, **options) for encoder in encoders])
-            encoder = encoder_for(network, spec, sees_state=self._actor_sees_state)
-            pairs = [(scope[0], scope[1]) for scope in graph.scopes if len(scope) == 2]
-            self.actor = SPNPolicy(circuit, encoder=encoder, pairs=pairs, **options)
-        self.target_critic = frozen_copy(self.critic)
+            encoder = encoder_for(network, spec, sees_state=config.state == "both")
+            if config.potentials == "own":
+                pairs = [(scope[0], scope[1]) for scope in graph.scopes if len(scope) == 2]
+                self.actor = SPNPolicy(circuit, encoder=encoder, pairs=pairs, **options)
+            else:
+                self.actor = ResidualPolicy(circuit, graph, encoder=encoder, **options)
+        self.target_critic, self.target_actor = frozen_copy(self.critic), frozen_copy(self.actor)
         self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
         self.temperature = Temperature(config.temperature)
         self.bounds = RewardBounds(config.discount)
         self.num_updates = 0
         self.needs = data_needs(config)
-        self._generator = streams.torch("exploration")
+        self._generator, self._order_generator = streams.torch("exploration"), streams.torch("minibatches")
 
     def policy_at(self, step: Step) -> CircuitDistribution:
         """Return the joint policy of every environment, with forbidden actions ruled out; always on the CPU."""
@@ -140,61 +158,101 @@ class SPNActorCritic:
         return (pi.sample(generator=self._generator) if explore else pi.mode).numpy()
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
-        """Do one step of the critic, one of the actor, and one of the temperature."""
-        target_t = self._targets(batch)
-        q_t = self.values(self.critic, batch.observation, batch.state)
-        pi = self.policy(batch.observation, batch.state, batch.available_actions)
-        entropy = pi.entropy()
-        bound = least(pi.expectation(q.detach()) for q in q_t) + self.temperature.value * entropy
-        return self.learn(batch, q_t, target_t, -mean_of_valid(bound, batch.valid), bound, entropy, progress)
+        """Do one step of critic and actor, or several on a rollout, and one of the temperature."""
+        return self.learn(batch, self.targets(batch), self.actor_loss, progress)
 
     def learn(
-        self,
-        batch: Batch,
-        q_t: Sequence[Factors],
-        target_t: Float[Tensor, "*batch"],
-        actor_loss: Float[Tensor, ""],
-        bound: Float[Tensor, "*batch"],
-        entropy: Float[Tensor, "*batch"],
-        progress: float,
+        self, batch: Batch, target_t: Float[Tensor, "*batch"], actor_loss: ActorLoss, progress: float
     ) -> dict[str, float]:
         """Descend on the critic's and the actor's loss, then move temperature and target; all or nothing."""
-        losses = {"critic": torch.stack([squared_td_loss(q(batch.actions), target_t, batch.valid) for q in q_t]).sum()}
-        if self._solver is None:
-            losses["actor"] = actor_loss
-        numbers = improve(self, **losses)
-        allowed = usable(batch.available_actions, self._spec.cardinalities)
-        means = [
-            float(mean_of_valid(each, batch.valid))
-            for each in (entropy.detach(), self._largest_entropy(allowed), spread(q_t[0].detach(), allowed))
-        ]
-        mean_entropy, mean_largest, mean_spread = mean(*means)
+        config = self.config
+        count = 1 if config.minibatch is None else max(1, round(batch.terminated.numel() / config.minibatch))
+
+        def step(rows: Batch, target_t: Tensor) -> dict[str, float]:
+            q_t = self.values(self.critic, rows.observation, rows.state)
+            errors = [squared_td_loss(q(rows.actions), target_t, rows.valid) for q in q_t]
+            losses = {"critic": torch.stack(errors).sum()}
+            if self._solver is not None:
+                return improve(self, **losses)
+            bound, entropy, losses["actor"] = actor_loss(rows, [q.detach() for q in q_t])
+            numbers = improve(self, **losses)
+            seen = {"elbo": bound, "entropy": entropy}
+            return numbers | {name: float(mean_of_valid(each.detach(), rows.valid)) for name, each in seen.items()}
+
+        numbers = learn_in_parts(
+            self, batch, [target_t], step, passes=config.passes, count=count, generator=self._order_generator
+        )
         if all(map(math.isfinite, numbers.values())):
-            self.temperature.update(mean_entropy, mean_largest, progress, mean_spread)
-        mean_bound = float(mean_of_valid(bound.detach(), batch.valid))
-        return numbers | {"elbo": mean_bound, "entropy": mean_entropy, "temperature": self.temperature.value}
+            self._tune(batch, numbers, progress)
+        return numbers | {"temperature": self.temperature.value}
+
+    @torch.no_grad()
+    def _tune(self, batch: Batch, numbers: dict[str, float], progress: float) -> None:
+        """Move the temperature by what was seen in a batch; many rows tell no more than a few hundred."""
+        rows = some_rows(batch, ROWS_THAT_TELL)
+        allowed = usable(rows.available_actions, self._spec.cardinalities)
+        q = self.values(self.critic, rows.observation, rows.state)
+        if "entropy" not in numbers:
+            pi = self.policy_on(rows, q)
+            numbers["entropy"] = float(mean_of_valid(pi.entropy(), rows.valid))
+        means = [float(mean_of_valid(x, rows.valid)) for x in (self._largest_entropy(allowed), spread(q[0], allowed))]
+        numbers["entropy"], largest, of_values = mean(numbers["entropy"], *means)
+        self.temperature.update(numbers["entropy"], largest, progress, of_values)
+
+    def actor_loss(self, rows: Batch, q_t: Sequence[Factors]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the ELBO and the entropy of every row, and the loss: minus the mean of the first."""
+        pi = self.policy_on(rows, q_t)
+        entropy = pi.entropy()
+        bound = least(pi.expectation(q) for q in q_t) + self.temperature.value * entropy
+        return bound, entropy, -mean_of_valid(bound, rows.valid)
+
+    def policy_on(self, rows: Batch, q_t: Sequence[Factors]) -> CircuitDistribution:
+        """Return the policy that learns at the observations of some rows, given the critic's tables there."""
+        return self._policy(self.actor, q_t, rows.observation, rows.state, rows.available_actions)
 
     def values(self, critic: JointValues, observation: Tensor, state: Tensor) -> list[Factors]:
         """Return the action values that each network of a critic gives."""
-        return critic(observation, state) if self._critic_sees_state else critic(observation)
+        return critic(observation) if self.config.state == "none" else critic(observation, state)
 
     def policy(
         self, observation: Tensor, state: Tensor, available: Bool[Tensor, "*batch agents actions"]
     ) -> CircuitDistribution:
-        """Return the joint policy at these observations, with forbidden actions ruled out."""
+        """Return the joint policy that plays at these observations, with forbidden actions ruled out."""
+        critic, actor = self._playing
+        needs_values = self._solver is not None or self.config.potentials == "residual"
+        q = self.values(critic, observation, state) if needs_values else []
+        return self._policy(actor, q, observation, state, available)
+
+    @property
+    def _playing(self) -> tuple[JointValues, nn.Module]:
+        if self.config.plays_by == "online":
+            return self.critic, self.actor
+        return self.target_critic, self.target_actor
+
+    def _policy(
+        self, actor: nn.Module, q: Sequence[Factors], observation: Tensor, state: Tensor, available: Tensor
+    ) -> CircuitDistribution:
         allowed = usable(available, self._spec.cardinalities)
+        temperature = self.temperature.value
         if self._solver is not None:
             with torch.no_grad():
-                q, *more = self.values(self.critic, observation, state)
-                return self._solver(sum(more, q) / (1 + len(more)), allowed, self.temperature.value)
-        pi: CircuitDistribution = self.actor(observation, state) if self._actor_sees_state else self.actor(observation)
+                return self._solver(average_of(q), allowed, temperature)
+        seen = (observation, state) if self.config.state == "both" else (observation,)
+        if self.config.potentials == "residual":
+            pi: CircuitDistribution = actor(average_of(q), temperature, *seen)
+        else:
+            pi = actor(*seen)
         return pi.condition(allowed) if self._spec.has_action_masks else pi
 
     @torch.no_grad()
-    def _targets(self, batch: Batch) -> Float[Tensor, "*batch"]:
-        pi = self.policy(batch.next_observation, batch.next_state, batch.next_available_actions)
+    def targets(self, batch: Batch) -> Float[Tensor, "*batch"]:
+        """Return what the critic learns: soft returns of the policy that plays, valued by the target critic."""
+        following = batch.next_observation, batch.next_state
+        q_tp1 = self.values(self.target_critic, *following)
+        critic, actor = self._playing
+        q = q_tp1 if critic is self.target_critic else self.values(critic, *following)
+        pi = self._policy(actor, q, *following, batch.next_available_actions)
         entropy = pi.entropy()
-        q_tp1 = self.values(self.target_critic, batch.next_observation, batch.next_state)
         value = least(pi.expectation(q) for q in q_tp1) + self.temperature.value * entropy
         return self.target(batch, value, entropy)
 
@@ -229,15 +287,15 @@ class SPNActorCritic:
 
 
 def critic_graph(config: SharedConfig, cardinalities: tuple[int, ...], seed: int) -> FactorGraph:
-    """Return the critic's graph: every agent alone, and the pairs that a config asks for.
+    """Return the critic's graph: a value of the state, every agent alone, and the pairs that a config asks for.
 
     Raises:
         ConfigError: a pair names an agent that is not there, or one twice.
     """
-    if not config.pairs:
-        return random_pairs(cardinalities, config.num_pairs, seed=seed)
+    graph = random_pairs(cardinalities, config.num_pairs, seed=seed)
+    scopes = [scope for scope in graph.scopes if len(scope) < 2] if config.pairs else graph.scopes
     try:
-        return FactorGraph(cardinalities, [*((agent,) for agent in range(len(cardinalities))), *config.pairs])
+        return FactorGraph(cardinalities, [(), *scopes, *config.pairs])
     except StructureError as problem:
         raise ConfigError(f"pairs is {config.pairs!r}: {problem}") from problem
 
@@ -245,5 +303,7 @@ def critic_graph(config: SharedConfig, cardinalities: tuple[int, ...], seed: int
 def build_circuit(config: Config, graph: FactorGraph) -> Circuit:
     """Return the circuit that a config asks for, fitted to the critic's scopes where the family can be."""
     if config.structure == "keep_set":
-        return structures.keep_set(graph.cardinalities, graph.scopes, labels=config.labels)
+        return structures.keep_set(
+            graph.cardinalities, [scope for scope in graph.scopes if scope], labels=config.labels
+        )
     return structures.STRUCTURES[config.structure](graph.cardinalities)

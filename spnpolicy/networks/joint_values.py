@@ -36,3 +36,11 @@ def least(values: Iterable[Float[Tensor, "*batch"]]) -> Float[Tensor, "*batch"]:
     for other in others:
         first = torch.minimum(first, other)
     return first
+
+
+def average_of(values: Sequence[Factors]) -> Factors:
+    """Return the mean of several functions on one graph."""
+    first, *others = values
+    for other in others:
+        first = first + other
+    return first / len(values) if others else first

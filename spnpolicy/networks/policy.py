@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import cast
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from circuits import Circuit, CircuitDistribution
 from factor_q import FactorGraph, FactorQ
 from factor_q.layers import mlp
 from spnpolicy.base.errors import ConfigError, NonFiniteError
+from spnpolicy.networks.potentials import TableLogits
 
 OUTPUT_GAIN = 0.01
 """Scale of the last layer's first weights, so that a new policy is close to uniform over each sum's children."""
@@ -169,9 +169,6 @@ class _RegionCodes(nn.Module):
 class _Potentials(nn.Module):
     """Logits as sums of potentials: of each agent's action, and of pairs of actions, from shared networks."""
 
-    entries: Tensor
-    edges: Tensor
-
     def __init__(
         self,
         circuit: Circuit,
@@ -185,59 +182,17 @@ class _Potentials(nn.Module):
         super().__init__()
         agents = range(circuit.num_variables)
         wanted = [(agent,) for agent in agents] + list(combinations(agents, 2) if pairs is None else pairs)
-        decided = _decided_entries(circuit, wanted)
-        scopes = [scope for scope in wanted if scope in decided]
+        # Tables that no edge decides would never learn.
+        scopes = TableLogits(circuit, FactorGraph(circuit.cardinalities, wanted)).scopes
         graph = FactorGraph(circuit.cardinalities, scopes)
         self.tables = FactorQ(
             graph, observation_size, encoder=encoder, hidden=hidden, per_agent=True, agent_id=agent_id
         )
-        starts = np.cumsum([0, *graph.table_sizes])
-        edges = np.concatenate([decided[scope][0] for scope in scopes])
-        entries = np.concatenate([start + decided[scope][1] for start, scope in zip(starts, scopes, strict=False)])
-        self.register_buffer("edges", torch.from_numpy(edges), persistent=False)
-        self.register_buffer("entries", torch.from_numpy(entries), persistent=False)
+        self.logits = TableLogits(circuit, graph)
         # A bias per logit would belong to one circuit, and so to one number of agents.
         first = torch.zeros(circuit.num_parameters, 1)
         self.bias = nn.Parameter(first) if agent_id else nn.Buffer(first, persistent=False)
 
     def forward(self, observation: Tensor, *context: Tensor) -> Tensor:
         """Map (batch, agents, features) to logits (parameters, batch)."""
-        tables = self.tables(observation, *context).flat.t().contiguous()
-        logits = self.bias.expand(-1, tables.shape[1])
-        return logits.index_add(0, self.edges, tables.index_select(0, self.entries))
-
-
-def _decided_entries(
-    circuit: Circuit, scopes: Sequence[tuple[int, ...]]
-) -> dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]]:
-    """Return, per scope, which edges decide it and for which entry of its table.
-
-    An edge decides a scope if its child fixes the values of all of the scope's agents and its sum does not yet.
-    Scopes that no edge decides are left out.
-    """
-    compiled = circuit.compiled
-    fixed: list[dict[int, int]] = [
-        {variable: value} for variable, k in enumerate(compiled.cardinalities) for value in range(k)
-    ]
-    for row in range(compiled.num_values, compiled.num_rows):
-        children = compiled.children[row]
-        if compiled.is_sum[row]:
-            first, *others = (fixed[child] for child in children)
-            fixed.append({v: a for v, a in first.items() if all(other.get(v) == a for other in others)})
-        else:
-            fixed.append({v: a for child in children for v, a in fixed[child].items()})
-    found: dict[tuple[int, ...], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-    pairs = zip(compiled.edge_sum.positions.tolist(), compiled.edge_child.positions.tolist(), strict=True)
-    members: dict[int, list[tuple[int, ...]]] = defaultdict(list)
-    for scope in scopes:
-        members[scope[0]].append(scope)
-    for edge, (parent, child) in enumerate(pairs):
-        for first in fixed[child]:
-            for scope in members[first]:
-                if all(v in fixed[child] for v in scope) and not all(v in fixed[parent] for v in scope):
-                    entry = 0
-                    for variable in scope:
-                        entry = entry * compiled.cardinalities[variable] + fixed[child][variable]
-                    found[scope][0].append(edge)
-                    found[scope][1].append(entry)
-    return {scope: (np.array(edges), np.array(entries)) for scope, (edges, entries) in found.items()}
+        return self.logits(self.tables(observation, *context).flat) + self.bias

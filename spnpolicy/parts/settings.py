@@ -14,7 +14,7 @@ from torch import nn
 
 from spnpolicy.base.decoding import Checked
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.base.ranges import Count, Positive, Share, StepSize, Weight
+from spnpolicy.base.ranges import Count, Positive, Repeats, Share, StepSize, Weight
 from spnpolicy.data.protocol import Needs
 from spnpolicy.networks.encoders import Kind, Network, require_known_kind
 
@@ -107,6 +107,10 @@ class DataSettings(LearnerSettings):
     """How action values descend."""
     rollout: Count | None = None
     """Learn from the newest so many steps of every environment, each used in one update only; none: from replay."""
+    passes: Repeats = 1
+    """Times that a rollout is gone through, towards targets that were worked out once."""
+    minibatch: Count | None = None
+    """Steps of a rollout in one gradient step, about; none: all of them."""
     trace: Share = 0.0
     """lambda of the targets: 0 for one-step targets; more looks further ahead in a rollout or in what was stored. From
     replay this is Peng's Q(lambda): returns of the play that was stored, much of it random, not of greedy play. So it
@@ -202,7 +206,8 @@ def data_needs(config: DataSettings | RolloutSettings, memory_size: int = 0) -> 
     needs_windows = memory_size > 0 or config.trace > 0.0 or config.windows
     if config.rollout is not None:
         _refuse(config, ("sequence_length", "windows"), f"rollout is {config.rollout}, which is learned from whole")
-        return Needs(rollout=config.rollout, memory_size=memory_size)
+        return Needs(rollout=config.rollout, memory_size=memory_size, passes=config.passes)
+    _refuse(config, ("passes", "minibatch"), "they are for a rollout, and what is learned from is drawn from replay")
     if not needs_windows:
         _refuse(config, ("sequence_length",), "single transitions are drawn without a trace, a memory or windows")
     return Needs(sequence=config.sequence_length if needs_windows else None, memory_size=memory_size)

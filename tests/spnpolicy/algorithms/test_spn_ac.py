@@ -21,7 +21,16 @@ from spnpolicy.parts.reward_bounds import RewardBounds
 from spnpolicy.parts.temperature import COLDEST, WARMEST, Temperature, TemperatureConfig, spread
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.learning import Learning
-from tests.spnpolicy.learning_cases import CHAIN_VALUE_OF_B, ENDINGS, chain, chain_observation, learn, rates
+from tests.spnpolicy.learning_cases import (
+    CHAIN_VALUE_OF_B,
+    ENDINGS,
+    as_window,
+    chain,
+    chain_observation,
+    full_batch,
+    learn,
+    rates,
+)
 
 QTRAN = [[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]]
 GAME_STEPS = 4096
@@ -69,7 +78,7 @@ def test_the_bootstrap_equals_enumeration(reference, has_action_masks):
         for parameter in (*learner.actor.parameters(), *learner.target_critic.parameters()):
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     batch = random_batch(spec, 12, 2)
-    target = learner._targets(batch)
+    target = learner.targets(batch)
     pi, (q,) = learner.actor(batch.next_observation), learner.target_critic(batch.next_observation)
     for row in range(12):
         allowed = batch.next_available_actions[row]
@@ -228,7 +237,7 @@ def test_of_two_critics_the_smaller_expectation_counts_for_target_and_actor():
     assert (second < first).any()
     soft = torch.minimum(first, second) + 0.3 * (pi.entropy() - math.log(6))
     expected = batch.reward.mean(-1) + 0.95 * torch.where(batch.terminated, 0.0, soft)
-    torch.testing.assert_close(learner._targets(batch), expected.detach())
+    torch.testing.assert_close(learner.targets(batch), expected.detach())
     pi = learner.actor(batch.observation)
     bound = torch.stack([pi.expectation(q) for q in learner.critic(batch.observation)]).amin(0) + 0.3 * pi.entropy()
     before = [parameter.clone() for parameter in learner.critic.parameters()]
@@ -254,10 +263,10 @@ def test_values_stay_within_what_the_rewards_allow(reference):
     entropies = 0.5 * math.log(6)
     low, high = (-1.0 - entropies, 3.0) if reference == "uniform" else (-1.0, 3.0 + entropies)
     reward, goes_on = batch.reward.mean(-1), ~batch.terminated
-    far = (free._targets(batch) - reward)[goes_on] / 0.9
+    far = (free.targets(batch) - reward)[goes_on] / 0.9
     assert far.min() < 10 * low
     assert far.max() > 10 * high
-    near = (held._targets(batch) - reward)[goes_on] / 0.9
+    near = (held.targets(batch) - reward)[goes_on] / 0.9
     torch.testing.assert_close(near, far.clamp(low * 10, high * 10), rtol=1e-4, atol=1e-3)
     assert RewardBounds(1.0).hold(far).equal(far), "without discount there is no bound"
 
@@ -289,6 +298,39 @@ def test_time_limits_bootstrap_and_ends_do_not(ending):
     np.testing.assert_allclose(q.max()[0].detach(), [0.8 * value, value], rtol=0.01)
 
 
+@pytest.mark.parametrize("plays_by", ["online", "target"])
+def test_a_new_residual_policy_is_the_boltzmann_policy_of_the_critic(plays_by):
+    """Two agents, one pair and as many labels as it has entries: the circuit holds every policy."""
+    spec = EnvSpec((3, 2), 5, 10, has_action_masks=False)
+    options = {"potentials": "residual", "plays_by": plays_by, "temperature": {"fixed": 0.05}, "labels": 36}
+    learner = make_algorithm("spn_ac", spec, Streams(0), network={"hidden": (16,)}, **options)
+    critic = learner.critic if plays_by == "online" else learner.target_critic
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    batch = random_batch(spec, 20, 2)
+    pi = learner.policy(batch.observation, batch.state, batch.available_actions)
+    (q,) = critic(batch.observation)
+    joint = torch.cartesian_prod(torch.arange(3), torch.arange(2))
+    expected = (q(joint[:, None].expand(-1, 20, -1)) / 0.05).log_softmax(0)
+    torch.testing.assert_close(pi.log_prob(joint[:, None].expand(-1, 20, -1)), expected, rtol=1e-4, atol=1e-4)
+    soft = pi.expectation(q) + 0.05 * pi.entropy()
+    torch.testing.assert_close(soft, q.log_partition(temperature=0.05) * 0.05, rtol=1e-4, atol=1e-4)
+    assert learner.update(batch, progress=0.0)["actor_gradient_norm"] < 1e-2, "there is nothing to learn for the actor"
+
+
+def test_several_passes_over_a_rollout_are_as_many_steps_towards_the_same_targets():
+    spec = EnvSpec((3, 2), 1, 1, has_action_masks=False)
+    options = {"rollout": 8, "trace": 0.5, "passes": 3, "minibatch": 20, "network": {"hidden": (16,)}}
+    learner = make_algorithm("spn_ac", spec, Streams(0), **options)
+    window = as_window(full_batch([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    window = type(window)(*(None if x is None else x.expand(8, *x.shape[1:]) for x in window[:-1]), window.memory)
+    numbers = learner.update(window, progress=0.0)
+    assert learner.num_updates == 3 * 2, "48 steps in two parts"
+    assert learner.needs.passes == 3
+    assert all(map(math.isfinite, numbers.values()))
+
+
 def test_a_mask_that_allows_nothing_is_an_error():
     env = chain("terminated")
     learner = make_algorithm("spn_ac", env.spec, Streams(0), network={"hidden": (8,)})
@@ -313,7 +355,7 @@ def test_a_terminal_batch_has_the_reward_as_its_target():
     spec = EnvSpec((3, 3), 4, 8, has_action_masks=False)
     learner = make_algorithm("spn_ac", spec, Streams(0), network={"hidden": (8,)})
     batch = random_batch(spec, 20, 6)._replace(terminated=torch.ones(20, dtype=torch.bool))
-    np.testing.assert_array_equal(learner._targets(batch).numpy(), batch.reward.mean(-1).numpy())
+    np.testing.assert_array_equal(learner.targets(batch).numpy(), batch.reward.mean(-1).numpy())
 
 
 def test_many_agents_get_a_bounded_number_of_pairs_that_touch_everyone():
@@ -342,7 +384,7 @@ def test_pairs_are_the_critics_and_survive_their_file():
     for name in ("spn_ac", "mean_field", "reinforce_vi"):
         learner = make_algorithm(name, spec, Streams(0), **options)
         critic = learner.critic if name == "spn_ac" else learner.learner.critic
-        assert critic.graph.scopes == ((0,), (1,), (2,), (3,), (0, 3), (2, 1))
+        assert critic.graph.scopes == ((), (0,), (1,), (2,), (3,), (0, 3), (2, 1))
         again = make_algorithm(name, spec, Streams(0), **encode(learner.config))
         assert again.config == learner.config
     for wrong, message in (

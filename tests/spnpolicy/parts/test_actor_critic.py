@@ -1,5 +1,6 @@
 """Pure functions of actor-critics: advantages, losses and minibatches against slow oracles and numbers by hand."""
 
+import copy
 import inspect
 import math
 
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from spnpolicy.algorithms.ppo import Fixed, minibatches, remember
+from spnpolicy.algorithms.ppo import Fixed
 from spnpolicy.data.protocol import Batch, Window
 from spnpolicy.maths.losses import clipped_policy_loss, policy_gradient_loss, robust_value_loss
 from spnpolicy.parts.actor_critic import actor_loss
+from spnpolicy.parts.learner import make_optimizer, saves
+from spnpolicy.parts.minibatches import learn_in_parts, minibatches, some_rows
 from spnpolicy.parts.settings import CriticSettings, LinearSchedule
 from spnpolicy.parts.targets import advantages, normalized
 
@@ -170,10 +173,15 @@ def numbered(time=4, envs=5):
     return Fixed(batch._replace(reward=number, memory=memory), number, number, number, number)
 
 
+def divided(fixed, **options):
+    """The parts of a rollout in a fixed random order."""
+    generator = torch.Generator().manual_seed(0)
+    return [Fixed(rows, *columns) for rows, columns in minibatches(fixed[0], fixed[1:], generator=generator, **options)]
+
+
 @pytest.mark.parametrize("count", [1, 3, 7, 100])
 def test_every_epoch_meets_every_step_once(count):
-    generator = torch.Generator().manual_seed(0)
-    parts = list(minibatches(numbered(), epochs=3, count=count, whole_windows=False, generator=generator))
+    parts = divided(numbered(), passes=3, count=count)
     assert len(parts) == 3 * min(count, 20)
     sizes = {len(part.advantage) for part in parts}
     assert max(sizes) - min(sizes) <= 1
@@ -191,8 +199,7 @@ def test_every_epoch_meets_every_step_once(count):
 
 
 def test_recurrent_minibatches_are_whole_windows_with_their_memory():
-    generator = torch.Generator().manual_seed(0)
-    parts = list(minibatches(numbered(), epochs=2, count=2, whole_windows=True, generator=generator))
+    parts = divided(numbered(), passes=2, count=2, whole_windows=True)
     assert [part.advantage.shape[:2] for part in parts] == [(4, 3), (4, 2)] * 2
     for first, second in (parts[:2], parts[2:]):
         envs = torch.cat([first.advantage[0, :, 0], second.advantage[0, :, 0]]).tolist()
@@ -205,31 +212,49 @@ def test_recurrent_minibatches_are_whole_windows_with_their_memory():
 
 
 def test_a_whole_rollout_in_one_part_keeps_the_memory():
-    generator = torch.Generator().manual_seed(0)
-    (part,) = minibatches(numbered(), epochs=1, count=1, whole_windows=True, generator=generator)
+    (part,) = divided(numbered(), passes=1, count=1, whole_windows=True)
     assert part.batch.memory.shape == (5, 2, 3)
 
 
-def test_what_is_remembered_is_put_back_with_the_moments():
-    network = torch.nn.Linear(3, 2)
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
+@saves("critic", "critic_optimizer")
+class Counting:
+    """Learns a number by gradient steps, the third of which goes wrong if so wished."""
 
-    def step():
-        optimizer.zero_grad()
-        network(torch.ones(1, 3)).square().sum().backward()
-        optimizer.step()
+    def __init__(self, fails):
+        self.critic = torch.nn.Linear(3, 2)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), 0.1)
+        self.steps, self._fails = 0, fails
 
-    put_back_to_nothing = remember(optimizer)
-    step()
-    weight, moment = network.weight.clone(), optimizer.state[network.weight]["exp_avg"].clone()
-    put_back = remember(network, optimizer)
-    step()
-    assert not torch.equal(network.weight, weight)
-    put_back()
-    assert torch.equal(network.weight, weight)
-    assert torch.equal(optimizer.state[network.weight]["exp_avg"], moment)
-    put_back_to_nothing()
-    assert not optimizer.state
+    def step(self, rows, column):
+        self.critic_optimizer.zero_grad()
+        self.critic(torch.ones(1, 3)).square().sum().backward()
+        self.critic_optimizer.step()
+        self.steps += 1
+        return {"loss": math.nan if self._fails and self.steps == 3 else float(self.steps), "rows": len(column)}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_steps_that_end_badly_are_undone_with_their_moments(fails):
+    learner, fixed = Counting(fails), numbered()
+    learner.step(None, [0])
+    before, moments = copy.deepcopy(learner.state_dict()["critic"]), learner.critic_optimizer.state_dict()
+    moments = copy.deepcopy(moments)
+    learner.steps = 0
+    generator = torch.Generator().manual_seed(0)
+    numbers = learn_in_parts(learner, fixed.batch, [fixed.target], learner.step, passes=2, count=4, generator=generator)
+    assert learner.steps == (3 if fails else 8)
+    assert numbers["rows"] == 5
+    assert math.isnan(numbers["loss"]) == fails
+    for name, value in learner.critic.state_dict().items():
+        assert torch.equal(value, before[name]) == fails
+    now = learner.critic_optimizer.state_dict()["state"]
+    assert torch.equal(now[0]["exp_avg"], moments["state"][0]["exp_avg"]) == fails
+
+
+def test_some_rows_are_from_all_over_a_rollout():
+    rows = some_rows(numbered().batch, 7)
+    assert rows.reward[:, 0].tolist() == [0.0, 3.0, 6.0, 9.0, 12.0, 15.0, 18.0]
+    assert len(some_rows(numbered().batch, 100).reward) == 20
 
 
 def test_the_actor_loss_raises_what_was_good_and_the_entropy():

@@ -1,0 +1,120 @@
+"""Potentials: tables of agents and pairs as the logits of a circuit, each edge the sum of what it decides."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from circuits import Circuit, CircuitDistribution
+from factor_q import FactorGraph, FactorQ, Factors
+
+
+class TableLogits(nn.Module):
+    """Logits from tables: the circuit's distribution is then exp(sum of tables), of the scopes that it decides.
+
+    An edge decides a scope if its child fixes the values of all of the scope's agents and its sum does not yet; the
+    entry for these values is then added to the edge's logit. Where edges decide every scope, the distribution is the
+    Boltzmann distribution of the tables, exactly; scopes that no edge decides, and constants, have no influence.
+
+    Args:
+        circuit: a deterministic circuit.
+        graph: the scopes.
+    """
+
+    entries: Tensor
+    edges: Tensor
+
+    def __init__(self, circuit: Circuit, graph: FactorGraph) -> None:
+        super().__init__()
+        self.num_parameters = circuit.num_parameters
+        decided = _decided_entries(circuit, [scope for scope in graph.scopes if scope])
+        self.scopes = tuple(scope for scope in graph.scopes if scope in decided)
+        """Those that have an influence."""
+        offsets = dict(zip(graph.scopes, graph.offsets, strict=True))
+        none = np.zeros(0, np.int64)
+        edges = np.concatenate([none, *(decided[scope][0] for scope in self.scopes)])
+        entries = np.concatenate([none, *(offsets[scope] + decided[scope][1] for scope in self.scopes)])
+        self.register_buffer("edges", torch.from_numpy(edges), persistent=False)
+        self.register_buffer("entries", torch.from_numpy(entries), persistent=False)
+
+    def forward(self, flat: Float[Tensor, "batch entries"]) -> Float[Tensor, "parameters batch"]:
+        """Return the logits, stored parameters first, as the passes want them."""
+        tables = flat.t().contiguous()
+        logits = tables.new_zeros(self.num_parameters, tables.shape[1])
+        return logits.index_add(0, self.edges, tables.index_select(0, self.entries))
+
+
+class ResidualPolicy(nn.Module):
+    """A policy close to the Boltzmann policy of a critic's tables: a network adds to them before they become logits.
+
+    Logits are (tables + correction) / temperature, of the scopes that the circuit decides. The correction begins at 0:
+    where the circuit decides every scope, the policy is the optimal one from the start; elsewhere the correction makes
+    up for what the circuit leaves out.
+
+    Args:
+        circuit: a deterministic circuit.
+        graph: scopes of the critic's tables.
+        options: of `FactorQ`, for the network of the corrections.
+    """
+
+    def __init__(self, circuit: Circuit, graph: FactorGraph, **options: Any) -> None:
+        super().__init__()
+        self.circuit = circuit
+        self.base = TableLogits(circuit, graph)
+        own = FactorGraph(circuit.cardinalities, self.base.scopes)
+        self.correction = FactorQ(own, output_scale=0.0, **options)
+        self.added = TableLogits(circuit, own)
+
+    def forward(self, tables: Factors, temperature: float, *seen: Tensor) -> CircuitDistribution:
+        """Return the policy at these tables, into which no gradient flows.
+
+        Args:
+            tables: the critic's, batch shape (*batch).
+            temperature: above 0.
+            seen: what the network sees: observations, and further inputs of its encoder.
+        """
+        correction = self.correction(*seen).flat
+        rows = [flat.reshape(-1, flat.shape[-1]) / temperature for flat in (tables.flat.detach(), correction)]
+        logits = self.base(rows[0]) + self.added(rows[1])
+        shaped = logits.t().reshape(*tables.batch_shape, -1)
+        return CircuitDistribution(self.circuit, shaped, validate_args=False)
+
+
+def _decided_entries(
+    circuit: Circuit, scopes: Sequence[tuple[int, ...]]
+) -> dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]]:
+    """Return, per scope, which edges decide it and for which entry of its table.
+
+    An edge decides a scope if its child fixes the values of all of the scope's agents and its sum does not yet.
+    Scopes that no edge decides are left out.
+    """
+    compiled = circuit.compiled
+    fixed: list[dict[int, int]] = [
+        {variable: value} for variable, k in enumerate(compiled.cardinalities) for value in range(k)
+    ]
+    for row in range(compiled.num_values, compiled.num_rows):
+        children = compiled.children[row]
+        if compiled.is_sum[row]:
+            first, *others = (fixed[child] for child in children)
+            fixed.append({v: a for v, a in first.items() if all(other.get(v) == a for other in others)})
+        else:
+            fixed.append({v: a for child in children for v, a in fixed[child].items()})
+    found: dict[tuple[int, ...], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    pairs = zip(compiled.edge_sum.positions.tolist(), compiled.edge_child.positions.tolist(), strict=True)
+    members: dict[int, list[tuple[int, ...]]] = defaultdict(list)
+    for scope in scopes:
+        members[scope[0]].append(scope)
+    for edge, (parent, child) in enumerate(pairs):
+        for first in fixed[child]:
+            for scope in members[first]:
+                if all(v in fixed[child] for v in scope) and not all(v in fixed[parent] for v in scope):
+                    entry = 0
+                    for variable in scope:
+                        entry = entry * compiled.cardinalities[variable] + fixed[child][variable]
+                    found[scope][0].append(edge)
+                    found[scope][1].append(entry)
+    return {scope: (np.array(edges), np.array(entries)) for scope, (edges, entries) in found.items()}
