@@ -20,6 +20,7 @@ from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import policy_gradient_loss
 from spnpolicy.networks.joint_values import least
 from spnpolicy.parts.learner import saves
+from spnpolicy.parts.solvers import Boltzmann
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Config(spn_ac.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         least = 1 if self.baseline == "none" else 2
+        require(self.solver == "gradient", "solver", self.solver, "'gradient': here a network follows samples")
         require(self.samples >= least, "samples", self.samples, f"at least {least} with baseline {self.baseline!r}")
 
 
@@ -87,7 +89,8 @@ class ReinforceVI:
         loss = score_function_loss(drawn, self.config.baseline, rows.valid)
         return drawn.soft_return.mean(0), -drawn.log_prob.detach().mean(0), loss
 
-    def _draw(self, pi: CircuitDistribution, q: Sequence[Factors]) -> Drawn:
+    def _draw(self, pi: CircuitDistribution | Boltzmann, q: Sequence[Factors]) -> Drawn:
+        assert isinstance(pi, CircuitDistribution), "a network gives circuits"
         return draw(pi, q, self.learner.temperature.value, self.config.samples, self._sample_generator)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from factor_q import FactorGraph, FactorQ, Factors, random_pairs
 from spnpolicy.base.decoding import require
 from spnpolicy.base.distributed import mean
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.base.ranges import Amount, Count, Range
+from spnpolicy.base.ranges import Amount, Count, Range, Repeats
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
@@ -25,10 +26,12 @@ from spnpolicy.networks.encoders import encoder_for
 from spnpolicy.networks.joint_values import JointValues, average_of, least
 from spnpolicy.networks.policy import SPNPolicy
 from spnpolicy.networks.potentials import ResidualPolicy
+from spnpolicy.parts import solvers
 from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
 from spnpolicy.parts.minibatches import learn_in_parts, some_rows
 from spnpolicy.parts.reward_bounds import RewardBounds
 from spnpolicy.parts.settings import AdamSettings, DataSettings, TargetUpdate, data_needs, step_size
+from spnpolicy.parts.solvers import Boltzmann
 from spnpolicy.parts.targets import value_target
 from spnpolicy.parts.temperature import Temperature, TemperatureConfig, spread
 
@@ -81,6 +84,12 @@ class Config(SharedConfig):
     """Family of the policy's circuit."""
     labels: Annotated[int, Range(1, 4096)] = 36
     """Most labels per region of a keep_set circuit: its capacity for joint behaviour."""
+    solver: Literal["gradient", "natural_gradient", "exact"] = "gradient"
+    """Where the policy comes from: a network that follows the gradient of the exact ELBO; or the critic's tables in
+    every state anew, by a few natural-gradient steps on the circuit, or as their Boltzmann policy itself, by
+    elimination, where the width of the pairs allows it."""
+    solver_steps: Repeats = 3
+    """Natural-gradient steps in every state."""
 
 
 ROWS_THAT_TELL = 256
@@ -89,7 +98,7 @@ ROWS_THAT_TELL = 256
 ActorLoss = Callable[[Batch, Sequence[Factors]], tuple[Tensor, Tensor, Tensor]]
 """Gives the ELBO and the entropy of every row, and the actor's loss, from rows and the critic's tables there."""
 
-Solver = Callable[[Factors, Bool[Tensor, "*batch agents actions"], float], CircuitDistribution]
+Solver = Callable[[Factors, Bool[Tensor, "*batch agents actions"], float], CircuitDistribution | Boltzmann]
 """Finds the policy for given action values, available actions and temperature, without a network."""
 
 
@@ -116,10 +125,10 @@ class SPNActorCritic:
 
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams, solver: Solver | None = None) -> None:
         self.config = config
-        self._solver = solver
         self._spec = spec
         graph = critic_graph(config, spec.cardinalities, seed=streams.integer("pairs"))
         circuit = build_circuit(config, graph)
+        self._solver = solver or solver_of(config, circuit, graph)
         network = config.network
         options = {"hidden": network.hidden, "per_agent": True, "agent_id": network.tells_agents_apart}
         with streams.initialization("spn_ac"):
@@ -142,20 +151,26 @@ class SPNActorCritic:
 
     def policy_at(self, step: Step) -> CircuitDistribution:
         """Return the joint policy of every environment, with forbidden actions ruled out; always on the CPU."""
+        pi = self._policy_at(step)
+        if isinstance(pi, Boltzmann):
+            pi = pi.compiled()
+        # The random streams live on the CPU, so that a seed means the same on every device.
+        return pi if pi.logits.device.type == "cpu" else CircuitDistribution(pi.circuit, pi.logits.cpu())
+
+    def _policy_at(self, step: Step) -> CircuitDistribution | Boltzmann:
         require_some_action(step.available_actions)
         device = next(self.critic.parameters()).device
         with torch.no_grad():
             observation, state = (
                 torch.tensor(array, dtype=torch.float32, device=device) for array in (step.observation, step.state)
             )
-            pi = self.policy(observation, state, torch.tensor(step.available_actions, device=device))
-            # The random streams live on the CPU, so that a seed means the same on every device.
-            return pi if device.type == "cpu" else CircuitDistribution(pi.circuit, pi.logits.cpu())
+            return self.policy(observation, state, torch.tensor(step.available_actions, device=device))
 
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
         """Sample joint actions, or take the exact mode."""
-        pi = self.policy_at(step)
-        return (pi.sample(generator=self._generator) if explore else pi.mode).numpy()
+        # Without compiling it: that answers every query, which play does not need.
+        pi = self._policy_at(step) if self._solver is not None else self.policy_at(step)
+        return (pi.sample(generator=self._generator) if explore else pi.mode).cpu().numpy()
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one step of critic and actor, or several on a rollout, and one of the temperature."""
@@ -206,7 +221,7 @@ class SPNActorCritic:
         bound = least(pi.expectation(q) for q in q_t) + self.temperature.value * entropy
         return bound, entropy, -mean_of_valid(bound, rows.valid)
 
-    def policy_on(self, rows: Batch, q_t: Sequence[Factors]) -> CircuitDistribution:
+    def policy_on(self, rows: Batch, q_t: Sequence[Factors]) -> CircuitDistribution | Boltzmann:
         """Return the policy that learns at the observations of some rows, given the critic's tables there."""
         return self._policy(self.actor, q_t, rows.observation, rows.state, rows.available_actions)
 
@@ -216,7 +231,7 @@ class SPNActorCritic:
 
     def policy(
         self, observation: Tensor, state: Tensor, available: Bool[Tensor, "*batch agents actions"]
-    ) -> CircuitDistribution:
+    ) -> CircuitDistribution | Boltzmann:
         """Return the joint policy that plays at these observations, with forbidden actions ruled out."""
         critic, actor = self._playing
         needs_values = self._solver is not None or self.config.potentials == "residual"
@@ -231,7 +246,7 @@ class SPNActorCritic:
 
     def _policy(
         self, actor: nn.Module, q: Sequence[Factors], observation: Tensor, state: Tensor, available: Tensor
-    ) -> CircuitDistribution:
+    ) -> CircuitDistribution | Boltzmann:
         allowed = usable(available, self._spec.cardinalities)
         temperature = self.temperature.value
         if self._solver is not None:
@@ -284,6 +299,20 @@ class SPNActorCritic:
             largest = sum(math.log(k) for k in self._spec.cardinalities)
             return torch.full(allowed.shape[:-2], largest, device=allowed.device)
         return allowed.sum(-1).float().log().sum(-1)
+
+
+def solver_of(config: SharedConfig, circuit: Circuit, graph: FactorGraph) -> Solver | None:
+    """Return what finds policies from tables; None where a network does.
+
+    Raises:
+        ConfigError: the pairs are too wide for elimination.
+    """
+    if not isinstance(config, Config) or config.solver == "gradient":
+        return None
+    if config.solver == "exact":
+        solvers.require_tractable(graph)
+        return solvers.exact
+    return partial(solvers.natural_gradient, circuit, steps=config.solver_steps)
 
 
 def critic_graph(config: SharedConfig, cardinalities: tuple[int, ...], seed: int) -> FactorGraph:
