@@ -27,6 +27,7 @@ from spnpolicy.networks.joint_values import JointValues, average_of, least
 from spnpolicy.networks.policy import SPNPolicy
 from spnpolicy.networks.potentials import ResidualPolicy
 from spnpolicy.parts import solvers
+from spnpolicy.parts.evidence import Evidence
 from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
 from spnpolicy.parts.minibatches import learn_in_parts, some_rows
 from spnpolicy.parts.reward_bounds import RewardBounds
@@ -104,7 +105,7 @@ Solver = Callable[[Factors, Bool[Tensor, "*batch agents actions"], float], Circu
 
 @saves(
     "critic", "actor", "target_critic", "target_actor", "critic_optimizer", "actor_optimizer", "temperature", "bounds",
-    "num_updates",
+    "evidence", "num_updates",
 )  # fmt: skip
 class SPNActorCritic:
     """Maximum-entropy actor-critic whose actor and bootstrap are exact expectations under a joint policy.
@@ -144,7 +145,7 @@ class SPNActorCritic:
         self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
         self.temperature = Temperature(config.temperature)
-        self.bounds = RewardBounds(config.discount)
+        self.bounds, self.evidence = RewardBounds(config.discount), Evidence()
         self.num_updates = 0
         self.needs = data_needs(config)
         self._generator, self._order_generator = streams.torch("exploration"), streams.torch("minibatches")
@@ -198,8 +199,9 @@ class SPNActorCritic:
             self, batch, [target_t], step, passes=config.passes, count=count, generator=self._order_generator
         )
         if all(map(math.isfinite, numbers.values())):
+            self.evidence.observe(batch, target_t, numbers["critic_loss"] / config.critics)
             self._tune(batch, numbers, progress)
-        return numbers | {"temperature": self.temperature.value}
+        return numbers | {"temperature": self.temperature.value, "evidence": self.evidence.value}
 
     @torch.no_grad()
     def _tune(self, batch: Batch, numbers: dict[str, float], progress: float) -> None:
@@ -212,7 +214,8 @@ class SPNActorCritic:
             numbers["entropy"] = float(mean_of_valid(pi.entropy(), rows.valid))
         means = [float(mean_of_valid(x, rows.valid)) for x in (self._largest_entropy(allowed), spread(q[0], allowed))]
         numbers["entropy"], largest, of_values = mean(numbers["entropy"], *means)
-        self.temperature.update(numbers["entropy"], largest, progress, of_values)
+        at = progress if self.config.temperature.falls_with == "progress" else self.evidence.value
+        self.temperature.update(numbers["entropy"], largest, at, of_values)
 
     def actor_loss(self, rows: Batch, q_t: Sequence[Factors]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the ELBO and the entropy of every row, and the loss: minus the mean of the first."""

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -36,8 +36,11 @@ class TemperatureConfig(Checked):
     """Target share at the start of training."""
     end: Share = 0.25
     """Target share once the schedule is over; near 0 the temperature vanishes and greedy play can loop."""
+    falls_with: Literal["progress", "evidence"] = "progress"
+    """What lets the target fall: the share of training that is done, or the evidence that the task is understood (see
+    `Evidence`), which may come sooner or later, and which may be lost again."""
     share: Share = 0.5
-    """Part of training over which the target falls linearly."""
+    """Part of it over which the target falls linearly."""
     rate: Annotated[float, Range(0.0, 1.0)] = 0.02
     """Most that a tuned one moves in an update, relative to itself."""
 
@@ -80,7 +83,7 @@ class Temperature:
         Args:
             entropy: mean entropy of the policy, in nats.
             largest_entropy: mean entropy of the uniform policy.
-            progress: share of training done.
+            progress: share of training done, or the evidence where that counts.
             spread: mean standard deviation of the values of random joint actions.
         """
         target = max(self.target(largest_entropy, progress), LOWEST)
