@@ -1,8 +1,9 @@
 """Critics: networks that turn a state, or one observation per agent, into Factors or into a CircuitQ."""
 
 import math
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -26,7 +27,11 @@ class FactorQ(nn.Module):
     agents turns each observation into an embedding, and the table of a factor is computed from the embeddings
     of its agents, in the order of the scope, by a network shared by all factors with tables of one shape: the
     number of parameters then does not depend on the number of agents. A factor of empty scope () is a state
-    value; with `per_agent` it is computed from the mean embedding.
+    value; with `per_agent` it is computed from mean and maximum of the embeddings.
+
+    An encoder that knows how agents stand to each other says so with a number `relation_features` and a method
+    `relations(observation, first, second)`, which returns as many numbers for each pair of agents, shape
+    (*batch, pairs, relation_features); with `per_agent` the tables of pairs then depend on them too.
 
     Args:
         graph: the scopes.
@@ -40,6 +45,8 @@ class FactorQ(nn.Module):
         agent_id: with `per_agent`, append the one-hot index of the agent to what is seen, for agents
             that cannot be told apart otherwise; the first layer then grows with the number of agents.
         output_scale: factor by which the weights of the last layer are shrunk at the start; 0 makes all tables 0.
+        symmetric: with `per_agent`, the table of a pair with equal cardinalities is the mean of what its network says
+            in both orders of the pair, so that nothing depends on how agents are numbered.
 
     Raises:
         StructureError: an option does not fit the mode, or a size is not positive.
@@ -61,11 +68,12 @@ class FactorQ(nn.Module):
         share_factors: bool = True,
         agent_id: bool = False,
         output_scale: float = OUTPUT_SCALE,
+        symmetric: bool = False,
     ) -> None:
         super().__init__()
         _check_sizes("FactorQ", observation_size, hidden)
-        if not per_agent and (agent_id or not share_factors):
-            raise StructureError("FactorQ: agent_id and share_factors=False need per_agent=True.")
+        if not per_agent and (agent_id or symmetric or not share_factors):
+            raise StructureError("FactorQ: agent_id, symmetric and share_factors=False need per_agent=True.")
         self.graph = graph
         self.observation_size = observation_size
         self.per_agent = per_agent
@@ -75,8 +83,9 @@ class FactorQ(nn.Module):
         # Torch's own first weights: the heads behind are scaled for them.
         sizes = [seen + (graph.num_variables if agent_id else 0), *hidden]
         self.trunk = mlp(sizes, output_gain=None, ends_in_relu=True)
+        relations = cast(int, getattr(encoder, "relation_features", 0))
         self.heads = (
-            _AgentHeads(graph, hidden[-1], share_factors, output_scale)
+            _AgentHeads(graph, _Heads(hidden[-1], share_factors, symmetric, output_scale, relations))
             if per_agent
             else _small(_StackedLinear(1, hidden[-1], graph.num_entries), output_scale)
         )
@@ -97,12 +106,15 @@ class FactorQ(nn.Module):
         # An encoder says itself what it can read.
         size = observation.shape[-1] if self.encoder is not None else self.observation_size
         _check_observation(self, observation, (self.graph.num_variables, size), self.per_agent)
-        if self.encoder is not None:
-            observation = self.encoder(observation, *context)
+        seen = observation if self.encoder is None else self.encoder(observation, *context)
         if self.agent_id:
-            identity = torch.eye(self.graph.num_variables, dtype=observation.dtype, device=observation.device)
-            observation = torch.cat([observation, identity.expand(*observation.shape[:-1], -1)], dim=-1)
-        return Factors.from_flat(self.graph, self.heads(self.trunk(observation)))
+            identity = torch.eye(self.graph.num_variables, dtype=seen.dtype, device=seen.device)
+            seen = torch.cat([seen, identity.expand(*seen.shape[:-1], -1)], dim=-1)
+        embedding = self.trunk(seen)
+        if not isinstance(self.heads, _AgentHeads):
+            return Factors.from_flat(self.graph, self.heads(embedding))
+        relate = getattr(self.encoder, "relations", None)
+        return Factors.from_flat(self.graph, self.heads(embedding, relate and partial(relate, observation)))
 
     def extra_repr(self) -> str:
         """Return what print(critic) shows beside the layers."""
@@ -187,64 +199,113 @@ def _check_observation(critic: nn.Module, observation: Tensor, shape: tuple[int,
         raise StructureError(f"{name}: the observation is {observation.dtype}, but the network {dtype}; use .to().")
 
 
+Relate = Callable[[Tensor, Tensor], Tensor]
+"""From the first agents of pairs, and the second ones, to their relations, shape (*batch, pairs, features)."""
+
+
+class _Heads(NamedTuple):
+    """What the heads of all factors have in common."""
+
+    width: int
+    share: bool
+    symmetric: bool
+    output_scale: float
+    relations: int
+
+
 class _AgentHeads(nn.Module):
     """Tables from the embeddings of their agents: one batched network call per shape of table."""
 
-    entry_order: Tensor
+    entry_order: Tensor | None
 
-    def __init__(self, graph: FactorGraph, width: int, share: bool, output_scale: float) -> None:
+    def __init__(self, graph: FactorGraph, options: _Heads) -> None:
         super().__init__()
         groups: dict[tuple[int, ...], list[int]] = {}
         for factor, shape in enumerate(graph.table_shapes):
             groups.setdefault(shape, []).append(factor)
         self.groups = nn.ModuleList(
-            _FactorGroup([graph.scopes[i] for i in members], math.prod(shape), width, share, output_scale)
-            for shape, members in groups.items()
+            _FactorGroup([graph.scopes[i] for i in members], shape, options) for shape, members in groups.items()
         )
         # The groups give their entries group by group; entry_order puts them where the graph expects them.
         starts = [(graph.offsets[i], graph.table_sizes[i]) for members in groups.values() for i in members]
         produced = [entry for start, size in starts for entry in range(start, start + size)]
-        self.register_buffer("entry_order", torch.tensor(produced, dtype=torch.long).argsort(), persistent=False)
+        in_order = None if produced == sorted(produced) else torch.tensor(produced, dtype=torch.long).argsort()
+        self.register_buffer("entry_order", in_order, persistent=False)
 
-    def forward(self, embeddings: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, relate: Relate | None) -> Tensor:
         """Map (*batch, n, width) to (*batch, num_entries)."""
+        batch = embeddings.shape[:-2]
         if not self.groups:
-            return embeddings.new_zeros(*embeddings.shape[:-2], 0)
-        entries = torch.cat([group(embeddings) for group in self.groups], dim=-1)
-        return entries.index_select(-1, self.entry_order)
+            return embeddings.new_zeros(*batch, 0)
+        # Agents first: what a factor takes of an agent is then one long stretch of memory.
+        rows = embeddings.reshape(-1, *embeddings.shape[-2:]).transpose(0, 1).contiguous()
+        entries = torch.cat([group(rows, relate) for group in self.groups], dim=-1)
+        entries = entries if self.entry_order is None else entries.index_select(-1, self.entry_order)
+        return entries.reshape(*batch, entries.shape[-1])
 
 
 class _FactorGroup(nn.Module):
     """The tables of all factors of one shape, from one network or from one network each."""
 
     agents: Tensor
+    transposed: Tensor | None
 
-    def __init__(
-        self, scopes: Sequence[tuple[int, ...]], size: int, width: int, share: bool, output_scale: float
-    ) -> None:
+    def __init__(self, scopes: Sequence[tuple[int, ...]], shape: tuple[int, ...], options: _Heads) -> None:
         super().__init__()
-        self.count, self.arity = len(scopes), len(scopes[0])
-        agents = torch.tensor([agent for scope in scopes for agent in scope], dtype=torch.long)
-        self.register_buffer("agents", agents, persistent=False)
-        copies = 1 if share else self.count
-        self.network = nn.Sequential(
-            _StackedLinear(copies, max(self.arity, 1) * width, width),
-            nn.ReLU(),
-            _small(_StackedLinear(copies, width, size), output_scale),
+        self.count, self.arity, self.relations = len(scopes), len(shape), options.relations if len(shape) == 2 else 0
+        agents, size = torch.tensor(scopes, dtype=torch.long).reshape(self.count, self.arity).t(), math.prod(shape)
+        both_orders = options.symmetric and self.arity == 2 and shape[0] == shape[1]
+        transposed = torch.arange(size).reshape(shape).t().flatten() if both_orders else None
+        self.register_buffer("transposed", transposed, persistent=False)
+        agents = torch.cat([agents, agents.flip(0)], 1) if both_orders else agents
+        self.register_buffer("agents", agents.contiguous(), persistent=False)
+        copies = 1 if options.share else self.count
+        # State values see mean and maximum.
+        inputs, last = (self.arity or 2) * options.width + self.relations, _StackedLinear(copies, options.width, size)
+        self.network = nn.ModuleList(
+            [_StackedLinear(copies, inputs, options.width), nn.ReLU(), _small(last, options.output_scale)]
         )
 
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """Map (*batch, n, width) to the entries of the group, (*batch, count * size)."""
-        if self.arity:
-            chosen = embeddings.index_select(-2, self.agents)
-            joined = chosen.reshape(*embeddings.shape[:-2], self.count, self.arity * embeddings.shape[-1])
+    def forward(self, rows: Float[Tensor, "agents rows width"], relate: Relate | None) -> Float[Tensor, "rows entries"]:
+        """Return the entries of the group, factor after factor."""
+        first, _, last = self.network
+        assert isinstance(first, _StackedLinear)
+        assert isinstance(last, _StackedLinear)
+        hidden = self._hidden(first, rows, relate).relu_()
+        if self.transposed is None:
+            tables = last(hidden)
         else:
-            joined = embeddings.mean(-2, keepdim=True)
-        return self.network(joined).flatten(-2)
+            # The mean over both orders, with the transposition in the weights: there and back in one sum.
+            weight, bias = last.weight / 2, last.bias / 2
+            there, back = hidden.chunk(2)
+            bias = bias + bias.index_select(-1, self.transposed)
+            tables = _apply(back, weight.index_select(-1, self.transposed), _apply(there, weight, bias))
+        return tables.transpose(0, 1).flatten(1)
+
+    def _hidden(self, first: "_StackedLinear", rows: Tensor, relate: Relate | None) -> Tensor:
+        """Return the inputs of the hidden units, (factors, rows, width): first there, then back."""
+        if not self.arity:
+            return first(torch.cat([rows.mean(0), rows.amax(0)], -1).unsqueeze(0))
+        seen = []
+        if self.relations:
+            assert relate is not None, "an encoder with relation_features has relations"
+            found = relate(self.agents[0], self.agents[1])
+            seen = [found.reshape(-1, *found.shape[-2:]).transpose(0, 1)]
+        if len(first.weight) > 1:
+            joined = torch.cat([*(rows.index_select(0, agents) for agents in self.agents), *seen], -1)
+            return first(joined)
+        # The layer is linear: once per agent and place in a scope instead of once per factor.
+        *places, more = first.weight[0].split([rows.shape[-1]] * self.arity + [self.relations])
+        total = (rows @ places[0] + first.bias).index_select(0, self.agents[0])
+        for weight, agents in zip(places[1:], self.agents[1:], strict=True):
+            total += (rows @ weight).index_select(0, agents)
+        for relation in seen:
+            total += relation @ more
+        return total
 
 
 class _StackedLinear(nn.Module):
-    """Linear layers side by side, one per row of the second-last axis; a single one takes rows of any shape."""
+    """Linear layers side by side, one per row of the first axis; a single one takes rows of any shape."""
 
     def __init__(self, copies: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -253,10 +314,15 @@ class _StackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(copies, outputs).uniform_(-bound, bound))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Map (*batch, rows, inputs) to (*batch, rows, outputs)."""
-        if len(self.weight) == 1:
-            return rows @ self.weight[0] + self.bias[0]
-        return torch.einsum("...ri,rio->...ro", rows, self.weight) + self.bias
+        """Map (copies, rows, inputs) to (copies, rows, outputs), or one copy any shape."""
+        return _apply(rows, self.weight, self.bias)
+
+
+def _apply(rows: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+    """Return rows times weights plus an offset: a bias, (copies, outputs), or what is there of the outputs already."""
+    if len(weight) == 1:
+        return rows @ weight[0] + (offset[0] if offset.dim() == 2 else offset)
+    return torch.baddbmm(offset.unsqueeze(1) if offset.dim() == 2 else offset, rows, weight)
 
 
 def _small(layer: _StackedLinear, scale: float) -> _StackedLinear:

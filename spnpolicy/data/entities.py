@@ -25,6 +25,9 @@ class EntitySet:
     """Which of its numbers says whether there is such an entity at all; none where there always is."""
     absent: float = 0.0
     """What that number is where there is none; above it there is one."""
+    is_shared: bool = False
+    """They are the same things, in the same order, in the observation of every agent: a promise that networks of kind
+    "exchangeable" build on, and that nothing checks."""
 
     def __post_init__(self) -> None:
         for field, least in (("start", 0), ("count", 0), ("size", 0)):
@@ -86,6 +89,11 @@ class Entities:
     def parts(self) -> tuple[EntitySet, ...]:
         """The agent itself and all sets."""
         return (self.own, *self.sets)
+
+    @property
+    def shared(self) -> tuple[EntitySet, ...]:
+        """The sets that are the same things for all agents."""
+        return tuple(part for part in self.sets if part.is_shared)
 
     @property
     def observation_size(self) -> int:

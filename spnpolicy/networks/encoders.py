@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from factor_q.layers import mlp
@@ -15,12 +15,16 @@ from spnpolicy.base.ranges import Range, Width
 from spnpolicy.data.entities import Entities
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.networks.entities import EntityEncoder
+from spnpolicy.networks.exchangeable import ExchangeableEncoder
 from spnpolicy.networks.features import FourierFeatures
 
+AgentsEncoder = EntityEncoder | ExchangeableEncoder
 FIRST_SCALE = 0.25
 """Size of the numbers that first come out of a pooled state."""
 
-Kind = Literal["mlp", "entities", "recurrent"]
+Kind = Literal["mlp", "entities", "exchangeable", "recurrent"]
+OVER_ENTITIES = ("entities", "exchangeable")
+"""Kinds that see sets of things, and tell agents apart only if asked to."""
 
 
 @dataclass(frozen=True)
@@ -29,28 +33,31 @@ class Network(Checked):
 
     kind: Kind = "mlp"
     """"mlp" sees an observation as one row of numbers; "recurrent" does too, and its agents remember what they saw in a
-    GRU as wide as the first hidden layer; "entities" sees sets of things, in any number and any order."""
+    GRU as wide as the first hidden layer; "entities" sees sets of things, in any number and any order, every
+    agent by itself; "exchangeable" does so for all agents together, and they hear of each other: for tasks in which
+    every agent sees everything."""
     hidden: tuple[Width, ...] = (128, 128)
     """Widths of the hidden layers; the first one is also the number of units per entity."""
     features: FourierFeatures = field(default_factory=FourierFeatures)
     """What the networks see of a number; offsets between entities have features of their own."""
     rounds: Annotated[int, Range(0, 256)] = 1
-    """Kind "entities": how often every entity hears what all of them are."""
+    """Kinds over entities: how often every entity hears what all of them are."""
     agent_id: bool = False
-    """Kind "entities": tell agents apart by their number, as the other kinds always do. Networks then belong to one
+    """Kinds over entities: tell agents apart by their number, as the other kinds always do. Networks then belong to one
     number of agents, and agents that see the same may do different things."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(len(self.hidden) > 0, "network.hidden", self.hidden, "one positive width or more")
         for name, default in (("rounds", Network.rounds), ("agent_id", Network.agent_id)):
-            unused = self.kind != "entities" and getattr(self, name) != default
-            require(not unused, f"network.{name}", getattr(self, name), "left alone: it is for kind 'entities' only")
+            unused = self.kind not in OVER_ENTITIES and getattr(self, name) != default
+            rule = "left alone: it is for kinds 'entities' and 'exchangeable' only"
+            require(not unused, f"network.{name}", getattr(self, name), rule)
 
     @property
     def tells_agents_apart(self) -> bool:
         """Whether shared weights are told the number of an agent."""
-        return self.kind != "entities" or self.agent_id
+        return self.kind not in OVER_ENTITIES or self.agent_id
 
 
 def require_known_kind(config: Any) -> None:
@@ -68,14 +75,16 @@ def require_known_kind(config: Any) -> None:
 def encoder_for(network: Network, spec: EnvSpec, *, sees_state: bool = False) -> nn.Module:
     """Return what a network sees of the agents' observations, by kind.
 
-    It maps (*batch, agents, observation_size) to (*batch, agents, out_features), every agent by itself, and with
-    `sees_state` takes the state, (*batch, state_size), as a second argument. Hidden layers come behind it.
+    It maps (*batch, agents, observation_size) to (*batch, agents, out_features), every agent by itself but with kind
+    "exchangeable", and with `sees_state` takes the state, (*batch, state_size), as a second argument. Hidden layers
+    come behind it.
 
     Raises:
-        ConfigError: kind "entities", and the environment does not say what its observations consist of.
+        ConfigError: a kind over entities, and the environment does not say what its observations consist of, or kind
+            "exchangeable", and they have no shared set.
     """
-    if network.kind == "entities":
-        encoder = EntityEncoder(_declared(spec), network.hidden[0], network.rounds, network.features)
+    if network.kind in OVER_ENTITIES:
+        encoder = _over_entities(network, spec)
         return Beside(encoder, state_encoder_for(network, spec)) if sees_state else encoder
     return Flat(network.features, spec.observation_size + (spec.state_size if sees_state else 0))
 
@@ -83,20 +92,21 @@ def encoder_for(network: Network, spec: EnvSpec, *, sees_state: bool = False) ->
 def state_encoder_for(network: Network, spec: EnvSpec) -> nn.Module:
     """Return what a network sees of the state: from (*batch, state_size) to (*batch, out_features).
 
-    Kind "entities" encodes the observations that the state is made of and pools them over the agents.
+    Kinds over entities encode the observations that the state is made of and pool them over the agents.
 
     Raises:
-        ConfigError: kind "entities", and the environment does not say that its state is all observations.
+        ConfigError: a kind over entities, and the environment does not say that its state is all observations.
     """
-    if network.kind != "entities":
+    if network.kind not in OVER_ENTITIES:
         return Flat(network.features, spec.state_size)
-    entities = _declared(spec)
+    entities = _declared(spec, network.kind)
     if not entities.state_is_observations:
         raise ConfigError(
-            "network.kind is 'entities', but the state of this environment is not declared to be all observations side "
-            "by side (entities.state_is_observations). Take kind 'mlp', or an algorithm that does not read the state."
+            f"network.kind is {network.kind!r}, but the state of this environment is not declared to be all "
+            "observations side by side (entities.state_is_observations). Take kind 'mlp', or an algorithm that does "
+            "not read the state."
         )
-    return Pooled(EntityEncoder(entities, network.hidden[0], network.rounds, network.features))
+    return Pooled(_over_entities(network, spec))
 
 
 def state_network(
@@ -125,8 +135,8 @@ def retarget(network: nn.Module, spec: EnvSpec) -> None:
         ConfigError: the other task declares no entities, or other ones.
     """
     for module in network.modules():
-        if isinstance(module, EntityEncoder):
-            module.read(_declared(spec))
+        if isinstance(module, EntityEncoder | ExchangeableEncoder):
+            module.read(_declared(spec, "entities"))
 
 
 class Flat(nn.Module):
@@ -150,10 +160,11 @@ class Flat(nn.Module):
 class Beside(nn.Module):
     """The codes of the agents, each beside the code of the state."""
 
-    def __init__(self, agents: EntityEncoder, state: nn.Module):
+    def __init__(self, agents: AgentsEncoder, state: nn.Module):
         super().__init__()
         self.agents, self.state = agents, state
         self.out_features = agents.out_features + cast(int, state.out_features)
+        self.relation_features = agents.relation_features if isinstance(agents, ExchangeableEncoder) else 0
 
     def forward(
         self, observation: Float[Tensor, "*batch agents features"], state: Float[Tensor, "*batch state"]
@@ -162,11 +173,20 @@ class Beside(nn.Module):
         own, whole = self.agents(observation), self.state(state)
         return torch.cat([own, whole.unsqueeze(-2).expand(*own.shape[:-1], -1)], -1)
 
+    def relations(
+        self,
+        observation: Float[Tensor, "*batch agents features"],
+        first: Int[Tensor, " pairs"],
+        second: Int[Tensor, " pairs"],
+    ) -> Float[Tensor, "*batch pairs relation_features"]:
+        """Return the relations of pairs, of an encoder that has them."""
+        return cast(ExchangeableEncoder, self.agents).relations(observation, first, second)
+
 
 class Pooled(nn.Module):
     """A state that is all observations: their codes, pooled over the agents."""
 
-    def __init__(self, agents: EntityEncoder):
+    def __init__(self, agents: AgentsEncoder):
         super().__init__()
         self.agents = agents
         self.out_features = 2 * agents.out_features
@@ -181,10 +201,15 @@ class Pooled(nn.Module):
         return self.norm(torch.cat([codes.mean(-2), codes.amax(-2)], -1))
 
 
-def _declared(spec: EnvSpec) -> Entities:
+def _over_entities(network: Network, spec: EnvSpec) -> AgentsEncoder:
+    make = ExchangeableEncoder if network.kind == "exchangeable" else EntityEncoder
+    return make(_declared(spec, network.kind), network.hidden[0], network.rounds, network.features)
+
+
+def _declared(spec: EnvSpec, kind: Kind) -> Entities:
     if spec.entities is None:
         raise ConfigError(
-            "network.kind is 'entities', but the environment does not declare what its observations consist of "
+            f"network.kind is {kind!r}, but the environment does not declare what its observations consist of "
             "(EnvSpec.entities). Take kind 'mlp'; a PettingZoo environment takes the declaration as the option "
             "entities."
         )

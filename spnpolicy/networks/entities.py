@@ -1,5 +1,6 @@
 """A network over entities: exchangeable, so that order and number do not matter, with distances in cells."""
 
+import math
 from itertools import permutations
 from typing import NamedTuple
 
@@ -48,12 +49,12 @@ class EntityEncoder(nn.Module):
         own = features.size(entities.own.size)
         sizes = [features.size(len(part.others)) for part in sets]
         axes = [len(part.positions) for part in sets]
-        self.own = nn.ModuleList(_linear(own, width) for _ in sets if own)
+        self.own = nn.ModuleList(linear(own, width) for _ in sets if own)
         self.first = nn.ModuleList(
-            _linear(size + _offset_size(count), width) for size, count in zip(sizes, axes, strict=True)
+            linear(size + offset_size(count), width) for size, count in zip(sizes, axes, strict=True)
         )
         self.around = nn.ModuleDict(
-            {f"{i}-{j}": _Around(_offset_size(axes[i]), sizes[j], width) for i, j in _placed_pairs(entities)}
+            {f"{i}-{j}": _Around(offset_size(axes[i]), sizes[j], width) for i, j in _placed_pairs(entities)}
         )
         self.rounds = nn.ModuleList(
             nn.ModuleList(_Round(width, 2 * width * len(sets)) for _ in sets) for _ in range(rounds)
@@ -67,13 +68,7 @@ class EntityEncoder(nn.Module):
         Raises:
             ConfigError: the sets have other names, numbers or positions.
         """
-        here, there = (
-            [(part.name, part.size, part.positions, part.presence) for part in kind.parts]
-            for kind in (self.entities, entities)
-        )
-        if here != there or entities.is_relative != self.entities.is_relative:
-            raise ConfigError(f"entities: the network reads {here}, but the other task shows {there}.")
-        self.entities = entities
+        self.entities = of_same_kind(self.entities, entities)
 
     def forward(self, observation: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch code"]:
         """Return the codes of observations."""
@@ -89,11 +84,7 @@ class EntityEncoder(nn.Module):
     def _see(self, observation: Tensor) -> tuple[Tensor, list["_Seen"]]:
         """Divide observations into what the agent is, and what it sees of each set."""
         entities = self.entities
-        if observation.shape[-1] != entities.observation_size:
-            raise ConfigError(
-                f"entities: an observation has {observation.shape[-1]} numbers, but the parts of one end at column "
-                f"{entities.observation_size}; spnpolicy.networks.encoders.retarget lets a network read another task."
-            )
+        require_size(entities, observation)
         rows = observation.reshape(-1, observation.shape[-1])
         own = rows[:, entities.own.start : entities.own.stop]
         seen = []
@@ -109,7 +100,7 @@ class EntityEncoder(nn.Module):
     def _units(self, own: Tensor, seen: list["_Seen"]) -> list[Tensor]:
         units = []
         for i, part in enumerate(seen):
-            total = self.first[i](torch.cat([_offset_features(part.place), part.plain], -1))
+            total = self.first[i](torch.cat([offset_features(part.place), part.plain], -1))
             if self.own:
                 total = total + self.own[i](own).unsqueeze(-2)
             for j, other in enumerate(seen):
@@ -124,6 +115,34 @@ class EntityEncoder(nn.Module):
 
     def _pooled(self, seen: list["_Seen"], units: list[Tensor]) -> Tensor:
         return torch.cat([_pool(unit, part.is_there) for unit, part in zip(units, seen, strict=True)], -1)
+
+
+def of_same_kind(known: Entities, entities: Entities) -> Entities:
+    """Return the entities of another task, if a network that knows these can read them.
+
+    Raises:
+        ConfigError: the sets have other names, numbers or positions.
+    """
+    here, there = (
+        [(part.name, part.size, part.positions, part.presence, part.is_shared) for part in kind.parts]
+        for kind in (known, entities)
+    )
+    if here != there or entities.is_relative != known.is_relative:
+        raise ConfigError(f"entities: the network reads {here}, but the other task shows {there}.")
+    return entities
+
+
+def require_size(entities: Entities, observation: Float[Tensor, "*batch features"]) -> None:
+    """Refuse observations that do not divide as they should.
+
+    Raises:
+        ConfigError: they are longer or shorter.
+    """
+    if observation.shape[-1] != entities.observation_size:
+        raise ConfigError(
+            f"entities: an observation has {observation.shape[-1]} numbers, but the parts of one end at column "
+            f"{entities.observation_size}; spnpolicy.networks.encoders.retarget lets a network read another task."
+        )
 
 
 class _Seen(NamedTuple):
@@ -142,12 +161,12 @@ class _Around(nn.Module):
 
     def __init__(self, offsets: int, plain: int, width: int):
         super().__init__()
-        self.offset, self.out = _linear(offsets, width), _linear(width, width)
-        self.plain = _linear(plain, width) if plain else None
+        self.offset, self.out = linear(offsets, width), linear(width, width)
+        self.plain = linear(plain, width) if plain else None
 
     def forward(self, part: _Seen, other: _Seen) -> Float[Tensor, "rows count width"]:
         """Return it for every entity of `part`."""
-        between = _offset_features(other.place.unsqueeze(-3) - part.place.unsqueeze(-2))
+        between = offset_features(other.place.unsqueeze(-3) - part.place.unsqueeze(-2))
         heard = self.offset(between)
         if self.plain is not None:
             heard = heard + self.plain(other.plain).unsqueeze(-3)
@@ -161,7 +180,7 @@ class _Round(nn.Module):
 
     def __init__(self, width: int, heard: int):
         super().__init__()
-        self.itself, self.heard, self.norm = _linear(width, width), _linear(heard, width), nn.LayerNorm(width)
+        self.itself, self.heard, self.norm = linear(width, width), linear(heard, width), nn.LayerNorm(width)
 
     def forward(self, unit: Float[Tensor, "rows count width"], heard: Tensor) -> Float[Tensor, "rows count width"]:
         """Return the units after the round: never below what they were, so never below 0."""
@@ -172,24 +191,36 @@ def _placed_pairs(entities: Entities) -> list[tuple[int, int]]:
     return list(permutations([i for i, part in enumerate(entities.sets) if part.positions], 2))
 
 
-def _linear(inputs: int, outputs: int) -> nn.Linear:
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """Return a layer that a ReLU or a norm follows."""
     return initialize_orthogonal(nn.Linear(inputs, outputs), 2**0.5)
 
 
-def _offset_size(axes: int) -> int:
+def offset_size(axes: int) -> int:
+    """Return how many features an offset of so many axes has."""
     return 3 * axes + 4 if axes else 0
 
 
-def _offset_features(offset: Float[Tensor, "*rows axes"]) -> Float[Tensor, "*rows features"]:
-    """Return what is shown of offsets in cells: direction and distance, near ones sharply and far ones roughly."""
-    if not offset.shape[-1]:
+def offset_features(offset: Float[Tensor, "..."], axis: int = -1) -> Float[Tensor, "..."]:
+    """Return what is shown of offsets in cells: direction and distance, near ones sharply and far ones roughly.
+
+    Args:
+        offset: any shape, with rows, columns, ... along `axis`.
+        axis: where the features go, in place of rows and columns.
+    """
+    if not offset.shape[axis]:
         return offset
     length = offset.abs()
-    total = length.sum(-1, keepdim=True)
+    total = length.sum(axis, keepdim=True)
     # Not sign() and `<= 1`: an offset of 0 or 1 cells is a difference of rounded numbers.
     direction, is_near = (2.0 * offset).clamp(-1.0, 1.0), (total < 1.5).to(offset.dtype)
-    capped = [(x / UNIT).clamp(-FAR, FAR) for x in (offset, length, total)]
-    return torch.cat([*capped, direction, total.log1p(), is_near, DECAY**total], -1)
+    capped = [capped_offset(x) for x in (offset, length, total)]
+    return torch.cat([*capped, direction, total.log1p(), is_near, (total * math.log(DECAY)).exp()], axis)
+
+
+def capped_offset(offset: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+    """Return offsets in units, none longer than what was learned."""
+    return (offset / UNIT).clamp(-FAR, FAR)
 
 
 def _only_there(units: Tensor, part: _Seen) -> Tensor:

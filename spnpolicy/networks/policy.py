@@ -38,6 +38,7 @@ class SPNPolicy(nn.Module):
         pairs: with `per_agent`, the pairs of agents with a potential; all pairs when None.
         agent_id: with `per_agent`, tell agents apart by their number, and give every logit a bias of its own; False
             leaves only weights that do not know how many agents there are.
+        symmetric: with `per_agent`, the potentials of a pair do not depend on the order of its agents, as in `FactorQ`.
 
     Raises:
         ConfigError: a size is not positive, or an option does not fit the mode.
@@ -62,6 +63,7 @@ class SPNPolicy(nn.Module):
         per_agent: bool = False,
         pairs: Sequence[tuple[int, int]] | None = None,
         agent_id: bool = True,
+        symmetric: bool = False,
     ) -> None:
         super().__init__()
         if observation_size < 1 or rank < 1 or not hidden or min(hidden) < 1:
@@ -69,15 +71,15 @@ class SPNPolicy(nn.Module):
                 f"SPNPolicy: observation_size {observation_size}, rank {rank} and hidden {tuple(hidden)} must be "
                 "positive, with at least one hidden layer."
             )
-        if pairs is not None and not per_agent:
-            raise ConfigError("SPNPolicy: pairs need per_agent=True.")
+        if (pairs is not None or symmetric) and not per_agent:
+            raise ConfigError("SPNPolicy: pairs and symmetric need per_agent=True.")
         self.circuit = circuit
         agents = (circuit.num_variables,) if per_agent else ()
         self.input_shape = (*agents, observation_size)
         self._checks_size = encoder is None
         if per_agent:
             self.network: nn.Module = _Potentials(
-                circuit, observation_size, pairs, encoder=encoder, hidden=hidden, agent_id=agent_id
+                circuit, observation_size, pairs, encoder=encoder, hidden=hidden, agent_id=agent_id, symmetric=symmetric
             )
         else:
             seen = observation_size if encoder is None else cast(int, encoder.out_features)
@@ -178,6 +180,7 @@ class _Potentials(nn.Module):
         encoder: nn.Module | None,
         hidden: Sequence[int],
         agent_id: bool,
+        symmetric: bool,
     ) -> None:
         super().__init__()
         agents = range(circuit.num_variables)
@@ -185,9 +188,8 @@ class _Potentials(nn.Module):
         # Tables that no edge decides would never learn.
         scopes = TableLogits(circuit, FactorGraph(circuit.cardinalities, wanted)).scopes
         graph = FactorGraph(circuit.cardinalities, scopes)
-        self.tables = FactorQ(
-            graph, observation_size, encoder=encoder, hidden=hidden, per_agent=True, agent_id=agent_id
-        )
+        options = {"hidden": hidden, "per_agent": True, "agent_id": agent_id, "symmetric": symmetric}
+        self.tables = FactorQ(graph, observation_size, encoder=encoder, **options)
         self.logits = TableLogits(circuit, graph)
         # A bias per logit would belong to one circuit, and so to one number of agents.
         first = torch.zeros(circuit.num_parameters, 1)

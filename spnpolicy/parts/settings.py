@@ -16,7 +16,7 @@ from spnpolicy.base.decoding import Checked
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.ranges import Count, Positive, Repeats, Share, StepSize, Weight
 from spnpolicy.data.protocol import Needs
-from spnpolicy.networks.encoders import Kind, Network, require_known_kind
+from spnpolicy.networks.encoders import OVER_ENTITIES, Kind, Network, require_known_kind
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class LearnerSettings(Checked):
     max_gradient_norm: Positive = 10.0
     """Longer gradients are shortened to this norm."""
 
-    network_kinds: ClassVar[tuple[Kind, ...]] = ("mlp", "entities")
+    network_kinds: ClassVar[tuple[Kind, ...]] = ("mlp", "entities", "exchangeable")
     """Kinds of networks that the algorithm can use."""
 
     def __post_init__(self) -> None:
@@ -149,12 +149,12 @@ class AgentSettings(LearnerSettings):
     share_parameters: bool = True
     """One set of weights for all agents, which are told apart by their number; false gives each its own."""
 
-    network_kinds: ClassVar[tuple[Kind, ...]] = ("mlp", "entities", "recurrent")
+    network_kinds: ClassVar[tuple[Kind, ...]] = ("mlp", "entities", "exchangeable", "recurrent")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.network.kind == "entities" and not self.share_parameters:
-            raise ConfigError("share_parameters is False, but must be True with network.kind 'entities'.")
+        if self.network.kind in OVER_ENTITIES and not self.share_parameters:
+            raise ConfigError(f"share_parameters is False, but must be True with network.kind {self.network.kind!r}.")
 
 
 @dataclass(frozen=True)

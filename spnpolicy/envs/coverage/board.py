@@ -96,7 +96,7 @@ class Grid:
 def _spec(size: int, agents: int, goals: int) -> EnvSpec:
     place = {"size": ENTITY, "positions": (0, 1)}
     own = EntitySet("itself", 0, 1, **place)
-    seen = EntitySet("goals", own.stop, goals, **place)
+    seen = EntitySet("goals", own.stop, goals, **place, is_shared=True)
     others = EntitySet("others", seen.stop, agents - 1, **place)
     entities = Entities(own, (seen, others), cells=size - 1, is_relative=True, state_is_observations=True)
     counts, bounds = (len(ACTION_NAMES),) * agents, (-1.0, 1.0)

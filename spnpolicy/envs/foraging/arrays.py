@@ -81,7 +81,7 @@ class ForagingArrays:
     def _entities(self, rescale: bool) -> Entities:
         place = {"size": 3, "positions": (0, 1)}
         # Rescaled, -1 .. size - 1 is shown as -1 .. 1, and no food as level -1.
-        food = EntitySet("food", 0, self.foods, **place, presence=2, absent=-1.0 if rescale else 0.0)
+        food = EntitySet("food", 0, self.foods, **place, presence=2, absent=-1.0 if rescale else 0.0, is_shared=True)
         own = EntitySet("itself", food.stop, 1, **place)
         others = EntitySet("others", own.stop, self.agents - 1, **place)
         cells = self.size / 2 if rescale else 1.0

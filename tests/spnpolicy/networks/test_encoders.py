@@ -14,13 +14,13 @@ from spnpolicy.base.seeding import Streams
 from spnpolicy.data.entities import Entities, EntitySet
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.networks.agents import AgentNetwork
-from spnpolicy.networks.encoders import Network, encoder_for, retarget, state_encoder_for
+from spnpolicy.networks.encoders import OVER_ENTITIES, Network, encoder_for, retarget, state_encoder_for
 from spnpolicy.networks.features import FourierFeatures
 from spnpolicy.networks.mixers import QMixer
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.loop import train
 
-KINDS = ("mlp", "recurrent", "entities")
+KINDS = ("mlp", "recurrent", "entities", "exchangeable")
 """One row per kind of network."""
 
 
@@ -31,7 +31,7 @@ def network_of(kind, hidden=(16, 12), **options):
 def spec_of(agents=3, goals=4, cells=4.0, rows=2):
     """An environment in which goals may be absent, others have no place, and walls have nothing but one."""
     own = EntitySet("itself", 0, 1, 3, (0, 2))
-    goals_seen = EntitySet("goals", 3, goals, 4, (0, 1), presence=3)
+    goals_seen = EntitySet("goals", 3, goals, 4, (0, 1), presence=3, is_shared=True)
     others = EntitySet("others", goals_seen.stop, agents - 1, 2)
     walls = EntitySet("walls", others.stop, rows, 2, (1, 0))
     entities = Entities(own, (goals_seen, others, walls), cells, is_relative=True, state_is_observations=True)
@@ -61,6 +61,8 @@ def test_shapes_and_independence_of_rows(kind, batch):
     assert whole(state).shape == (*batch, whole.out_features)
     both = encoder_for(network, SPEC, sees_state=True)
     assert both(seen, state).shape == (*batch, 3, both.out_features)
+    if kind == "exchangeable":
+        return  # agents hear of each other
     changed = seen.clone()
     changed[..., 1, :] += 1.0
     torch.testing.assert_close(encoder(changed)[..., 0, :], codes[..., 0, :], rtol=0, atol=1e-6)
@@ -144,10 +146,11 @@ def test_order_does_not_matter():
     torch.testing.assert_close(network(seen[:, agents]), network(seen)[:, agents], rtol=0, atol=1e-6)
 
 
-def test_with_agent_id_agents_that_see_the_same_may_differ():
+@pytest.mark.parametrize("kind", OVER_ENTITIES)
+def test_with_agent_id_agents_that_see_the_same_may_differ(kind):
     seen = observations(SPEC, 5)[:, :1].expand(-1, 3, -1)
     for agent_id in (False, True):
-        network = AgentNetwork(SPEC, network_of("entities", agent_id=agent_id), output_gain=1.0)
+        network = AgentNetwork(SPEC, network_of(kind, agent_id=agent_id), output_gain=1.0)
         values = network(seen)
         assert torch.allclose(values[:, 0], values[:, 1]) is not agent_id
 
@@ -182,8 +185,9 @@ def test_absent_entities_count_like_none():
 
 
 @pytest.mark.parametrize("other", [spec_of(agents=5, goals=7, rows=1), spec_of(agents=1, goals=0, rows=0)])
-def test_one_set_of_weights_serves_every_number_of_agents_and_entities(other):
-    network = network_of("entities")
+@pytest.mark.parametrize("kind", OVER_ENTITIES)
+def test_one_set_of_weights_serves_every_number_of_agents_and_entities(kind, other):
+    network = network_of(kind)
     for make in (
         lambda spec: AgentNetwork(spec, network),
         lambda spec: FactorQ(
@@ -253,7 +257,7 @@ def test_every_algorithm_takes_the_kinds_that_it_declares_and_refuses_others_by_
     declared = config_class(name).network_kinds
     for kind in KINDS:
         options = {"network": {"kind": kind, "hidden": (8,)}}
-        if kind == "entities" and hasattr(config_class(name), "share_parameters"):
+        if kind in OVER_ENTITIES and hasattr(config_class(name), "share_parameters"):
             with pytest.raises(ConfigError, match="share_parameters is False, but must be True"):
                 make_algorithm(name, env.spec, Streams(0), share_parameters=False, **options)
             options["share_parameters"] = True
