@@ -131,7 +131,10 @@ class SPNActorCritic:
         circuit = build_circuit(config, graph)
         self._solver = solver or solver_of(config, circuit, graph)
         network = config.network
-        options = {"hidden": network.hidden, "per_agent": True, "agent_id": network.tells_agents_apart}
+        told_apart = network.tells_agents_apart
+        options = {
+            "hidden": network.hidden, "per_agent": True, "agent_id": told_apart, "symmetric": not told_apart,
+        }  # fmt: skip
         with streams.initialization("spn_ac"):
             encoders = [encoder_for(network, spec, sees_state=config.state != "none") for _ in range(config.critics)]
             self.critic = JointValues([FactorQ(graph, encoder=encoder, **options) for encoder in encoders])
