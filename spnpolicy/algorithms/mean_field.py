@@ -65,6 +65,10 @@ class MeanField:
         """Sample joint actions, or take every agent's most probable one."""
         return self.learner.act(step, explore=explore, progress=progress)
 
+    def draw(self, step: Step, *, generator: torch.Generator, sharpness: float = 1.0) -> Int[np.ndarray, "envs agents"]:
+        """Draw joint actions without exploring, as spn_ac does."""
+        return self.learner.draw(step, generator=generator, sharpness=sharpness)
+
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one step of the critic, one of the policy if it has a network, and one of the temperature."""
         return self.learner.update(batch, progress=progress)

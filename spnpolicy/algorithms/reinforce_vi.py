@@ -74,6 +74,10 @@ class ReinforceVI:
         """Sample joint actions, or take the exact mode."""
         return self.learner.act(step, explore=explore, progress=progress)
 
+    def draw(self, step: Step, *, generator: torch.Generator, sharpness: float = 1.0) -> Int[np.ndarray, "envs agents"]:
+        """Draw joint actions without exploring, as spn_ac does."""
+        return self.learner.draw(step, generator=generator, sharpness=sharpness)
+
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one step of the critic, one of the policy, and one of the temperature."""
         learner = self.learner

@@ -176,6 +176,17 @@ class SPNActorCritic:
         pi = self._policy_at(step) if self._solver is not None else self.policy_at(step)
         return (pi.sample(generator=self._generator) if explore else pi.mode).cpu().numpy()
 
+    def draw(self, step: Step, *, generator: torch.Generator, sharpness: float = 1.0) -> Int[np.ndarray, "envs agents"]:
+        """Draw joint actions without exploring: no random stream of training moves.
+
+        Args:
+            step: what the agents see.
+            generator: source of the randomness, on the CPU.
+            sharpness: by how much log probabilities are stretched first.
+        """
+        pi = self._policy_at(step) if self._solver is not None else self.policy_at(step)
+        return solvers.sharpened(pi, sharpness).sample(generator=generator).cpu().numpy()
+
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
         """Do one step of critic and actor, or several on a rollout, and one of the temperature."""
         return self.learn(batch, self.targets(batch), self.actor_loss, progress)

@@ -15,6 +15,7 @@ _PIXELS_PER_SECOND = {"gif": 2.2e7, "video": 7e6}
 _LONG = 20.0
 """Seconds from which on it is said before it begins."""
 CHECKPOINTS = ("latest", "best")
+_SHARPENED = {"sampled": "", "cooled": ", at a quarter of its temperature"}
 
 
 def _add_arguments(parser: Parser) -> None:
@@ -56,7 +57,9 @@ def run(line: CommandLine) -> int:
         discount = loaded.config.train.discount
         with StopRequest() as stop:
             count, seed, should_stop = options.episodes, options.seed, lambda: stop.requested
-            result = evaluate(loaded.algorithm, loaded.env, count, discount, seed, should_stop=should_stop)
+            result = evaluate(
+                loaded.algorithm, loaded.env, count, discount, seed, should_stop=should_stop, plays=tuple(_SHARPENED)
+            )
     except EvaluationStopped:
         # As Ctrl-C ends every command, and SIGTERM too: with a word and its exit code.
         raise KeyboardInterrupt from None
@@ -65,9 +68,9 @@ def run(line: CommandLine) -> int:
     print(f"{loaded.config.algorithm} on {loaded.config.env} after {loaded.step:,} env steps of training")
     print(f"{options.episodes:,} greedy episodes from seed {options.seed}, mean and standard error:")
     print("\n".join(aligned(result.rows(discount), indent="  ")))
-    if result.sampled is not None:
-        print("the same episodes with actions drawn from the joint policy:")
-        print("\n".join(aligned(result.sampled.rows(discount), indent="  ")))
+    for play, drawn in result.drawn.items():
+        print(f"the same episodes with actions drawn from the joint policy{_SHARPENED[play]}:")
+        print("\n".join(aligned(drawn.rows(discount), indent="  ")))
     if faults := sum(getattr(loaded.env, "faults_total", {}).values()):
         print(
             f"faults of the environment: {faults:,}; an episode that failed is in no score, another was played instead"

@@ -48,6 +48,10 @@ class Boltzmann:
         _, marginals = self._solution
         return (marginals * values.flat.where(marginals > 0.0, 0.0)).sum(-1)
 
+    def sharpened(self, sharpness: float) -> "Boltzmann":
+        """Return it at a temperature that is so many times lower."""
+        return Boltzmann(self._q, self._temperature / sharpness)
+
     def compiled(self) -> CircuitDistribution:
         """Return it as a circuit, which answers every query.
 
@@ -65,6 +69,16 @@ class Boltzmann:
             log_partition = Factors.from_flat(self._q.graph, flat).log_partition()
             (marginals,) = torch.autograd.grad(log_partition.sum(), flat)
         return log_partition.detach(), marginals
+
+
+def sharpened(pi: CircuitDistribution | Boltzmann, sharpness: float) -> CircuitDistribution | Boltzmann:
+    """Return the policy whose probabilities are these to the power of `sharpness`, normalised.
+
+    In a deterministic circuit a joint action has one way through it, so that stretching all logits is enough.
+    """
+    if isinstance(pi, Boltzmann):
+        return pi.sharpened(sharpness)
+    return CircuitDistribution(pi.circuit, pi.logits * sharpness, validate_args=False)
 
 
 def exact(q: Factors, available: Bool[Tensor, "*batch agents actions"], temperature: float) -> Boltzmann:

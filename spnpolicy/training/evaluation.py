@@ -1,8 +1,9 @@
 """Evaluation: greedy play and sampled play, exactly one whole episode in each of many parallel environments."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from spnpolicy.training.player import Player
 
 SAMPLED = "sampled_"
 """What the names of the means of sampled play begin with."""
+PLAYS = {"sampled": 1.0, "cooled": 4.0}
+"""Ways to draw from a joint policy, and by how much its log probabilities are stretched: drawn at a quarter of the
+temperature, rare joint actions nearly vanish, and still nothing goes round in circles for ever."""
 
 Act = Callable[[Step], Int[np.ndarray, "envs agents"]]
 
@@ -30,9 +34,9 @@ class EvaluationResult:
     fraction_of_optimum: Float[np.ndarray, " episodes"] | None
     """Discounted return divided by the best possible one from the same start; nan where that is not positive,
     None where the environment does not know its optimum."""
-    sampled: "EvaluationResult | None" = None
-    """The same episodes with actions drawn from the joint policy; None where there is none, or it was not asked for.
-    Where this is better, the mode goes round in circles."""
+    drawn: "dict[str, EvaluationResult]" = field(default_factory=dict)
+    """The same episodes with actions drawn from the joint policy, by the ways that were asked for, see `PLAYS`; empty
+    where there is none. Where these are better, the mode goes round in circles."""
 
     def summary(self) -> dict[str, float]:
         """Return the means over episodes, ready for a metrics record."""
@@ -45,8 +49,8 @@ class EvaluationResult:
         if self.fraction_of_optimum is not None:
             known = self.fraction_of_optimum[np.isfinite(self.fraction_of_optimum)]
             means["fraction_of_optimum"] = float(known.mean()) if len(known) else float("nan")
-        if self.sampled is not None:
-            means |= {SAMPLED + name: value for name, value in self.sampled.summary().items()}
+        for play, result in self.drawn.items():
+            means |= {f"{play}_{name}": value for name, value in result.summary().items()}
         return means
 
     def rows(self, discount: float) -> list[tuple[str, str, str]]:
@@ -81,7 +85,7 @@ def evaluate(
     seed: int,
     *,
     should_stop: Callable[[], bool] = lambda: False,
-    samples: bool = True,
+    plays: Sequence[str] = ("sampled",),
 ) -> EvaluationResult:
     """Play `episodes` whole episodes without exploration, side by side, one in each environment.
 
@@ -95,8 +99,8 @@ def evaluate(
         discount: worth of a reward one step later, for the discounted return.
         seed: fixes the episodes, so that different algorithms meet the same ones.
         should_stop: asked before every step.
-        samples: also play them with actions drawn from the joint policy, where the algorithm has one; what is drawn
-            depends on `seed` only.
+        plays: names of `PLAYS`: ways in which the episodes are also played, where the algorithm has a joint policy to
+            draw from (a method `draw`); what is drawn depends on `seed` only.
 
     Raises:
         ConfigError: the environment is not a batch of `episodes`.
@@ -110,12 +114,15 @@ def evaluate(
         )
     player = Player(algorithm)
     greedy = _play(lambda step: player.act(step, explore=False), env, discount, seed, should_stop)
-    policy_at = getattr(algorithm, "policy_at", None)
-    if policy_at is None or not samples:
+    draw = getattr(algorithm, "draw", None)
+    if draw is None:
         return greedy
-    generator = torch.Generator().manual_seed(seed)
-    sampled = _play(lambda step: policy_at(step).sample(generator=generator).numpy(), env, discount, seed, should_stop)
-    return replace(greedy, sampled=sampled)
+    drawn: dict[str, EvaluationResult] = {}
+    for play in plays:
+        generator = torch.Generator().manual_seed(seed)
+        act = partial(draw, sharpness=PLAYS[play], generator=generator)
+        drawn[play] = _play(act, env, discount, seed, should_stop)
+    return replace(greedy, drawn=drawn)
 
 
 def _play(act: Act, env: BatchedEnv, discount: float, seed: int, should_stop: Callable[[], bool]) -> EvaluationResult:

@@ -257,8 +257,8 @@ BUGS = (
     Bug(
         "evaluation: sampled play is greedy play",
         "spnpolicy/training/evaluation.py",
-        "policy_at(step).sample(generator=generator).numpy()",
-        "policy_at(step).mode.numpy()",
+        "drawn[play] = _play(act, env, discount, seed, should_stop)",
+        "drawn[play] = greedy",
         ("tests/spnpolicy/training/test_evaluation.py",),
     ),
     Bug(

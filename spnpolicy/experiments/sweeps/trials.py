@@ -59,7 +59,7 @@ def run_trial(plan: Plan, trial: Trial, folder: Path, *, on_progress: Callable[[
     discount = trial.train.discount
     try:
         episodes, seed = plan.evaluation_episodes, plan.evaluation_seed
-        result = evaluate(loaded.algorithm, loaded.env, episodes, discount, seed, samples=False)
+        result = evaluate(loaded.algorithm, loaded.env, episodes, discount, seed, plays=())
     finally:
         close_env(loaded.env)
     _write_evaluation(own / EVALUATION_FILE, result)

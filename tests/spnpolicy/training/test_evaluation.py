@@ -7,8 +7,9 @@ from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.data.env import BatchedEnv, EnvSpec, Step
 from spnpolicy.data.protocol import Algorithm
 from spnpolicy.envs import make_env
+from spnpolicy.parts.solvers import sharpened
 from spnpolicy.training.episodes import EpisodeTracker
-from spnpolicy.training.evaluation import evaluate
+from spnpolicy.training.evaluation import PLAYS, evaluate
 from tests.spnpolicy.chain_env import ChainEnv
 
 
@@ -94,19 +95,23 @@ def test_tracker_state_round_trip():
         np.testing.assert_array_equal(ours, theirs)
 
 
-class Fair(Still):
-    """Its greedy play is action 0, but its joint policy is uniform."""
+class Loaded(Still):
+    """Its greedy play is action 0, which its joint policy draws with probability 2/3 for each of two agents."""
 
-    def policy_at(self, step):
+    def draw(self, step, *, generator, sharpness=1.0):
         circuit = structures.mean_field([2, 2])
-        return CircuitDistribution(circuit, torch.zeros(len(step.observation), circuit.num_parameters))
+        logits = torch.log(torch.tensor([2.0, 1.0, 2.0, 1.0])).expand(len(step.observation), -1)
+        return sharpened(CircuitDistribution(circuit, logits), sharpness).sample(generator=generator).numpy()
 
 
-def test_sampled_play_meets_the_same_episodes_and_is_the_same_every_time():
-    env = make_env("matrix_game", num_envs=400, payoff=[[1.0, 0.0], [0.0, 0.0]])
-    first, second = (evaluate(Fair(), env, 400, 0.5, 7) for _ in range(2))
+def test_drawn_play_meets_the_same_episodes_and_is_the_same_every_time():
+    env = make_env("matrix_game", num_envs=900, payoff=[[1.0, 0.0], [0.0, 0.0]])
+    first, second = (evaluate(Loaded(), env, 900, 0.5, 7, plays=tuple(PLAYS)) for _ in range(2))
     assert first.summary()["return"] == 1.0
-    assert 0.15 < first.summary()["sampled_return"] < 0.35, "one joint action of four is paid (4.6 standard errors)"
-    np.testing.assert_array_equal(first.sampled.episodes.returns, second.sampled.episodes.returns)
-    assert evaluate(Fair(), env, 400, 0.5, 7, samples=False).sampled is None
-    assert evaluate(Still(), env, 400, 0.5, 7).sampled is None
+    for play, share in {"sampled": 2 / 3, "cooled": 2**4 / (2**4 + 1)}.items():
+        # Five standard errors: a false alarm in one of two million seeds.
+        tolerance = 5 * (share**2 * (1 - share**2) / 900) ** 0.5
+        assert first.summary()[f"{play}_return"] == pytest.approx(share**2, abs=tolerance)
+        np.testing.assert_array_equal(first.drawn[play].episodes.returns, second.drawn[play].episodes.returns)
+    assert list(evaluate(Loaded(), env, 900, 0.5, 7).drawn) == ["sampled"]
+    assert not evaluate(Still(), env, 900, 0.5, 7).drawn
