@@ -1,12 +1,12 @@
 """Critics: networks that turn a state, or one observation per agent, into Factors or into a CircuitQ."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from circuits import Circuit
@@ -78,6 +78,7 @@ class FactorQ(nn.Module):
         self.observation_size = observation_size
         self.per_agent = per_agent
         self.agent_id = agent_id
+        self.shares_factors = share_factors
         self.encoder = encoder
         seen = observation_size if encoder is None else cast(int, encoder.out_features)
         # Torch's own first weights: the heads behind are scaled for them.
@@ -115,6 +116,23 @@ class FactorQ(nn.Module):
             return Factors.from_flat(self.graph, self.heads(embedding))
         relate = getattr(self.encoder, "relations", None)
         return Factors.from_flat(self.graph, self.heads(embedding, relate and partial(relate, observation)))
+
+    def retarget(self, graph: FactorGraph) -> None:
+        """Give the factors of another graph from now on, with the same weights: of other agents, or other pairs.
+
+        Args:
+            graph: any number of agents and factors, with tables of the shapes that the first graph had.
+
+        Raises:
+            StructureError: a shape is new, or the weights belong to single agents or factors.
+        """
+        if not isinstance(self.heads, _AgentHeads) or self.agent_id or not self.shares_factors:
+            raise StructureError(
+                "FactorQ: only weights that all agents and factors share fit another graph: "
+                "per_agent=True, agent_id=False, share_factors=True."
+            )
+        self.heads.retarget(graph)
+        self.graph = graph
 
     def extra_repr(self) -> str:
         """Return what print(critic) shows beside the layers."""
@@ -220,17 +238,25 @@ class _AgentHeads(nn.Module):
 
     def __init__(self, graph: FactorGraph, options: _Heads) -> None:
         super().__init__()
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for factor, shape in enumerate(graph.table_shapes):
-            groups.setdefault(shape, []).append(factor)
+        members = _by_shape(graph)
+        self.shapes = tuple(members)
         self.groups = nn.ModuleList(
-            _FactorGroup([graph.scopes[i] for i in members], shape, options) for shape, members in groups.items()
+            _FactorGroup([graph.scopes[i] for i in factors], shape, options) for shape, factors in members.items()
         )
-        # The groups give their entries group by group; entry_order puts them where the graph expects them.
-        starts = [(graph.offsets[i], graph.table_sizes[i]) for members in groups.values() for i in members]
-        produced = [entry for start, size in starts for entry in range(start, start + size)]
-        in_order = None if produced == sorted(produced) else torch.tensor(produced, dtype=torch.long).argsort()
-        self.register_buffer("entry_order", in_order, persistent=False)
+        self.register_buffer("entry_order", _entry_order(graph, members), persistent=False)
+
+    def retarget(self, graph: FactorGraph) -> None:
+        """Give the tables of another graph, with the same weights."""
+        members = _by_shape(graph)
+        for shape in members:
+            if shape not in self.shapes:
+                raise StructureError(f"FactorQ: no weights for tables of shape {shape}; it has {list(self.shapes)}.")
+        members = {shape: members.get(shape, []) for shape in self.shapes}
+        for group, factors in zip(self.groups, members.values(), strict=True):
+            assert isinstance(group, _FactorGroup)
+            group.retarget([graph.scopes[i] for i in factors])
+        order, device = _entry_order(graph, members), next(self.parameters()).device
+        self.entry_order = None if order is None else order.to(device)
 
     def forward(self, embeddings: Tensor, relate: Relate | None) -> Tensor:
         """Map (*batch, n, width) to (*batch, num_entries)."""
@@ -239,9 +265,23 @@ class _AgentHeads(nn.Module):
             return embeddings.new_zeros(*batch, 0)
         # Agents first: what a factor takes of an agent is then one long stretch of memory.
         rows = embeddings.reshape(-1, *embeddings.shape[-2:]).transpose(0, 1).contiguous()
-        entries = torch.cat([group(rows, relate) for group in self.groups], dim=-1)
+        entries = torch.cat([group(rows, relate) for group in self.groups if group.count], dim=-1)
         entries = entries if self.entry_order is None else entries.index_select(-1, self.entry_order)
         return entries.reshape(*batch, entries.shape[-1])
+
+
+def _by_shape(graph: FactorGraph) -> dict[tuple[int, ...], list[int]]:
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for factor, shape in enumerate(graph.table_shapes):
+        groups.setdefault(shape, []).append(factor)
+    return groups
+
+
+def _entry_order(graph: FactorGraph, members: Mapping[tuple[int, ...], Sequence[int]]) -> Tensor | None:
+    """Return where the graph's entries are among those that groups give one after the other; None for "in order"."""
+    starts = [(graph.offsets[i], graph.table_sizes[i]) for factors in members.values() for i in factors]
+    produced = [entry for start, size in starts for entry in range(start, start + size)]
+    return None if produced == sorted(produced) else torch.tensor(produced, dtype=torch.long).argsort()
 
 
 class _FactorGroup(nn.Module):
@@ -253,18 +293,26 @@ class _FactorGroup(nn.Module):
     def __init__(self, scopes: Sequence[tuple[int, ...]], shape: tuple[int, ...], options: _Heads) -> None:
         super().__init__()
         self.count, self.arity, self.relations = len(scopes), len(shape), options.relations if len(shape) == 2 else 0
-        agents, size = torch.tensor(scopes, dtype=torch.long).reshape(self.count, self.arity).t(), math.prod(shape)
+        size = math.prod(shape)
         both_orders = options.symmetric and self.arity == 2 and shape[0] == shape[1]
         transposed = torch.arange(size).reshape(shape).t().flatten() if both_orders else None
         self.register_buffer("transposed", transposed, persistent=False)
-        agents = torch.cat([agents, agents.flip(0)], 1) if both_orders else agents
-        self.register_buffer("agents", agents.contiguous(), persistent=False)
+        self.register_buffer("agents", self._agents_of(scopes), persistent=False)
         copies = 1 if options.share else self.count
         # State values see mean and maximum.
         inputs, last = (self.arity or 2) * options.width + self.relations, _StackedLinear(copies, options.width, size)
         self.network = nn.ModuleList(
             [_StackedLinear(copies, inputs, options.width), nn.ReLU(), _small(last, options.output_scale)]
         )
+
+    def _agents_of(self, scopes: Sequence[tuple[int, ...]]) -> Int[Tensor, "arity factors"]:
+        """Return the agents of every factor, and then in the other order where both orders count."""
+        agents = torch.tensor(scopes, dtype=torch.long).reshape(len(scopes), self.arity).t()
+        return (agents if self.transposed is None else torch.cat([agents, agents.flip(0)], 1)).contiguous()
+
+    def retarget(self, scopes: Sequence[tuple[int, ...]]) -> None:
+        """Give the tables of other factors of this shape."""
+        self.count, self.agents = len(scopes), self._agents_of(scopes).to(self.agents.device)
 
     def forward(self, rows: Float[Tensor, "agents rows width"], relate: Relate | None) -> Float[Tensor, "rows entries"]:
         """Return the entries of the group, factor after factor."""

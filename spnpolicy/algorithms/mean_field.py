@@ -57,6 +57,10 @@ class MeanField:
         self.learner = spn_ac.SPNActorCritic(options, spec, streams, solver)
         self.needs = self.learner.needs
 
+    def retarget(self, spec: EnvSpec) -> None:
+        """Play and learn from now on in another task of the same kind, as spn_ac does."""
+        self.learner.retarget(spec)
+
     def policy_at(self, step: Step) -> CircuitDistribution:
         """Return the policy of every environment, with forbidden actions ruled out."""
         return self.learner.policy_at(step)

@@ -66,6 +66,10 @@ class ReinforceVI:
         self.needs = self.learner.needs
         self._sample_generator = streams.torch("samples")
 
+    def retarget(self, spec: EnvSpec) -> None:
+        """Play and learn from now on in another task of the same kind, as spn_ac does."""
+        self.learner.retarget(spec)
+
     def policy_at(self, step: Step) -> CircuitDistribution:
         """Return the joint policy of every environment, with forbidden actions ruled out."""
         return self.learner.policy_at(step)

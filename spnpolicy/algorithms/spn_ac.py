@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
 from spnpolicy.maths.masks import require_some_action, usable, zero_where_stuck
-from spnpolicy.networks.encoders import encoder_for
+from spnpolicy.networks.encoders import encoder_for, retarget
 from spnpolicy.networks.joint_values import JointValues, average_of, least
 from spnpolicy.networks.policy import SPNPolicy
 from spnpolicy.networks.potentials import ResidualPolicy
@@ -103,6 +103,14 @@ Solver = Callable[[Factors, Bool[Tensor, "*batch agents actions"], float], Circu
 """Finds the policy for given action values, available actions and temperature, without a network."""
 
 
+class _Task(NamedTuple):
+    """What belongs to one number of agents."""
+
+    graph: FactorGraph
+    circuit: Circuit
+    solver: Solver | None
+
+
 @saves(
     "critic", "actor", "target_critic", "target_actor", "critic_optimizer", "actor_optimizer", "temperature", "bounds",
     "evidence", "num_updates",
@@ -127,9 +135,9 @@ class SPNActorCritic:
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams, solver: Solver | None = None) -> None:
         self.config = config
         self._spec = spec
-        graph = critic_graph(config, spec.cardinalities, seed=streams.integer("pairs"))
-        circuit = build_circuit(config, graph)
-        self._solver = solver or solver_of(config, circuit, graph)
+        self._pairs_seed, self._solver_of_relative = streams.integer("pairs"), solver
+        self._tasks: dict[tuple[int, ...], _Task] = {}
+        graph, circuit, self._solver = self._task(spec.cardinalities)
         network = config.network
         told_apart = network.tells_agents_apart
         options = {
@@ -152,6 +160,39 @@ class SPNActorCritic:
         self.num_updates = 0
         self.needs = data_needs(config)
         self._generator, self._order_generator = streams.torch("exploration"), streams.torch("minibatches")
+
+    def _task(self, cardinalities: tuple[int, ...]) -> "_Task":
+        if cardinalities not in self._tasks:
+            graph = critic_graph(self.config, cardinalities, seed=self._pairs_seed)
+            circuit = build_circuit(self.config, graph)
+            solver = self._solver_of_relative or solver_of(self.config, circuit, graph)
+            self._tasks[cardinalities] = _Task(graph, circuit, solver)
+        return self._tasks[cardinalities]
+
+    def retarget(self, spec: EnvSpec) -> None:
+        """Play and learn from now on in another task of the same kind: on another board, with other numbers of agents.
+
+        Raises:
+            ConfigError: networks, circuit or pairs belong to the agents of the first task.
+        """
+        for network in (self.critic, self.target_critic, self.actor, self.target_actor):
+            retarget(network, spec)
+        if spec.cardinalities != self._spec.cardinalities:
+            graph, circuit, self._solver = self._task(spec.cardinalities)
+            try:
+                for critic in (self.critic, self.target_critic):
+                    critic.retarget(graph)
+                for actor in (self.actor, self.target_actor):
+                    if isinstance(actor, ResidualPolicy):
+                        actor.retarget(circuit, graph)
+                    elif self._solver is None:
+                        raise StructureError("a policy with potentials 'own' belongs to its agents.")
+            except StructureError as problem:
+                raise ConfigError(
+                    f"spn_ac cannot go on with {spec.num_agents} agents: {problem} Take network.kind 'exchangeable' or "
+                    "'entities' without agent_id, and potentials 'residual'."
+                ) from problem
+        self._spec = spec
 
     def policy_at(self, step: Step) -> CircuitDistribution:
         """Return the joint policy of every environment, with forbidden actions ruled out; always on the CPU."""

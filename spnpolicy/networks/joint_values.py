@@ -1,6 +1,7 @@
 """JointValues: one factor-graph critic or several, of which the smallest expectation counts."""
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -23,7 +24,16 @@ class JointValues(nn.Module):
     def __init__(self, networks: Sequence[FactorQ]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
-        self.graph: FactorGraph = networks[0].graph
+
+    @property
+    def graph(self) -> FactorGraph:
+        """The scopes, the same for all networks."""
+        return cast(FactorQ, self.networks[0]).graph
+
+    def retarget(self, graph: FactorGraph) -> None:
+        """Give the factors of another graph, see `FactorQ.retarget`."""
+        for network in self.networks:
+            cast(FactorQ, network).retarget(graph)
 
     def forward(self, observation: Float[Tensor, "*batch features"], *context: Float[Tensor, "..."]) -> list[Factors]:
         """Return the factors that each network gives; the arguments are those of `FactorQ`."""

@@ -63,11 +63,23 @@ class ResidualPolicy(nn.Module):
 
     def __init__(self, circuit: Circuit, graph: FactorGraph, **options: Any) -> None:
         super().__init__()
+        own = self._read(circuit, graph)
+        self.correction = FactorQ(own, output_scale=0.0, **options)
+
+    def _read(self, circuit: Circuit, graph: FactorGraph) -> FactorGraph:
+        """Take a circuit and the critic's scopes; return those scopes that the circuit decides."""
         self.circuit = circuit
         self.base = TableLogits(circuit, graph)
         own = FactorGraph(circuit.cardinalities, self.base.scopes)
-        self.correction = FactorQ(own, output_scale=0.0, **options)
         self.added = TableLogits(circuit, own)
+        return own
+
+    def retarget(self, circuit: Circuit, graph: FactorGraph) -> None:
+        """Give policies on another circuit, of other agents for example, with the same weights."""
+        device = self.base.edges.device
+        self.correction.retarget(self._read(circuit, graph))
+        self.base.to(device)
+        self.added.to(device)
 
     def forward(self, tables: Factors, temperature: float, *seen: Tensor) -> CircuitDistribution:
         """Return the policy at these tables, into which no gradient flows.

@@ -1,5 +1,6 @@
 """The exact-ELBO actor-critic: losses against enumeration, known games, masks, and the reason for a joint policy."""
 
+import copy
 import itertools
 import math
 from dataclasses import replace
@@ -317,6 +318,41 @@ def test_a_new_residual_policy_is_the_boltzmann_policy_of_the_critic(plays_by):
     soft = pi.expectation(q) + 0.05 * pi.entropy()
     torch.testing.assert_close(soft, q.log_partition(temperature=0.05) * 0.05, rtol=1e-4, atol=1e-4)
     assert learner.update(batch, progress=0.0)["actor_gradient_norm"] < 1e-2, "there is nothing to learn for the actor"
+
+
+@pytest.mark.parametrize("options", [{"potentials": "residual"}, {"solver": "exact"}], ids=["residual", "exact"])
+def test_one_learner_goes_on_with_other_teams_and_comes_back(options):
+    """Retargeted to other numbers, it is the learner that was made for them and was given its weights."""
+    tasks = {agents: make_env("coverage", agents=agents, size=2 + agents, num_envs=3) for agents in (3, 4, 2)}
+    network = {"kind": "exchangeable", "hidden": (16,), "features": {"frequencies": 0}}
+    learners = {
+        agents: make_algorithm("spn_ac", env.spec, Streams(0), network=network, labels=9, **options)
+        for agents, env in tasks.items()
+    }
+    learner = learners[3]
+    with torch.no_grad():
+        for parameter in (*learner.critic.parameters(), *learner.actor.parameters()):
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    state = copy.deepcopy(learner.state_dict())
+    for agents in (4, 2, 3):
+        step, other = tasks[agents].reset(seed=1), learners[agents]
+        other.load_state_dict(state)
+        learner.retarget(tasks[agents].spec)
+        pi, expected = (each.policy_at(step) for each in (learner, other))
+        joint = expected.sample((5,), generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(pi.log_prob(joint), expected.log_prob(joint))
+        assert pi.circuit.num_variables == agents
+    for name, value in state["critic"].items():
+        assert torch.equal(learner.state_dict()["critic"][name], value)
+
+
+def test_a_team_of_another_size_is_refused_where_weights_belong_to_agents():
+    first, second = (make_env("coverage", agents=agents, size=4) for agents in (2, 3))
+    for options in ({"network": {"kind": "exchangeable", "agent_id": True, "hidden": (8,)}}, {}):
+        network = options or {"network": {"kind": "exchangeable", "hidden": (8,)}}
+        learner = make_algorithm("spn_ac", first.spec, Streams(0), **network)
+        with pytest.raises(ConfigError, match="cannot go on with 3 agents: .* potentials 'residual'"):
+            learner.retarget(second.spec)
 
 
 def test_several_passes_over_a_rollout_are_as_many_steps_towards_the_same_targets():
