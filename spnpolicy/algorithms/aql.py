@@ -17,6 +17,7 @@ from spnpolicy.maths.masks import require_some_action, usable, zero_where_stuck
 from spnpolicy.networks import nearest, proposals
 from spnpolicy.networks.encoders import state_encoder_for
 from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
+from spnpolicy.parts.minibatches import regress
 from spnpolicy.parts.settings import AdamSettings, GreedySettings, data_needs, step_size
 from spnpolicy.parts.targets import value_target
 
@@ -77,6 +78,7 @@ class AQL:
         self.num_updates = 0
         self.needs = data_needs(config)
         self._generator, self._candidate_generator = streams.torch("exploration"), streams.torch("proposal")
+        self.order_generator = streams.torch("minibatches")
 
     @torch.no_grad()
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
@@ -99,10 +101,13 @@ class AQL:
         return best.cpu().numpy()
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
-        """Do one gradient step of the action values and one of the proposal."""
-        value_t = self.critic(batch.state, batch.actions[..., None, :])[..., 0]
-        critic_loss = squared_td_loss(value_t, self._targets(batch), batch.valid)
-        actor_loss, watched = self.actor_loss(batch)
+        """Do one gradient step of the action values and one of the proposal, or several on a rollout."""
+        return regress(self, batch, self._targets(batch), self._step)
+
+    def _step(self, rows: Batch, target_t: Tensor) -> dict[str, float]:
+        value_t = self.critic(rows.state, rows.actions[..., None, :])[..., 0]
+        critic_loss = squared_td_loss(value_t, target_t, rows.valid)
+        actor_loss, watched = self.actor_loss(rows)
         return improve(self, critic=critic_loss, actor=actor_loss) | watched
 
     def actor_loss(self, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, float]]:

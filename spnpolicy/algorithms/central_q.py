@@ -17,6 +17,7 @@ from spnpolicy.networks.encoders import state_network
 from spnpolicy.parts import joint_actions
 from spnpolicy.parts.exploration import epsilon_greedy
 from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
+from spnpolicy.parts.minibatches import regress
 from spnpolicy.parts.settings import DoubleSettings, data_needs
 from spnpolicy.parts.targets import value_target
 
@@ -51,7 +52,7 @@ class CentralQ:
         self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
         self.needs = data_needs(config)
-        self._generator = streams.numpy("exploration")
+        self._generator, self.order_generator = streams.numpy("exploration"), streams.torch("minibatches")
 
     def joint_values(self, state: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch joint"]:
         """Return the values of all joint actions, in the order of `joint_actions.joint_index`."""
@@ -74,11 +75,14 @@ class CentralQ:
         return joint_actions.split_index(torch.from_numpy(chosen[:, 0]), self._cardinalities).numpy()
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
-        """Do one gradient step on the mean of (y - Q)^2."""
-        index = joint_actions.joint_index(batch.actions, self._cardinalities)
-        value_t = losses.chosen_value(self.joint_values(batch.state), index)
-        numbers = improve(self, critic=losses.squared_td_loss(value_t, self._targets(batch), batch.valid))
-        return numbers | {"value": losses.mean_of_valid(value_t.detach(), batch.valid).item()}
+        """Do one gradient step on the mean of (y - Q)^2, or several on a rollout."""
+        return regress(self, batch, self._targets(batch), self._step)
+
+    def _step(self, rows: Batch, target_t: Tensor) -> dict[str, float]:
+        index = joint_actions.joint_index(rows.actions, self._cardinalities)
+        value_t = losses.chosen_value(self.joint_values(rows.state), index)
+        numbers = improve(self, critic=losses.squared_td_loss(value_t, target_t, rows.valid))
+        return numbers | {"value": losses.mean_of_valid(value_t.detach(), rows.valid).item()}
 
     @torch.no_grad()
     def _targets(self, batch: Batch) -> Float[Tensor, "*batch"]:

@@ -20,6 +20,7 @@ from spnpolicy.maths.masks import existing_actions, require_some_action, zero_wh
 from spnpolicy.networks.encoders import encoder_for
 from spnpolicy.parts import coordination
 from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
+from spnpolicy.parts.minibatches import regress
 from spnpolicy.parts.settings import DoubleSettings, EpsilonSchedule, data_needs
 from spnpolicy.parts.targets import value_target
 
@@ -71,7 +72,7 @@ class Coordinated:
         self.needs = data_needs(config)
         self._has_masks = spec.has_action_masks
         self._existing = existing_actions(spec.cardinalities).numpy()
-        self._generator = streams.numpy("exploration")
+        self._generator, self.order_generator = streams.numpy("exploration"), streams.torch("minibatches")
 
     def joint_factors(self, observation: Float[Tensor, "*batch agents features"]) -> Factors:
         """Return the tables whose sum is Q, for every query of `factor_q`."""
@@ -89,10 +90,12 @@ class Coordinated:
         return coordination.explore_around(greedy, available, epsilon=epsilon, generator=self._generator, together=True)
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
-        """Do one gradient step of all tables on the squared global error."""
-        value_t = self.joint_factors(batch.observation)(batch.actions)
-        target_t = value_target(self.config, batch, self._next_value(batch))
-        numbers = improve(self, critic=squared_td_loss(value_t, target_t, batch.valid))
+        """Do one gradient step of all tables on the squared global error, or several on a rollout."""
+        return regress(self, batch, value_target(self.config, batch, self._next_value(batch)), self._step)
+
+    def _step(self, rows: Batch, target_t: Tensor) -> dict[str, float]:
+        value_t = self.joint_factors(rows.observation)(rows.actions)
+        numbers = improve(self, critic=squared_td_loss(value_t, target_t, rows.valid))
         return numbers | {"value": value_t.mean().item()}
 
     @torch.no_grad()

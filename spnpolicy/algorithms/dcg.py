@@ -27,6 +27,7 @@ from spnpolicy.parts.coordination import (
     max_plus,
 )
 from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
+from spnpolicy.parts.minibatches import foresee, regress
 from spnpolicy.parts.settings import ValueSettings, data_needs
 from spnpolicy.parts.targets import value_target
 
@@ -134,7 +135,7 @@ class DCG:
         self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
         self.needs = data_needs(config, self.critic.encoder.memory_size)
-        self._generator = streams.numpy("exploration")
+        self._generator, self.order_generator = streams.numpy("exploration"), streams.torch("minibatches")
         self._has_masks = spec.has_action_masks
 
     @torch.no_grad()
@@ -151,19 +152,26 @@ class DCG:
         return explore_around(greedy, available, epsilon=epsilon, generator=self._generator, together=False)
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
-        """Do one gradient step on (y - Q)^2."""
-        embedding_t, embedding_tp1 = self.critic.encoder.both(batch)
-        value_t = self.critic(embedding_t)(batch.actions) + self.critic.offset(batch.state)
-        target_t = value_target(self.config, batch, self._next_value(batch, embedding_tp1))
-        numbers = improve(self, critic=squared_td_loss(value_t, target_t, batch.valid))
+        """Do one gradient step on (y - Q)^2, or several on a rollout."""
+        network = self.critic.encoder
+        embedding_t, online = foresee(self.config, network, batch) if self.config.double_q else (None, None)
+        target_t = value_target(self.config, batch, self._next_value(batch, online))
+        return regress(self, batch, target_t, self._step, embedding_t)
+
+    def _step(self, rows: Batch, target_t: Tensor, embedding_t: Tensor | None = None) -> dict[str, float]:
+        embedding_t = self.critic.encoder.now(rows) if embedding_t is None else embedding_t
+        value_t = self.critic(embedding_t)(rows.actions) + self.critic.offset(rows.state)
+        numbers = improve(self, critic=squared_td_loss(value_t, target_t, rows.valid))
         return numbers | {"value": value_t.mean().item()}
 
     @torch.no_grad()
-    def _next_value(self, batch: Batch, online: Float[Tensor, "*batch agents embedding"]) -> Float[Tensor, "*batch"]:
+    def _next_value(
+        self, batch: Batch, online: Float[Tensor, "*batch agents embedding"] | None
+    ) -> Float[Tensor, "*batch"]:
         available = batch.next_available_actions
         target = self.target_critic
         factors = target(target.encoder.following(batch))
-        best = self._best(self.critic(online) if self.config.double_q else factors, available)
+        best = self._best(factors if online is None else self.critic(online), available)
         return zero_where_stuck(factors(best) + target.offset(batch.next_state), available)
 
     def _best(self, factors: Factors, available: Bool[Tensor, "*batch agents actions"]) -> Int[Tensor, "*batch agents"]:

@@ -14,6 +14,7 @@ from spnpolicy.maths.returns import greedy_value
 from spnpolicy.networks.agents import agent_network
 from spnpolicy.parts.exploration import act_epsilon_greedy
 from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
+from spnpolicy.parts.minibatches import foresee, regress
 from spnpolicy.parts.settings import ValueSettings, data_needs
 from spnpolicy.parts.targets import value_target
 
@@ -44,13 +45,17 @@ class IQL:
         self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
         self.needs = data_needs(config, self.critic.memory_size)
-        self._generator = streams.numpy("exploration")
+        self._generator, self.order_generator = streams.numpy("exploration"), streams.torch("minibatches")
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
-        """Do one gradient step on the mean of (y - Q)^2."""
-        values, selector = self.critic.both(batch) if self.config.double_q else (self.critic.now(batch), None)
-        value_t = self._together(chosen_value(values, batch.actions))
-        numbers = improve(self, critic=squared_td_loss(value_t, self._targets(batch, selector), batch.valid))
+        """Do one gradient step on the mean of (y - Q)^2, or several on a rollout."""
+        values, selector = foresee(self.config, self.critic, batch) if self.config.double_q else (None, None)
+        return regress(self, batch, self._targets(batch, selector), self._step, values)
+
+    def _step(self, rows: Batch, target_t: Tensor, values: Tensor | None = None) -> dict[str, float]:
+        values = self.critic.now(rows) if values is None else values
+        value_t = self._together(chosen_value(values, rows.actions))
+        numbers = improve(self, critic=squared_td_loss(value_t, target_t, rows.valid))
         return numbers | {"value": value_t.mean().item()}
 
     @torch.no_grad()

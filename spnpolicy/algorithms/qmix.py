@@ -17,6 +17,7 @@ from spnpolicy.networks.encoders import state_encoder_for
 from spnpolicy.networks.mixers import QMixer, WeightTransform
 from spnpolicy.parts.exploration import act_epsilon_greedy
 from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
+from spnpolicy.parts.minibatches import foresee, regress
 from spnpolicy.parts.settings import ValueSettings, data_needs
 from spnpolicy.parts.targets import value_target
 
@@ -84,7 +85,7 @@ class QMIX:
         self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
         self.needs = data_needs(config, self.utilities.memory_size)
-        self._generator = streams.numpy("exploration")
+        self._generator, self.order_generator = streams.numpy("exploration"), streams.torch("minibatches")
 
     def joint_value(
         self,
@@ -96,10 +97,12 @@ class QMIX:
         return self.critic.mixer(chosen_value(self.utilities(observation), actions), state)
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
-        """Do one gradient step on (y - Q_tot)^2 for utilities and mixer together."""
-        utility_t, utility_tp1 = self.utilities.both(batch)
-        value_t = self.critic.of(utility_t, batch)
-        value_tp1 = self.target_critic.best_following(batch, utility_tp1 if self.config.double_q else None)
-        target_t = value_target(self.config, batch, value_tp1)
-        numbers = improve(self, critic=squared_td_loss(value_t, target_t, batch.valid))
+        """Do one gradient step on (y - Q_tot)^2 for utilities and mixer together, or several on a rollout."""
+        utility_t, selector = foresee(self.config, self.utilities, batch) if self.config.double_q else (None, None)
+        target_t = value_target(self.config, batch, self.target_critic.best_following(batch, selector))
+        return regress(self, batch, target_t, self._step, utility_t)
+
+    def _step(self, rows: Batch, target_t: Tensor, utility_t: Tensor | None = None) -> dict[str, float]:
+        value_t = self.critic.of(self.utilities.now(rows) if utility_t is None else utility_t, rows)
+        numbers = improve(self, critic=squared_td_loss(value_t, target_t, rows.valid))
         return numbers | {"value": value_t.mean().item()}

@@ -18,6 +18,7 @@ from spnpolicy.networks.agents import agent_network
 from spnpolicy.networks.encoders import state_network
 from spnpolicy.parts.exploration import act_epsilon_greedy
 from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
+from spnpolicy.parts.minibatches import foresee, regress
 from spnpolicy.parts.settings import ValueSettings, data_needs
 from spnpolicy.parts.targets import value_target
 
@@ -83,21 +84,29 @@ class QTRAN:
         self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
         self.needs = data_needs(config, self.utilities.memory_size)
-        self._generator = streams.numpy("exploration")
+        self._generator, self.order_generator = streams.numpy("exploration"), streams.torch("minibatches")
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
-        """Do one gradient step on the sum of the three terms."""
-        terms = self.terms(batch)
+        """Do one gradient step on the sum of the three terms, or several on a rollout."""
+        utility_t, selector = foresee(self.config, self.utilities, batch) if self.config.double_q else (None, None)
+        return regress(self, batch, self.targets(batch, selector), self._step, utility_t)
+
+    def _step(self, rows: Batch, target_t: Tensor, utility_t: Tensor | None = None) -> dict[str, float]:
+        terms = self.terms(rows, target_t, utility_t)
         loss = terms.td + self.config.lambda_opt * terms.opt + self.config.lambda_nopt * terms.nopt
         numbers = improve(self, critic=loss)
         return numbers | {name: float(term.detach().mean()) for name, term in terms._asdict().items()}
 
-    def terms(self, batch: Batch) -> Terms:
-        """Return the parts of the loss on a batch."""
-        utility_t, utility_tp1 = self.utilities.both(batch)
+    def terms(
+        self,
+        batch: Batch,
+        target_t: Float[Tensor, "*batch"],
+        utility_t: Float[Tensor, "*batch agents actions"] | None = None,
+    ) -> Terms:
+        """Return the parts of the loss on a batch; the utilities are worked out if they are not given."""
+        utility_t = self.utilities.now(batch) if utility_t is None else utility_t
         codes = self.critic.joint.codes(batch)
         value_t = self.critic.joint(codes, batch.actions, batch.state)
-        target_t = self._target(batch, utility_tp1)
         best = greedy_actions(utility_t.detach(), batch.available_actions)
         offset = self.critic.offset(batch.state).squeeze(-1)
         with torch.no_grad():
@@ -119,8 +128,11 @@ class QTRAN:
         )
 
     @torch.no_grad()
-    def _target(self, batch: Batch, online: Float[Tensor, "*batch agents actions"]) -> Float[Tensor, "*batch"]:
-        chooser = online if self.config.double_q else self.target_critic.utilities.following(batch)
+    def targets(
+        self, batch: Batch, selector_tp1: Float[Tensor, "*batch agents actions"] | None
+    ) -> Float[Tensor, "*batch"]:
+        """Return what the joint value learns; by default the target network chooses the agents' next actions too."""
+        chooser = self.target_critic.utilities.following(batch) if selector_tp1 is None else selector_tp1
         best = greedy_actions(chooser, batch.next_available_actions)
         value_tp1 = self.target_critic.joint(self.target_critic.joint.following_codes(batch), best, batch.next_state)
         value_tp1 = zero_where_stuck(value_tp1, batch.next_available_actions)

@@ -21,6 +21,7 @@ from spnpolicy.maths.masks import existing_actions, require_some_action
 from spnpolicy.networks.encoders import Kind, Network
 from spnpolicy.parts.joint_actions import joint_mask, seen_state, split_index
 from spnpolicy.parts.learner import improve, make_optimizer, saves
+from spnpolicy.parts.minibatches import regress
 from spnpolicy.parts.settings import AdamSettings, DataSettings, LinearSchedule, data_needs, step_size
 from spnpolicy.parts.targets import value_target
 
@@ -131,7 +132,7 @@ class RBM:
         self._features = config.network.features
         self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
         self.num_updates = 0
-        self._generator = streams.torch("exploration")
+        self._generator, self.order_generator = streams.torch("exploration"), streams.torch("minibatches")
 
     @torch.no_grad()
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
@@ -148,12 +149,14 @@ class RBM:
         return best_met(self.critic, state, self._allowed(available), temperatures).cpu().numpy()
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
-        """Draw the actions a' that are missing, then do one gradient step on the mean of (y - Q)^2."""
-        target_t = self._targets(batch, progress)
-        value_t = self.critic(self._features(batch.state), batch.actions)
-        numbers = improve(self, critic=squared_td_loss(value_t, target_t, batch.valid))
-        mean_value = mean_of_valid(value_t.detach(), batch.valid)
-        return numbers | {"value": mean_value.item(), "temperature": self.config.temperature.at(progress)}
+        """Draw the actions a' that are missing, then do one gradient step or several on the mean of (y - Q)^2."""
+        numbers = regress(self, batch, self._targets(batch, progress), self._step)
+        return numbers | {"temperature": self.config.temperature.at(progress)}
+
+    def _step(self, rows: Batch, target_t: Tensor) -> dict[str, float]:
+        value_t = self.critic(self._features(rows.state), rows.actions)
+        numbers = improve(self, critic=squared_td_loss(value_t, target_t, rows.valid))
+        return numbers | {"value": mean_of_valid(value_t.detach(), rows.valid).item()}
 
     @torch.no_grad()
     def _targets(self, batch: Batch, progress: float) -> Float[Tensor, "*batch"]:

@@ -29,7 +29,7 @@ from spnpolicy.networks.potentials import ResidualPolicy
 from spnpolicy.parts import solvers
 from spnpolicy.parts.evidence import Evidence
 from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
-from spnpolicy.parts.minibatches import learn_in_parts, some_rows
+from spnpolicy.parts.minibatches import regress, some_rows
 from spnpolicy.parts.reward_bounds import RewardBounds
 from spnpolicy.parts.settings import AdamSettings, DataSettings, TargetUpdate, data_needs, step_size
 from spnpolicy.parts.solvers import Boltzmann
@@ -159,7 +159,7 @@ class SPNActorCritic:
         self.bounds, self.evidence = RewardBounds(config.discount), Evidence()
         self.num_updates = 0
         self.needs = data_needs(config)
-        self._generator, self._order_generator = streams.torch("exploration"), streams.torch("minibatches")
+        self._generator, self.order_generator = streams.torch("exploration"), streams.torch("minibatches")
 
     def _task(self, cardinalities: tuple[int, ...]) -> "_Task":
         if cardinalities not in self._tasks:
@@ -236,8 +236,6 @@ class SPNActorCritic:
         self, batch: Batch, target_t: Float[Tensor, "*batch"], actor_loss: ActorLoss, progress: float
     ) -> dict[str, float]:
         """Descend on the critic's and the actor's loss, then move temperature and target; all or nothing."""
-        config = self.config
-        count = 1 if config.minibatch is None else max(1, round(batch.terminated.numel() / config.minibatch))
 
         def step(rows: Batch, target_t: Tensor) -> dict[str, float]:
             q_t = self.values(self.critic, rows.observation, rows.state)
@@ -250,11 +248,9 @@ class SPNActorCritic:
             seen = {"elbo": bound, "entropy": entropy}
             return numbers | {name: float(mean_of_valid(each.detach(), rows.valid)) for name, each in seen.items()}
 
-        numbers = learn_in_parts(
-            self, batch, [target_t], step, passes=config.passes, count=count, generator=self._order_generator
-        )
+        numbers = regress(self, batch, target_t, step)
         if all(map(math.isfinite, numbers.values())):
-            self.evidence.observe(batch, target_t, numbers["critic_loss"] / config.critics)
+            self.evidence.observe(batch, target_t, numbers["critic_loss"] / self.config.critics)
             self._tune(batch, numbers, progress)
         return numbers | {"temperature": self.temperature.value, "evidence": self.evidence.value}
 

@@ -18,6 +18,7 @@ from spnpolicy.networks.encoders import state_network
 from spnpolicy.networks.nearest import EmbeddingKind, JointCritic, best_of, nearest_joint_actions
 from spnpolicy.networks.proposals import sometimes_uniform
 from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
+from spnpolicy.parts.minibatches import regress
 from spnpolicy.parts.settings import AdamSettings, GreedySettings, LinearSchedule, TargetUpdate, data_needs, step_size
 from spnpolicy.parts.targets import value_target
 
@@ -81,7 +82,7 @@ class Wolpertinger:
         self.num_updates = 0
         self.needs = data_needs(config)
         self._cardinalities = spec.cardinalities
-        self._generator = streams.torch("exploration")
+        self._generator, self.order_generator = streams.torch("exploration"), streams.torch("minibatches")
 
     @torch.no_grad()
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
@@ -105,10 +106,13 @@ class Wolpertinger:
         return actions.cpu().numpy()
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:
-        """Do one step of the critic, one of the actor, and one of their targets."""
-        value_t = self.critic(batch.state, batch.actions.unsqueeze(-2)).squeeze(-1)
-        actor_loss, proposed_value = self._actor_loss(batch)
-        critic_loss = squared_td_loss(value_t, self._targets(batch), batch.valid)
+        """Do one step of the critic, one of the actor, and one of their targets, or several on a rollout."""
+        return regress(self, batch, self._targets(batch), self._step)
+
+    def _step(self, rows: Batch, target_t: Tensor) -> dict[str, float]:
+        value_t = self.critic(rows.state, rows.actions.unsqueeze(-2)).squeeze(-1)
+        actor_loss, proposed_value = self._actor_loss(rows)
+        critic_loss = squared_td_loss(value_t, target_t, rows.valid)
         numbers = improve(self, critic=critic_loss, actor=actor_loss)
         return numbers | {"value": value_t.detach().mean().item(), "proposed_value": proposed_value.item()}
 

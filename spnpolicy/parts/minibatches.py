@@ -10,9 +10,62 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spnpolicy.data.protocol import Batch, Window
+from spnpolicy.networks.agents import AgentNetwork
+from spnpolicy.parts.settings import DataSettings
 
 Rows = tuple[Batch, list[Tensor]]
 """Rows of a rollout, and of the columns that belong to it."""
+
+
+def regress(
+    learner: Any,
+    batch: Batch,
+    target_t: Float[Tensor, "*rows"],
+    step: Callable[..., dict[str, float]],
+    outputs: Tensor | None = None,
+) -> dict[str, float]:
+    """Do the gradient steps that `passes` and `minibatch` ask for, towards targets that stay as they are.
+
+    Args:
+        learner: with a config of `DataSettings`, `needs` and the stream `order_generator`. For recurrent networks parts
+            are whole windows of environments.
+        batch: what is learned from.
+        target_t: what its rows learn, worked out before the first step.
+        step: does one gradient step on rows and their targets, and returns its numbers.
+        outputs: what `foresee` found; the step is given it as well where it is the only one.
+    """
+    if _is_one_step(learner.config, batch):
+        return step(batch, target_t) if outputs is None else step(batch, target_t, outputs)
+    return learn_in_parts(
+        learner,
+        batch,
+        [target_t],
+        step,
+        passes=learner.config.passes,
+        count=_parts(learner.config, batch),
+        generator=learner.order_generator,
+        whole_windows=learner.needs.memory_size > 0,
+    )
+
+
+def foresee(config: DataSettings, network: AgentNetwork, batch: Batch) -> tuple[Tensor | None, Tensor]:
+    """Return a network's outputs for a batch, and without gradient those for what followed.
+
+    Both come from one pass where one gradient step is done on the batch; of several steps each needs a pass of its own,
+    and the first is None.
+    """
+    if _is_one_step(config, batch):
+        return network.both(batch)
+    return None, network.following(batch)
+
+
+def _is_one_step(config: DataSettings, batch: Batch) -> bool:
+    return config.passes == 1 and _parts(config, batch) == 1
+
+
+def _parts(config: DataSettings, batch: Batch) -> int:
+    """Return in how many parts a pass goes through a batch."""
+    return 1 if config.minibatch is None else max(1, round(batch.terminated.numel() / config.minibatch))
 
 
 def learn_in_parts(

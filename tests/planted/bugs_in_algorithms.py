@@ -142,7 +142,7 @@ BUGS = (
     ),
     Bug(
         "ppo: the last minibatch is left out",
-        "spnpolicy/algorithms/ppo.py",
+        "spnpolicy/parts/minibatches.py",
         "for chosen in order.tensor_split(min(count, total)):",
         "for chosen in order.tensor_split(min(count, total))[:-1]:",
         (
@@ -152,9 +152,9 @@ BUGS = (
     ),
     Bug(
         "ppo: a step that failed stays",
-        "spnpolicy/algorithms/ppo.py",
-        "                put_back()\n                break",
-        "                break",
+        "spnpolicy/parts/minibatches.py",
+        "            learner.load_state_dict(before)\n            break",
+        "            break",
         (
             "tests/spnpolicy/algorithms/test_ppo.py",
             "tests/spnpolicy/parts/test_actor_critic.py",

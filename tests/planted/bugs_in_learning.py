@@ -75,8 +75,8 @@ BUGS = (
     Bug(
         "iql: the setting of double Q is read the wrong way round",
         "spnpolicy/algorithms/iql.py",
-        "self.critic.both(batch) if self.config.double_q else",
-        "self.critic.both(batch) if not self.config.double_q else",
+        "foresee(self.config, self.critic, batch) if self.config.double_q else",
+        "foresee(self.config, self.critic, batch) if not self.config.double_q else",
         (ALGORITHMS,),
     ),
     Bug(

@@ -23,6 +23,7 @@ from tests.spnpolicy.learning_cases import play, store_for
 SHORT = TrainConfig(steps=64, num_envs=8, batch_size=16, replay_capacity=100, warmup_steps=16, updates=2)
 SMALL = {"rbm": {"sweeps": 2}, "aql": {"num_proposed": 4, "num_uniform": 4}}
 SEVERAL = [("ippo", {"epochs": 3, "minibatches": 2}), ("mappo", {}), ("coma", {"critic_steps": 4})]
+SEVERAL += [(name, {"rollout": 4, "passes": 3, "minibatch": 8}) for name in ("iql", "qmix", "spn_ac")]
 
 
 def learned(name, options, folder):
@@ -30,8 +31,8 @@ def learned(name, options, folder):
 
     Rollouts are of 4 steps, in which every episode of the chain ends twice.
     """
-    settings = fitting(SHORT, name)
-    on_policy = getattr(config_class(name)(), "rollout", None) is not None
+    on_policy = options.get("rollout", getattr(config_class(name)(), "rollout", None)) is not None
+    settings = SHORT.without_replay() if on_policy else SHORT
     rollout = {"rollout": 4} if on_policy else {}
     config = RunConfig(
         name, "chain", {"network": {"hidden": [8]}} | SMALL.get(name, {}) | rollout | options, {}, settings
@@ -57,7 +58,8 @@ def test_counts_are_those_of_the_optimisers(name, options, tmp_path):
     learning, steps, rows = learned(name, options, tmp_path)
     counts = learning.counts()
     assert counts["gradient_updates"] == (steps["actor"] or steps["critic"]) > 0
-    assert counts["samples"] == max(steps.values()) * rows / options.get("minibatches", 1)
+    parts = rows / options["minibatch"] if "minibatch" in options else options.get("minibatches", 1)
+    assert counts["samples"] == max(steps.values()) * rows / parts
     assert counts["updates"] == learning.updates
 
 
