@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spnpolicy.base.distributed import average
+from spnpolicy.parts.settings import AdamSettings
 
 Kind = TypeVar("Kind", bound=type[Any])
 Module = TypeVar("Module", bound=nn.Module)
@@ -95,6 +96,26 @@ def count_update(learner: Any) -> None:
     for part in ("actor", "critic"):
         if (target := getattr(learner, f"target_{part}", None)) is not None:
             learner.config.target.apply(target, getattr(learner, part), learner.num_updates)
+
+
+def set_step_sizes(learner: Any, progress: float) -> None:
+    """Give every optimiser of a learner, and of the learners within it, the step size that its settings now ask for.
+
+    It depends on the progress only, so a run that is resumed goes on as it would have.
+
+    Args:
+        learner: with the settings `config.PART` of the optimiser `PART_optimizer` of each part, or with a `learner` or
+            `learners` that have. What has no such settings stays as it is.
+        progress: share of training done, in [0, 1].
+    """
+    for part in ("actor", "critic"):
+        settings = getattr(getattr(learner, "config", None), part, None)
+        if isinstance(settings, AdamSettings) and hasattr(learner, f"{part}_optimizer"):
+            for group in getattr(learner, f"{part}_optimizer").param_groups:
+                group["lr"] = settings.step_size_at(progress)
+    for inner in (*getattr(learner, "learners", ()), getattr(learner, "learner", None)):
+        if inner is not None:
+            set_step_sizes(inner, progress)
 
 
 def gradient_steps(state: Mapping[str, Any]) -> int | None:

@@ -73,6 +73,12 @@ class AdamSettings(Checked):
 
     learning_rate: Positive = 5e-4
     """Step size of Adam."""
+    final: Share = 1.0
+    """What is left of the step size at the end of training; it falls in a straight line over the second half."""
+
+    def step_size_at(self, progress: float) -> float:
+        """Return the step size at this share of training."""
+        return self.learning_rate * (1.0 - (1.0 - self.final) * max(2.0 * progress - 1.0, 0.0))
 
 
 def step_size(learning_rate: float) -> Callable[[], AdamSettings]:
@@ -110,7 +116,8 @@ class DataSettings(LearnerSettings):
     passes: Repeats = 1
     """Times that a rollout is gone through, towards targets that were worked out once."""
     minibatch: Count | None = None
-    """Steps of a rollout in one gradient step, about; none: all of them."""
+    """Steps of a rollout in one gradient step, about; none: all of them. For recurrent networks they are whole windows
+    of environments."""
     trace: Share = 0.0
     """lambda of the targets: 0 for one-step targets; more looks further ahead in a rollout or in what was stored. From
     replay this is Peng's Q(lambda): returns of the play that was stored, much of it random, not of greedy play. So it

@@ -18,7 +18,7 @@ from spnpolicy.data.rewards import RewardScale
 from spnpolicy.data.stores import store_for
 from spnpolicy.envs import Step
 from spnpolicy.envs.checks.guard import Fault, guarded
-from spnpolicy.parts.learner import gradient_steps
+from spnpolicy.parts.learner import gradient_steps, set_step_sizes
 from spnpolicy.training.config import RunConfig
 from spnpolicy.training.evaluation import EvaluationResult, evaluate
 from spnpolicy.training.player import Player, needs_of
@@ -128,6 +128,7 @@ class Learning:
                 batch = batch._replace(reward=batch.reward.mean(-1, keepdim=True).expand_as(batch.reward))
             if self._device.type != "cpu":
                 batch = batch._replace(**{name: column.to(self._device) for name, column in _columns(batch)})
+            set_step_sizes(self.algorithm, self.progress)
             numbers = self.algorithm.update(batch, progress=self.progress)
             numbers = dict(zip(numbers, mean(*numbers.values()), strict=True))
             self.updates += 1
