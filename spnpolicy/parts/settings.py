@@ -14,7 +14,7 @@ from torch import nn
 
 from spnpolicy.base.decoding import Checked
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.base.ranges import Count, Positive, Share, StepSize, Weight
+from spnpolicy.base.ranges import Amount, Count, Positive, Share, StepSize, Weight
 from spnpolicy.data.protocol import Needs
 from spnpolicy.networks.encoders import Kind, Network, require_known_kind
 
@@ -115,6 +115,9 @@ class DataSettings(LearnerSettings):
     with that trace and a replay of an eighth, where old play is forgotten (one run each)."""
     sequence_length: Count = 16
     """Consecutive steps that are drawn from replay at a time for a recurrent network, for a trace or by `windows`."""
+    burn_in: Amount = 0
+    """Steps before each sequence from which a recurrent network only warms up its memory: what was remembered when they
+    were stored came from older weights. They cost time, are not learned from, and pass no gradient on."""
     windows: bool = False
     """Draw windows of `sequence_length` steps where single transitions would do: less varied, but values of what
     followed are then those of the next rows, which can save a pass through the network."""
@@ -201,11 +204,15 @@ def data_needs(config: DataSettings | RolloutSettings, memory_size: int = 0) -> 
         return Needs(rollout=config.rollout, memory_size=memory_size)
     needs_windows = memory_size > 0 or config.trace > 0.0 or config.windows
     if config.rollout is not None:
-        _refuse(config, ("sequence_length", "windows"), f"rollout is {config.rollout}, which is learned from whole")
+        unused = ("sequence_length", "burn_in", "windows")
+        _refuse(config, unused, f"rollout is {config.rollout}, which is learned from whole")
         return Needs(rollout=config.rollout, memory_size=memory_size)
+    if not memory_size:
+        _refuse(config, ("burn_in",), "the network has no memory to warm up: set network.kind 'recurrent'")
     if not needs_windows:
         _refuse(config, ("sequence_length",), "single transitions are drawn without a trace, a memory or windows")
-    return Needs(sequence=config.sequence_length if needs_windows else None, memory_size=memory_size)
+        return Needs()
+    return Needs(sequence=config.sequence_length, burn_in=config.burn_in if memory_size else 0, memory_size=memory_size)
 
 
 def _refuse(config: DataSettings, names: tuple[str, ...], reason: str) -> None:

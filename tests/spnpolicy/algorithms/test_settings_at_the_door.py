@@ -82,6 +82,8 @@ def around(name, path):
     """Settings beside one, without which it is refused because it would have no influence."""
     if path == ("sequence_length",):
         return {"rollout": None, "windows": True} if "rollout" in fields(name) else {"windows": True}
+    if path == ("burn_in",) and "recurrent" in config_class(name).network_kinds:
+        return {"rollout": None, "network": {"kind": "recurrent"}}
     return {"graph": "scopes"} if path == ("scopes",) else {}
 
 
