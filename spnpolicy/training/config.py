@@ -102,7 +102,8 @@ class TrainConfig(Checked):
         if needed > iterations:
             raise ConfigError(
                 f"{setting}, but {run} environments has {iterations} iterations, and the first update comes after "
-                f"{needed}: nothing would be learned. Make it smaller, or train.steps at least {needed * self.num_envs}."
+                f"{needed}: nothing would be learned. Make it smaller, or train.steps at least "
+                f"{needed * self.num_envs}."
             )
 
 
