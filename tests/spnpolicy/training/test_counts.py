@@ -23,6 +23,7 @@ from tests.spnpolicy.learning_cases import play, store_for
 SHORT = TrainConfig(steps=64, num_envs=8, batch_size=16, replay_capacity=100, warmup_steps=16, updates=2)
 SMALL = {"rbm": {"sweeps": 2}, "aql": {"num_proposed": 4, "num_uniform": 4}}
 SEVERAL = [("ippo", {"epochs": 3, "minibatches": 2}), ("mappo", {}), ("coma", {"critic_steps": 4})]
+SEVERAL += [("vdn", {"network": {"kind": "recurrent", "hidden": [8]}, "sequence_length": 2, "burn_in": 3})]
 
 
 def learned(name, options, folder):
