@@ -54,7 +54,8 @@ def _mixed(algorithm: Any, batch: Batch) -> Tensor:
 
 
 def _elboed(algorithm: Any, batch: Batch) -> Tensor:
-    return algorithm.critic(batch.observation)(batch.actions)
+    (q,) = algorithm.critic(batch.observation)
+    return q(batch.actions)
 
 
 def _payoffs(algorithm: Any, batch: Batch) -> Tensor:
