@@ -173,8 +173,8 @@ BUGS = (
     Bug(
         "a2c: advantages stay as they are",
         "spnpolicy/algorithms/a2c.py",
-        "            advantage_t = normalized(advantage_t, batch.valid)\n",
-        "            pass\n",
+        "        advantage_t = normalized(config, advantage_t, batch.valid)\n",
+        "",
         ("tests/spnpolicy/algorithms/test_policy_gradient.py::test_normalized_advantages_know_no_scale",),
     ),
     Bug(
