@@ -35,7 +35,9 @@ class Config(AgentCriticSettings):
     """Share of the uniform distribution in the policies, which is also learned with."""
     critic_steps: Repeats = 10
     """Steps of the critic on each rollout, of which the actors do one step; the authors do one per time step, which is
-    as many as the default rollout has."""
+    as many as the default rollout has. On the assignment game of 4 agents, after 32,000 env steps in 32 environments,
+    it reached 0.75 of the optimum with 10 and 0.44 with 1; with rollouts of one step, 1,000 instead of 100, 0.76 with
+    either (means of 2 runs)."""
 
 
 class CounterfactualCritic(nn.Module):

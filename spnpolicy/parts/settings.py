@@ -113,7 +113,8 @@ class DataSettings(LearnerSettings):
     part, 2 to 4 % of the joint actions of vdn on 5x5 coverage with 3 agents. There, after 64,000 steps, it reached 0.31
     of the optimum with single transitions, 0.25 with windows (less varied), 0.18 with a trace of 0.7 in them, and 0.27
     with that trace cut where the stored action is not the greedy one, which leaves little of it (means of 3 runs, from
-    0.11 to 0.41). Little exploration is no way out: from 0.1 on, 0.21 with single transitions, 0.05 with the trace."""
+    0.11 to 0.41). Windows of 4 steps, where little of what was stored is looked at, gave 0.27 with the trace. Little
+    exploration is no way out: from 0.1 on, 0.21 with single transitions, 0.05 with the trace."""
     sequence_length: Count = 16
     """Consecutive steps that are drawn from replay at a time for a recurrent network, for a trace or by `windows`."""
     burn_in: Amount = 0
@@ -172,7 +173,10 @@ class RolloutSettings(LearnerSettings):
     """Steps of every environment in one update; each is used in one update only."""
     entropy: LinearSchedule = field(default_factory=lambda: LinearSchedule(0.3, 0.01))
     """Weight of the policies' entropy per nat: in standard deviations of the advantages if these are normalised, else
-    in units of reward."""
+    in units of reward. It begins large enough to hold policies open and ends small. On climbing, 1,000 updates of ia2c,
+    maa2c, coma and reinforce so ended in the equilibrium worth 7 in 4 of 4 runs each; with 0.01 units of reward, 3 of 4
+    runs of maa2c stiffened on (C, C), worth 5, which is none. On 5x5 coverage maa2c reached 0.30 of the optimum in
+    64,000 steps either way (means of 4 runs)."""
     normalize_advantage: bool = True
     """Bring each agent's advantages in a rollout to mean 0 and standard deviation 1, so that the entropy's weight and
     the size of a step mean the same in games of any scale."""

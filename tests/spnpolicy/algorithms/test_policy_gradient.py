@@ -330,6 +330,16 @@ def payoff_of_greedy_play(algorithm):
     return CLIMBING[row][column]
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["ia2c", "maa2c", "reinforce"])
+def test_defaults_leave_no_policy_where_it_could_do_better_alone(name):
+    """(C, C) of climbing pays 5 and is no equilibrium: small weights in units of reward ended there."""
+    env = make_env("matrix_game", game="climbing", num_envs=32)
+    options = {"network": {"hidden": (32,)}, "actor": {"learning_rate": 0.003}, "rollout": 1}
+    algorithm = learn(name, env, updates=500, progress=lambda share: share, **options)
+    assert payoff_of_greedy_play(algorithm) == 7.0
+
+
 def test_sampled_maa2c_earns_7_on_climbing():
     env = make_env("matrix_game", game="climbing", num_envs=64)
     algorithm = learn("maa2c", env, updates=300, progress=lambda share: share, **CLIMBING_OPTIONS)
