@@ -55,6 +55,12 @@ def check_values(values: Tensor, cardinalities: Sequence[int], limits: Tensor | 
         )
 
 
+def check_count(query: str, count: object) -> None:
+    """Refuse what is no number of things to list."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"{query} needs a count of at least 1, a whole number, not {count!r}.")
+
+
 def check_sample_shape(shape: Sequence[int], numbers: int) -> torch.Size:
     """Return how many draws are wanted as a shape, or refuse what is negative or would not fit into memory.
 

@@ -69,7 +69,7 @@ def compile(
         reachable = joint.masked_fill(up.tables[i] == NEGATIVE_INFINITY, 0.0)
         conditionals.append(reachable.movedim(0, -2).flatten(0, -2))
     laid_out = torch.cat(conditionals) if conditionals else cooled.flat.new_zeros(0, cooled.batch_shape.numel())
-    logits = laid_out.index_select(0, sources.to(cooled.device)).t().reshape(*cooled.batch_shape, -1)
+    logits = laid_out.index_select(0, sources.to(cooled.device)).t().reshape(*cooled.batch_shape, len(sources))
     return CircuitDistribution(circuit, logits, validate_args=False)
 
 

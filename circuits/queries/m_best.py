@@ -9,6 +9,7 @@ from circuits.errors import NotTractableError
 from circuits.numerics import NEGATIVE_INFINITY
 from circuits.queries.entropy import require_deterministic
 from circuits.queries.mode import Best
+from circuits.shapes import check_count
 from circuits.weights import WeightedCircuit
 
 _MAX_ENTRIES = 2**26
@@ -45,8 +46,7 @@ def m_best(distribution: WeightedCircuit, count: int) -> Best:
         >>> pi.m_best(2).assignment.tolist()
         [[1, 1], [0, 1]]
     """
-    if count < 1:
-        raise ValueError(f"m_best needs a count of at least 1, not {count}.")
+    check_count("m_best", count)
     require_deterministic(distribution, "m_best", "or take the best of many samples by log_prob")
     compiled = distribution.circuit.compiled
     with torch.no_grad():

@@ -33,6 +33,9 @@ def multiply(first: Weighted, second: WeightedCircuit) -> tuple[Weighted, Float[
     Cost: one upward pass over the product circuit, which is built on the first call and remembered.
     Source: Vergari et al. 2021, A compositional atlas of tractable circuit operations.
     """
+    if not isinstance(second, WeightedCircuit):
+        kind = type(second).__name__
+        raise StructureError(f"multiply takes a distribution, not a {kind}; for a Circuit use constrain.")
     matched = match(first.circuit, second.circuit)
     batch = common_shape([first.batch_shape, second.batch_shape], "two distributions")
     what = "the product of the two distributions"

@@ -8,6 +8,7 @@ from torch import Tensor
 from circuits import Best
 from circuits.errors import NotTractableError
 from circuits.numerics import NEGATIVE_INFINITY
+from circuits.shapes import check_count
 from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, both_passes
 from factor_q.elimination.ordering import Order
 from factor_q.queries.condition import add_log_weights
@@ -53,8 +54,7 @@ def m_best(factors: Tables, count: int, *, order: Order = None, max_entries: int
         >>> values.tolist(), value.tolist()
         ([[0, 1], [1, 1], [1, 0]], [5.0, 2.0, 1.0])
     """
-    if count < 1:
-        raise ValueError(f"m_best needs a count of at least 1, not {count}.")
+    check_count("m_best", count)
     graph, batch = factors.graph, factors.batch_shape
     check_entries(factors, "m_best")
     with torch.no_grad():

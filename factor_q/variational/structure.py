@@ -71,6 +71,8 @@ def fit_structure(
     """
     if not factors.graph.num_variables:
         raise StructureError("fit_structure: the factors have no variables, so there is nothing to fit; f is log Z.")
+    if not factors.batch_shape.numel():
+        raise StructureError(f"fit_structure: the batch {tuple(factors.batch_shape)} has no rows: nothing to fit.")
     if isinstance(structure, Circuit):
         return maximize_elbo(factors, structure, temperature=temperature, generator=generator, **limits)
     budget = Budget(labels, max_parameters, generator, limits, time.monotonic())

@@ -18,7 +18,7 @@ from spnpolicy.parts import joint_actions
 from spnpolicy.parts.actor_critic import actor_loss
 from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
 from spnpolicy.parts.settings import CriticSettings, data_needs
-from spnpolicy.parts.targets import value_target
+from spnpolicy.parts.targets import normalized, value_target
 
 POLICY_OUTPUT_GAIN = 0.01
 """Scale of the last layer's first weights: all joint actions begin almost equally probable."""
@@ -71,7 +71,8 @@ class CentralA2C:
         target_t = self._targets(batch)
         log_probs = self._masked(self.actor(batch.state), batch.available_actions)
         index, weight = joint_actions.joint_index(batch.actions, self._cardinalities), self.config.entropy.at(progress)
-        loss, entropy = actor_loss(log_probs, index, target_t - value_t, weight, batch.valid)
+        advantage_t = normalized(self.config, target_t - value_t.detach(), batch.valid)
+        loss, entropy = actor_loss(log_probs, index, advantage_t, weight, batch.valid)
         numbers = improve(self, actor=loss, critic=squared_td_loss(value_t, target_t, batch.valid))
         return numbers | {"entropy": entropy.item()}
 

@@ -24,7 +24,7 @@ from spnpolicy.parts.counterfactual import optimistic_values
 from spnpolicy.parts.exploration import act_by_policy
 from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
 from spnpolicy.parts.settings import AdamSettings, AgentCriticSettings, LinearSchedule, data_needs, step_size
-from spnpolicy.parts.targets import following_value, value_target
+from spnpolicy.parts.targets import following_value, normalized, value_target
 
 MOST_JOINT_ACTIONS = 100_000
 """Largest joint table that is enumerated."""
@@ -43,6 +43,9 @@ class Config(AgentCriticSettings):
     entropy: LinearSchedule = field(default_factory=lambda: LinearSchedule(20.0, 0.01))
     """Weight of the policies' entropy, in units of reward per nat; large at first, because values must be right where
     the maximum looks."""
+    normalize_advantage: bool = False
+    """Bring each agent's advantages in a rollout to mean 0 and standard deviation 1; the entropy's weight then counts
+    in deviations, and 20 of them are too many."""
     joint_values: Literal["table", "factors"] = "table"
     """One value per joint action, up to 100,000; or a sum over agents and pairs of agents, for larger teams."""
     num_pairs: Count = 20
@@ -100,7 +103,7 @@ class ParetoAC:
         critic_loss = squared_td_loss(q(batch.actions.unsqueeze(-2)), target, batch.valid)
         best = optimistic_values(q.detach(), batch.available_actions)
         advantage = chosen_value(best, batch.actions) - value.detach()
-        weight = self.config.entropy.at(progress)
+        advantage, weight = normalized(self.config, advantage, batch.valid), self.config.entropy.at(progress)
         loss, spread = actor_loss(log_probs, batch.actions, advantage, weight, batch.valid)
         numbers = improve(self, actor=loss, critic=critic_loss + value_loss)
         mean_value = mean_of_valid(value.detach(), batch.valid).item()

@@ -19,7 +19,7 @@ from spnpolicy.parts.actor_critic import action_log_probs
 from spnpolicy.parts.exploration import act_by_policy
 from spnpolicy.parts.learner import count_update, frozen_copy, make_optimizer, saves, step_on
 from spnpolicy.parts.minibatches import learn_in_parts
-from spnpolicy.parts.settings import AgentCriticSettings, TargetUpdate, data_needs
+from spnpolicy.parts.settings import AgentCriticSettings, LinearSchedule, TargetUpdate, data_needs
 from spnpolicy.parts.targets import advantages, normalized
 
 
@@ -33,15 +33,15 @@ class Config(AgentCriticSettings):
     """lambda of the returns and so of generalised advantage estimation: 0 for one-step targets, 1 for full returns."""
     target: TargetUpdate = field(default_factory=lambda: TargetUpdate(rate=1.0))
     """How the target critic follows after each rollout, from which returns bootstrap; rate 1 makes it the critic."""
+    entropy: LinearSchedule = field(default_factory=LinearSchedule)
+    """Weight of the policies' entropy per nat: in standard deviations of the advantages if these are normalised, else
+    in units of reward."""
     clip: StepSize = 0.2
     """A probability that has changed by more than this share is pushed no further."""
     epochs: Repeats = 5
     """Passes over each rollout."""
     minibatches: Count = 1
     """Parts of the rollout with a gradient step each; for recurrent policies of whole windows of environments."""
-    normalize_advantage: bool = True
-    """Bring each agent's advantages in a rollout to mean 0 and standard deviation 1; the entropy weight then counts in
-    deviations instead of units of reward."""
     value_clip: Positive | None = None
     """Most that a value may profitably move in one update, in units of return; none means no limit."""
     huber: Positive | None = None
@@ -131,8 +131,7 @@ def fix(config: Config, batch: Batch, actor: AgentNetwork, critic: AgentNetwork,
     """Return a rollout with its log probabilities, values and advantages, computed once for all steps on it."""
     value_t, value_tp1 = critic.now(batch).squeeze(-1), target_critic.following(batch).squeeze(-1)
     advantage_t, target_t = advantages(config, batch, value_t, value_tp1)
-    if config.normalize_advantage:
-        advantage_t = normalized(advantage_t, batch.valid)
+    advantage_t = normalized(config, advantage_t, batch.valid)
     log_prob = chosen_value(action_log_probs(actor, batch), batch.actions)
     return Fixed(batch, log_prob, value_t, target_t, advantage_t)
 

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from spnpolicy.base.distributed import any_of
+from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.ranges import Count
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
@@ -17,8 +18,8 @@ from spnpolicy.networks.agents import agent_network
 from spnpolicy.parts.actor_critic import action_log_probs, actor_loss
 from spnpolicy.parts.exploration import act_by_policy
 from spnpolicy.parts.learner import improve, make_optimizer, saves
-from spnpolicy.parts.settings import AdamSettings, AgentSettings, LinearSchedule, RolloutSettings, data_needs, step_size
-from spnpolicy.parts.targets import window_of
+from spnpolicy.parts.settings import AdamSettings, AgentSettings, RolloutSettings, data_needs, step_size
+from spnpolicy.parts.targets import normalized, window_of
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,20 @@ class Config(AgentSettings, RolloutSettings):
     """Steps of every environment in one update. Steps of an episode that goes on after them are left out, so this
     should be several times the length of an episode, or a multiple of it where all have the same length. With 50,
     nothing was learned from coverage's episodes of 200 but from those that ended early."""
-    entropy: LinearSchedule = field(default_factory=lambda: LinearSchedule(0.001, 0.001))
-    """Weight of the policies' entropy, in units of reward per nat."""
     truncation: Literal["end", "exclude"] = "end"
     """What a time limit is: "end" counts the rewards up to it, as if nothing came after; "exclude" does not learn from
     episodes that it cut off, which leaves nothing where every episode ends so."""
     mean_baseline: bool = True
     """Compare each return with the agent's mean in the rollout: less variance, for a bias that vanishes with more
     episodes in a rollout."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.normalize_advantage and not self.mean_baseline:
+            raise ConfigError(
+                "mean_baseline is False, but normalize_advantage is True and takes the mean away as well: set it to "
+                "false too."
+            )
 
 
 @saves("actor", "actor_optimizer", "num_updates")
@@ -75,6 +82,7 @@ class Reinforce:
             return dict.fromkeys(("actor_loss", "actor_gradient_norm", "return", "entropy"), 0.0) | {"complete": share}
         mean_return = return_t.sum((0, 1)) / complete.sum().clamp_min(1)
         compared = return_t - mean_return if self.config.mean_baseline else return_t
+        compared = normalized(self.config, compared, complete)
         log_probs = action_log_probs(self.actor, batch)
         loss, entropy = actor_loss(log_probs, batch.actions, compared, self.config.entropy.at(progress), complete)
         numbers = improve(self, actor=loss)

@@ -29,7 +29,8 @@ class Batch(NamedTuple):
     ended: Bool[Tensor, "*batch"] | None = None
     """Where an episode was over after the step, for whatever reason: the next row belongs to another one."""
     valid: Bool[Tensor, "*batch"] | None = None
-    """False where an environment failed: nothing of such a row may be used. None: all rows count."""
+    """False where an environment failed, or where a row is there for the memory only: nothing of it may be learned.
+    None: all rows count."""
     memory: Float[Tensor, "batch agents memory"] | None = None
     """What recurrent networks remembered before the first step; size 0 where there are none."""
 
@@ -74,6 +75,8 @@ class Needs(NamedTuple):
     """On-policy: every update takes the newest so many steps of every environment, each step once. None: replay."""
     sequence: int | None = None
     """Replay gives windows of so many consecutive steps, for recurrent networks. None: single transitions."""
+    burn_in: int = 0
+    """Rows before those of a window that only warm up the memory; they are marked as not valid."""
     memory_size: int = 0
     """Numbers that a recurrent network keeps per agent from step to step; 0 where there is none."""
     passes: int = 1

@@ -192,11 +192,12 @@ class Trajectories(Store):
         capacity: steps of every environment that are kept; the oldest ones are overwritten.
         generator: source of the random draws.
         length: steps of the windows that are drawn; None to give all that is kept, the newest `capacity` steps.
+        burn_in: steps that windows have before those, marked as not valid: only the memory is to see them.
     """
 
-    def __init__(self, capacity: int, generator: torch.Generator, length: int | None = None):
+    def __init__(self, capacity: int, generator: torch.Generator, length: int | None = None, burn_in: int = 0):
         super().__init__(capacity, generator)
-        self._length = length
+        self._length, self._burn_in = length, burn_in
 
     def prepare(self, step: Step) -> None:
         """Do nothing: the columns are laid out by the first step stored."""
@@ -215,7 +216,8 @@ class Trajectories(Store):
     def draw(self, count: int) -> Window:
         """Return about so many rows: windows drawn uniformly and with replacement, or with no length all that is kept.
 
-        While little is stored, the windows drawn are shorter.
+        Rows that only warm up the memory come on top. While little is stored, there are fewer of them, and then the
+        windows drawn are shorter.
         """
         if self._length is None and self._size < self.capacity:
             raise ConfigError(f"the newest {self.capacity} steps were asked for, but only {self._size} are stored.")
@@ -224,7 +226,7 @@ class Trajectories(Store):
         envs = self._columns["valid"].shape[1]
         length, start, env = self._size, torch.zeros(envs, dtype=torch.long), torch.arange(envs)
         if self._length is not None:
-            count, length = max(1, count // self._length), min(self._length, self._size)
+            count, length = max(1, count // self._length), min(self._burn_in + self._length, self._size)
             start = torch.randint(self._size - length + 1, (count,), generator=self._generator)
             env = torch.randint(envs, (count,), generator=self._generator)
         oldest = self._position - self._size
@@ -235,6 +237,7 @@ class Trajectories(Store):
             name: column.flatten(0, 1).index_select(0, rows).unflatten(0, times.shape)
             for name, column in self._columns.items()
         }
+        drawn["valid"][: max(0, length - (self._length or length))] = False
         return Window(**(drawn | {"memory": drawn["memory"][0]}))
 
 
@@ -258,7 +261,7 @@ def store_for(needs: Needs, spec: EnvSpec, *, capacity: int, num_envs: int, gene
     if needs.rollout is not None:
         return Trajectories(needs.rollout, generator)
     if needs.sequence is not None:
-        return Trajectories(max(1, capacity // num_envs), generator, needs.sequence)
+        return Trajectories(max(1, capacity // num_envs), generator, needs.sequence, needs.burn_in)
     return ReplayBuffer(capacity, spec, generator)
 
 

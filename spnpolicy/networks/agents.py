@@ -159,17 +159,21 @@ class AgentNetwork(nn.Module):
         return values.masked_fill(self.missing_actions, -math.inf)
 
     def _unroll(self, batch: Batch) -> Float[Tensor, "time batch agents memory"]:
-        """Return what is remembered after each step of a window; the end of an episode wipes it out."""
+        """Return what is remembered after each step of a window; the end of an episode wipes it out.
+
+        Rows of no use to any environment, as those that only warm up the memory, pass no gradient on.
+        """
         if batch.ended is None or batch.memory is None:
             raise ValueError("a recurrent network learns from windows of steps, not from single transitions.")
         inputs = self.cell.inputs(self._embed(batch.observation, batch.state))
         hidden, history = batch.memory, []
         if not hidden.shape[-1]:  # a network that did not act, such as a critic, begins without a memory
             hidden = hidden.new_zeros(*hidden.shape[:-1], self.memory_size)
-        for inputs_t, ended_t in zip(inputs, batch.ended, strict=True):
+        counts = [True] * len(inputs) if batch.valid is None else batch.valid.any(-1).tolist()
+        for inputs_t, ended_t, counts_t in zip(inputs, batch.ended, counts, strict=True):
             hidden = self.cell(inputs_t, hidden)
             history.append(hidden)
-            hidden = hidden.masked_fill(ended_t[:, None, None], 0.0)
+            hidden = (hidden if counts_t else hidden.detach()).masked_fill(ended_t[:, None, None], 0.0)
         return torch.stack(history)
 
 

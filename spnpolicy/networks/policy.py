@@ -66,6 +66,8 @@ class SPNPolicy(nn.Module):
         symmetric: bool = False,
     ) -> None:
         super().__init__()
+        if not isinstance(circuit, Circuit):
+            raise ConfigError(f"SPNPolicy takes a Circuit, not a {type(circuit).__name__}.")
         if observation_size < 1 or rank < 1 or not hidden or min(hidden) < 1:
             raise ConfigError(
                 f"SPNPolicy: observation_size {observation_size}, rank {rank} and hidden {tuple(hidden)} must be "

@@ -8,7 +8,7 @@ from spnpolicy.data.protocol import Batch, Window
 from spnpolicy.maths.categorical import expected
 from spnpolicy.maths.losses import chosen_value
 from spnpolicy.maths.returns import lambda_target, q_target
-from spnpolicy.parts.settings import CriticSettings, DataSettings
+from spnpolicy.parts.settings import CriticSettings, DataSettings, RolloutSettings
 
 LEAST_DEVIATION = 1e-5
 """Added to the standard deviation of advantages, so that equal ones are not blown up."""
@@ -83,11 +83,20 @@ def advantages(
 
 
 def normalized(
-    advantage_t: Float[Tensor, "time batch agents"], valid: Bool[Tensor, "time batch"] | None
-) -> Float[Tensor, "time batch agents"]:
-    """Return advantages with mean 0 and standard deviation 1 for each agent, over the valid rows of all processes."""
-    counts = _expanded(valid, advantage_t[..., :1])
-    total, sums = counts.sum().to(advantage_t.dtype), advantage_t.where(counts, 0.0).sum((0, 1))
+    config: RolloutSettings, advantage_t: Float[Tensor, "time batch *agents"], valid: Bool[Tensor, "time batch"] | None
+) -> Float[Tensor, "time batch *agents"]:
+    """Return advantages with mean 0 and standard deviation 1 for each agent, over the valid rows of all processes.
+
+    Args:
+        config: with `normalize_advantage`; where it is false, the advantages are returned as they are.
+        advantage_t: of every agent, or of the team.
+        valid: which rows count.
+    """
+    if not config.normalize_advantage:
+        return advantage_t
+    assert valid is not None, "a window has all fields"
+    counts = _expanded(valid, advantage_t)
+    total, sums = valid.sum().to(advantage_t.dtype), advantage_t.where(counts, 0.0).sum((0, 1))
     # Averaged over the processes of a run, of which each has its part of the rollout: the quotients are those of all.
     average([total, sums])
     total = total.clamp_min(1.0 / world().size)

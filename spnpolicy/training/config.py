@@ -83,6 +83,29 @@ class TrainConfig(Checked):
                 f"from replay: leave {', '.join(unused)} out. Its setting rollout says how much it learns from at once."
             )
 
+    def require_an_update(self, rollout: int | None) -> None:
+        """Refuse a run that is over before anything is learned, from rollouts of so many steps; None: from replay.
+
+        Raises:
+            ConfigError: its steps are too few; the message names what they are too few for.
+        """
+        iterations = -(-self.steps // self.num_envs)
+        run = f"a run of train.steps ({self.steps}) in train.num_envs ({self.num_envs})"
+        if rollout is not None:
+            needed, setting = rollout, f"rollout is {rollout}"
+        elif self.train_every > iterations:
+            needed, setting = self.train_every, f"train.train_every is {self.train_every}"
+        else:
+            # The first learning phase after the warm-up.
+            needed = -(-self.warmup_steps // (self.num_envs * self.train_every)) * self.train_every
+            setting = f"train.warmup_steps is {self.warmup_steps}"
+        if needed > iterations:
+            raise ConfigError(
+                f"{setting}, but {run} environments has {iterations} iterations, and the first update comes after "
+                f"{needed}: nothing would be learned. Make it smaller, or train.steps at least "
+                f"{needed * self.num_envs}."
+            )
+
 
 _REPLAY_SETTINGS = ("batch_size", "replay_capacity", "warmup_steps", "train_every", "updates")
 

@@ -134,7 +134,9 @@ class Learning:
             self.updates += 1
             if all(map(math.isfinite, numbers.values())):
                 self.nonfinite_in_a_row = 0
-                self.samples += batch.terminated.numel() * world().size * self.needs.passes
+                # Rows that only warm up a memory come before those of the sequence.
+                rows = batch.terminated[-(self.needs.sequence or 0) :].numel()
+                self.samples += rows * world().size * self.needs.passes
                 done.append(numbers)
             else:
                 self._skip(batch, numbers)

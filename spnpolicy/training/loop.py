@@ -105,6 +105,7 @@ def train(
     with process_group(), Session(config, folder, make_env, sinks, device) as session:
         # Here and not at a resume: a run that was begun is always gone on with.
         config.train.require_use(config.algorithm, session.learning.needs.rollout)
+        config.train.require_an_update(session.learning.needs.rollout)
         if world().rank == 0:
             create_run_folder(folder, with_all_options(config, session.learning.algorithm))
         barrier()

@@ -50,6 +50,19 @@ WRONG: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         StructureError,
         "takes a Circuit, not a CircuitDistribution; for two distributions use multiply",
     ),
+    "a circuit as factor": (
+        lambda: policy().multiply(CHAIN),
+        StructureError,
+        "takes a distribution, not a Circuit; for a Circuit use constrain",
+    ),
+    **{
+        f"{count!r} best values": (
+            lambda count=count: policy().m_best(count),
+            ValueError,
+            "needs a count of at least 1",
+        )
+        for count in (True, 1.5, "3", None)
+    },
     "two batches": (lambda: policy(4).multiply(policy(3)), StructureError, r"\(4,\), \(3,\) do not broadcast"),
     "a negative shape": (lambda: policy().sample((-1,)), EvidenceError, r"the shape is \(-1,\); give integers"),
     "half a sample": (lambda: policy().sample((1.5,)), EvidenceError, "give integers of at least 0"),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -99,3 +100,17 @@ def test_m_best_of_more_assignments_than_floating_point_can_count():
 def test_samples_know_their_memory(sample, shape, error):
     with pytest.raises(error, match="sample: "):
         sample(spoiled(0.0), shape)
+
+
+@pytest.mark.parametrize("count", [0, True, 1.5, "3", None])
+@pytest.mark.usefixtures("as_installed")
+def test_m_best_takes_a_whole_number(count):
+    with pytest.raises(ValueError, match="m_best needs a count of at least 1, a whole number, not"):
+        spoiled(0.0).m_best(count)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_query_answers_an_empty_batch_but_nothing_is_fitted_to_it(name):
+    nobody = Factors.from_flat(GRAPH, torch.zeros(0, GRAPH.num_entries))
+    with nullcontext() if name != "fit_structure" else pytest.raises(StructureError, match=r"batch \(0,\) has no rows"):
+        ALL[name](nobody)

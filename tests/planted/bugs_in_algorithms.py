@@ -3,6 +3,7 @@
 from tests.planted.bug import Bug
 
 DOOR = "tests/spnpolicy/algorithms/test_settings_at_the_door.py"
+ALGORITHMS = "tests/spnpolicy/algorithms/test_algorithms.py"
 
 BUGS = (
     Bug(
@@ -172,8 +173,8 @@ BUGS = (
     Bug(
         "a2c: advantages stay as they are",
         "spnpolicy/algorithms/a2c.py",
-        "            advantage_t = normalized(advantage_t, batch.valid)\n",
-        "            pass\n",
+        "        advantage_t = normalized(config, advantage_t, batch.valid)\n",
+        "",
         ("tests/spnpolicy/algorithms/test_policy_gradient.py::test_normalized_advantages_know_no_scale",),
     ),
     Bug(
@@ -192,5 +193,43 @@ BUGS = (
             "tests/spnpolicy/algorithms/test_ppo.py",
             "tests/spnpolicy/parts/test_actor_critic.py",
         ),
+    ),
+    Bug(
+        "burn-in: its rows are learned from",
+        "spnpolicy/data/stores.py",
+        '        drawn["valid"][: max(0, length - (self._length or length))] = False\n',
+        "",
+        (
+            "tests/spnpolicy/data/test_trajectories.py",
+            f"{ALGORITHMS}::test_a_memory_is_warmed_up_by_rows_that_are_not_learned_from",
+        ),
+    ),
+    Bug(
+        "burn-in: gradients pass through its rows",
+        "spnpolicy/networks/agents.py",
+        "(hidden if counts_t else hidden.detach())",
+        "hidden",
+        ("tests/spnpolicy/networks/test_agent_network.py",),
+    ),
+    Bug(
+        "burn-in: no rows are asked for",
+        "spnpolicy/data/stores.py",
+        "generator, needs.sequence, needs.burn_in)",
+        "generator, needs.sequence)",
+        (f"{ALGORITHMS}::test_a_memory_is_warmed_up_by_rows_that_are_not_learned_from",),
+    ),
+    Bug(
+        "runs: a warm-up as long as the run is taken for too long",
+        "spnpolicy/training/config.py",
+        "if needed > iterations:",
+        "if needed >= iterations:",
+        (f"{DOOR}::test_it_is_refused_exactly_where_the_loop_would_make_no_update",),
+    ),
+    Bug(
+        "runs: nobody asks whether anything will be learned",
+        "spnpolicy/training/loop.py",
+        "        config.train.require_an_update(session.learning.needs.rollout)\n",
+        "",
+        (f"{DOOR}::test_a_run_in_which_nothing_would_be_learned_is_refused_by_name",),
     ),
 )

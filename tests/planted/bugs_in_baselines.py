@@ -9,8 +9,8 @@ BUGS = (
     Bug(
         "windows: the memory of an episode outlives it",
         "spnpolicy/networks/agents.py",
-        "hidden = hidden.masked_fill(ended_t[:, None, None], 0.0)",
-        "hidden = hidden.masked_fill(ended_t[:, None, None], 1.0)",
+        "hidden.detach()).masked_fill(ended_t[:, None, None], 0.0)",
+        "hidden.detach()).masked_fill(ended_t[:, None, None], 1.0)",
         (f"{T}/networks/test_agent_network.py",),
     ),
     Bug(

@@ -306,6 +306,22 @@ def test_fresh_steps_and_replay_serve_alike(name, options):
         play(algorithm, env, store, 6, progress, player, step)
 
 
+@pytest.mark.parametrize("name", [name for name in EITHER if name in RECURRENT])
+def test_a_memory_is_warmed_up_by_rows_that_are_not_learned_from(name):
+    """The rewards of those rows have no influence, but what was seen in them has."""
+    env, found = ChainEnv(10, cardinalities=(2, 3)), []
+    for reward, seen in ((0.0, 0.0), (math.nan, 0.0), (0.0, 1.0)):
+        options = MEMORY | {"rollout": None, "burn_in": 2, "sequence_length": 3}
+        algorithm, store, *_ = learner(name, env, **small(name) | options)
+        batch = store.draw(30)
+        assert len(batch.reward) == 5
+        batch.reward[:2] += reward
+        batch.observation[:2] += seen
+        found.append(algorithm.update(batch, progress=0.0)["critic_loss"])
+    assert found[0] == found[1] != found[2]
+    assert math.isfinite(found[2])
+
+
 @pytest.mark.parametrize("name", EITHER)
 def test_settings_without_influence_are_refused(name):
     spec = ChainEnv(2, cardinalities=(2, 3)).spec
@@ -313,6 +329,8 @@ def test_settings_without_influence_are_refused(name):
         ({"rollout": 4, "windows": True}, "windows is True, but rollout is 4"),
         ({"rollout": 4, "sequence_length": 8}, "sequence_length is 8, but rollout is 4"),
         ({"rollout": None, "sequence_length": 8}, "sequence_length is 8, but single transitions"),
+        ({"rollout": 4, "burn_in": 8}, "burn_in is 8, but rollout is 4"),
+        ({"rollout": None, "burn_in": 8}, "burn_in is 8, but the network has no memory"),
     ):
         with pytest.raises(ConfigError, match=words):
             make_algorithm(name, spec, Streams(0), **small(name) | options)

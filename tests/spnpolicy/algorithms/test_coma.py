@@ -173,6 +173,7 @@ def test_the_gradient_of_the_actors_is_the_counterfactual_one(options):
     learner = make_algorithm(
         "coma", spec, Streams(0), max_gradient_norm=1e9, critic={"learning_rate": 0.1},
         exploration={"start": epsilon, "end": epsilon}, entropy={"start": weight, "end": weight},
+        normalize_advantage=False,
         **({"network": {"hidden": (8,)}} | options),
     )  # fmt: skip
     disturb(learner.actor, learner.critic, learner.target_critic)

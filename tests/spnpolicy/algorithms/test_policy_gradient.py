@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from spnpolicy.algorithms import config_class, make_algorithm
+from spnpolicy.algorithms import ALGORITHMS, config_class, make_algorithm
 from spnpolicy.algorithms.reinforce import episode_returns
+from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Window
 from spnpolicy.envs import make_env
+from spnpolicy.parts.settings import RolloutSettings
 from tests.spnpolicy.learning_cases import (
     CHAIN_VALUE_OF_B,
     CLIMBING,
@@ -80,6 +82,7 @@ def sampled_gradients(count, *, mean_baseline=False, bonus=0.0):
     algorithm = make_algorithm(
         "reinforce", env.spec, Streams(0), discount=1.0, actor={"learning_rate": 1e-30}, max_gradient_norm=1e9,
         entropy={"start": 0.0, "end": 0.0}, rollout=2, share_parameters=False, mean_baseline=mean_baseline,
+        normalize_advantage=False,
         network={"hidden": (6,), "features": {"frequencies": 0}},
     )  # fmt: skip
     generator = torch.Generator().manual_seed(1)
@@ -109,6 +112,11 @@ def test_the_mean_as_baseline_changes_the_gradient_little_and_its_variance_much(
     assert compared.var(0).sum() < 0.5 * plain.var(0).sum()
     errors = compared.std(0) / math.sqrt(len(compared))
     assert ((compared.mean(0) - exact).abs() <= 4.0 * errors + 0.01 * exact.abs().max()).all()
+
+
+def test_reinforce_without_a_baseline_keeps_the_mean():
+    with pytest.raises(ConfigError, match="mean_baseline is False, but normalize_advantage is True"):
+        make_algorithm("reinforce", game_spec(MONOTONIC), Streams(0), mean_baseline=False)
 
 
 def window_of(reward, terminated, ended, valid):
@@ -285,36 +293,51 @@ def test_entropy_is_sought_by_its_weight_at_this_point_of_training(name):
     assert learned[1] == pytest.approx(0.73, abs=0.05)
 
 
-@pytest.mark.parametrize("name", ["ia2c", "maa2c"])
+ON_POLICY = [name for name in ALGORITHMS if issubclass(config_class(name), RolloutSettings)]
+
+
+@pytest.mark.parametrize("name", ON_POLICY)
 def test_normalized_advantages_know_no_scale(name):
-    """The entropy weight then means the same whatever a reward is worth."""
-    policies = {}
+    """The entropy weight then means the same whatever a reward is worth, in all whose gradients need fresh steps."""
+    gradients = {}
     for normalize in (True, False):
         for scale in (1.0, 100.0):
-            batch = as_window(full_batch(MONOTONIC))
             options = {
-                "normalize_advantage": normalize,
-                "entropy": {"start": 1.0, "end": 1.0},
-                "network": {"hidden": (8,)},
-            }
+                "normalize_advantage": normalize, "entropy": {"start": 1.0, "end": 1.0}, "network": {"hidden": (8,)},
+                "max_gradient_norm": 1e9,
+            } | ({"epochs": 1} if name.endswith("ppo") else {})  # fmt: skip
             algorithm = make_algorithm(name, game_spec(MONOTONIC), Streams(0), **options)
+            batch = as_window(full_batch(MONOTONIC))
             with torch.no_grad():
-                algorithm.critic.head[-1].weight.zero_()  # values of 0: advantages are the rewards
+                for judge in (getattr(algorithm, part, None) for part in ("critic", "values")):
+                    last = [module for module in judge.modules() if hasattr(module, "bias")][-1:] if judge else []
+                    for module in last:
+                        module.weight.normal_(generator=torch.Generator().manual_seed(0)).mul_(scale)
             algorithm.update(batch._replace(reward=batch.reward * scale), progress=0.0)
-            policies[normalize, scale] = torch.cat([p.grad.flatten() for p in algorithm.actor.parameters()])
-    torch.testing.assert_close(policies[True, 1.0], policies[True, 100.0], rtol=1e-3, atol=1e-5)
-    assert not torch.allclose(policies[False, 1.0], policies[False, 100.0], rtol=0.1)
+            gradients[normalize, scale] = torch.cat([p.grad.flatten() for p in algorithm.actor.parameters()])
+    torch.testing.assert_close(gradients[True, 1.0], gradients[True, 100.0], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(gradients[False, 1.0], gradients[False, 100.0], rtol=0.1, atol=1e-4)
 
 
 CLIMBING_OPTIONS = {
     "network": {"hidden": (16,)}, "actor": {"learning_rate": 0.02}, "critic": {"learning_rate": 0.02}, "rollout": 1,
-    "target": {"rate": 1.0}, "entropy": {"start": 5.0, "end": 0.01},
+    "target": {"rate": 1.0}, "entropy": {"start": 2.0, "end": 0.01},
 }  # fmt: skip
 
 
 def payoff_of_greedy_play(algorithm):
     (row, column), *_ = algorithm.act(make_env("matrix_game", game="climbing").reset(), explore=False)
     return CLIMBING[row][column]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["ia2c", "maa2c", "reinforce"])
+def test_defaults_leave_no_policy_where_it_could_do_better_alone(name):
+    """(C, C) of climbing pays 5 and is no equilibrium: small weights in units of reward ended there."""
+    env = make_env("matrix_game", game="climbing", num_envs=32)
+    options = {"network": {"hidden": (32,)}, "actor": {"learning_rate": 0.003}, "rollout": 1}
+    algorithm = learn(name, env, updates=500, progress=lambda share: share, **options)
+    assert payoff_of_greedy_play(algorithm) == 7.0
 
 
 def test_sampled_maa2c_earns_7_on_climbing():
@@ -334,10 +357,3 @@ def test_sampled_actor_critics_earn_7_on_climbing_in_ten_of_ten_seeds(name):
         for seed in range(10)
     ]
     assert earned == [7.0] * 10
-
-
-def test_defaults_differ_where_the_published_ones_do():
-    assert config_class("ia2c")().entropy.at(0.5) == 0.001
-    assert config_class("maa2c")().entropy.at(0.5) == 0.01
-    assert config_class("ippo")().trace == 0.95
-    assert config_class("reinforce")().actor.learning_rate == 3e-4

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import random
 import typing
 from functools import partial
 
@@ -14,6 +15,7 @@ from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.learning import Learning
+from spnpolicy.training.loop import train
 from spnpolicy.training.player import needs_of
 from spnpolicy.training.storage.state_tree import flatten
 from tests.spnpolicy.algorithms.test_algorithms import INSTALLED, OWN
@@ -82,6 +84,8 @@ def around(name, path):
     """Settings beside one, without which it is refused because it would have no influence."""
     if path == ("sequence_length",):
         return {"rollout": None, "windows": True} if "rollout" in fields(name) else {"windows": True}
+    if path == ("burn_in",) and "recurrent" in config_class(name).network_kinds:
+        return {"rollout": None, "network": {"kind": "recurrent"}}
     return {"graph": "scopes"} if path == ("scopes",) else {}
 
 
@@ -178,6 +182,46 @@ def learn_a_little(options, folder):
     for _ in range(3):
         learning.iterate()
         assert all(math.isfinite(number) for numbers in learning.learn_if_due() for number in numbers.values())
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_run_in_which_nothing_would_be_learned_is_refused_by_name(name, tmp_path):
+    few = {"num_envs": 4, "steps": 40, "evaluation_episodes": 1}
+    options = {"network": {"hidden": (8,)}} | SMALL.get(name, {})
+    if "rollout" in fields(name) and config_class(name)().rollout is not None:
+        cases = [({}, {"rollout": 11}, "rollout is 11, but .* after 11: .* train.steps at least 44")]
+    else:
+        cases = [
+            ({}, {}, r"train.warmup_steps is 1000, .* \(40\) .* \(4\) .* has 10 it.* after 250: .* at least 1000"),
+            ({"train_every": 11, "warmup_steps": 0}, {}, "train.train_every is 11, but .* after 11: .* at least 44"),
+            ({"train_every": 6, "warmup_steps": 30}, {}, "train.warmup_steps is 30, but .* after 12: .* at least 48"),
+        ]
+    for train_options, own, message in cases:
+        config = RunConfig(name, "chain", options | own, train=TrainConfig(**few, **train_options))
+        with pytest.raises(ConfigError, match=message):
+            train(config, tmp_path / "run", make_env=make_chain)
+    assert not (tmp_path / "run").exists()
+
+
+def test_it_is_refused_exactly_where_the_loop_would_make_no_update(tmp_path):
+    for seed in range(30):
+        draw = random.Random(seed).randint
+        rollout = draw(1, 6) if seed % 3 == 0 else None
+        options = {"network": {"hidden": (4,)}, "rollout": rollout}
+        given = {"steps": draw(1, 12), "num_envs": draw(1, 3), "evaluation_episodes": 1}
+        if rollout is None:
+            given |= {"warmup_steps": draw(0, 9), "train_every": draw(1, 4), "updates": 1, "batch_size": 2}
+        settings = TrainConfig(**given)
+        learning = Learning(
+            RunConfig("vdn", "chain", options, train=settings), make_chain,
+            device="cpu", dumps=tmp_path, on_fault=lambda fault: None,
+        )  # fmt: skip
+        learning.begin()
+        while learning.step_count < settings.steps:
+            learning.iterate()
+            learning.learn_if_due()
+        learns = not refused_or((), partial(settings.require_an_update, rollout))
+        assert learns == (learning.updates > 0), given | {"rollout": rollout}
 
 
 def test_numbers_without_a_range_are_found():

@@ -28,8 +28,8 @@ def fill(store, steps, start=0, failed=()):
     return store
 
 
-def new(capacity, length=None, seed=0):
-    return Trajectories(capacity, torch.Generator().manual_seed(seed), length)
+def new(capacity, length=None, seed=0, burn_in=0):
+    return Trajectories(capacity, torch.Generator().manual_seed(seed), length, burn_in)
 
 
 def test_the_latest_steps_come_in_order_also_around_the_end():
@@ -60,6 +60,26 @@ def test_windows_are_consecutive_steps_of_one_environment():
         new(7, length=1).draw(1)
     with pytest.raises(ConfigError, match="at least 1"):
         new(0)
+
+
+def test_rows_that_only_warm_up_the_memory_come_first_and_are_not_valid():
+    batch = fill(new(9, length=3, burn_in=2), 20, failed={(14, 1)}).draw(900)
+    time, row = batch.reward[0, :, 0] // 100, batch.reward[0, :, 0] % 100
+    assert batch.reward.shape == (5, 300, 2), "as many windows as without them"
+    assert torch.equal(batch.reward[..., 0], (time + torch.arange(5)[:, None]) * 100 + row)
+    assert torch.equal(batch.memory[:, 0, 0], time), "what was remembered before the first of them"
+    assert not batch.valid[:2].any()
+    failed = batch.reward[..., 0] == 1401.0
+    assert torch.equal(batch.valid[2:], ~failed[2:])
+    # What is learned from looks as far ahead as ever.
+    cut = batch.ended.clone()
+    cut[:-1] |= failed[1:]
+    cut[-1] = True
+    assert torch.equal(batch.cut[2:], cut[2:])
+    assert fill(new(9, length=3), 5).draw(3).valid.all(), "what is stored stays valid"
+    for steps, warming in ((4, 1), (3, 0), (2, 0)):
+        batch = fill(new(9, length=3, burn_in=2), steps).draw(3)
+        assert batch.valid[:, 0].tolist() == [False] * warming + [True] * (steps - warming)
 
 
 def test_what_failed_is_marked_and_ends_the_episode():

@@ -107,6 +107,42 @@ def test_a_window_is_unrolled_like_single_steps_and_forgets_at_the_end_of_an_epi
     torch.testing.assert_close(network.following(batch), following)
 
 
+class Counting(torch.nn.Module):
+    """A cell that adds what it sees to what it remembers, times a weight of 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def inputs(self, x):
+        return x
+
+    def forward(self, inputs, hidden):
+        return hidden + self.weight * inputs
+
+
+def test_rows_that_warm_up_the_memory_are_seen_and_pass_no_gradient_on():
+    """Every row shows 1 to a memory that counts: two rows for its warmth, then four that are learned from."""
+    network = network_of((1,), "recurrent")
+    network.cell, batch = Counting(), window(rows=2, memory=1)
+    network._embed = lambda observation, state: torch.ones(*observation.shape[:-1], 1)
+    batch.ended.zero_()
+    batch.ended[0, 1] = True
+    batch.valid[:2] = False
+    batch.memory.copy_(torch.tensor([10.0, 50.0])[:, None, None])
+    counted = network._unroll(batch)
+    # The second environment began an episode while the memory got warm: what was stored no longer matters there.
+    assert counted[2:, :, 0, 0].T.tolist() == [[13.0, 14.0, 15.0, 16.0], [2.0, 3.0, 4.0, 5.0]]
+    (counted[3] * batch.valid[3][:, None, None]).sum().backward()
+    assert network.cell.weight.grad == 2 * 2 * 2, "two learned rows, environments, agents"
+    # A row that one environment lost is none of them.
+    batch.valid[:] = True
+    batch.valid[1, 1] = False
+    network.cell.weight.grad = None
+    network._unroll(batch)[3].sum().backward()
+    assert network.cell.weight.grad == 2 * (4 + 3)
+
+
 def test_the_state_is_seen_where_it_is_asked_for():
     torch.manual_seed(3)
     network = network_of((6,), sees_state=True, outputs=1)

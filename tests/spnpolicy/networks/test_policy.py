@@ -160,3 +160,11 @@ def test_a_negative_temperature_is_refused(temperature):
     q = factor_q.FactorQ(factor_q.FactorGraph([2, 3], [(0, 1)]), 4)
     with pytest.raises(ConfigError, match="must be at least 0"):
         spnpolicy.elbo(policy(torch.zeros(2, 4)), q(torch.zeros(2, 4)), temperature)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_a_policy_is_made_of_a_circuit():
+    circuit = BUILDERS["mean_field"]()
+    pi = circuits.CircuitDistribution(circuit, torch.zeros(circuit.num_parameters))
+    with pytest.raises(ConfigError, match="SPNPolicy takes a Circuit, not a CircuitDistribution"):
+        spnpolicy.SPNPolicy(pi, 4)

@@ -16,6 +16,7 @@ from spnpolicy.base import distributed as parallel
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.protocol import Batch
 from spnpolicy.envs import make_env
+from spnpolicy.parts.settings import RolloutSettings
 from spnpolicy.parts.targets import normalized
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.loop import resume, train
@@ -92,7 +93,7 @@ def main(folder: Path) -> None:
             found[name] = digest(parameters)
             found[f"{name} parameters"] = [tensor.flatten().double().tolist() for tensor in parameters]
         own = slice(world.rank * 4, (world.rank + 1) * 4)
-        found["normalized"] = normalized(*(part[:, own] for part in global_advantages())).tolist()
+        found["normalized"] = normalized(RolloutSettings(), *(part[:, own] for part in global_advantages())).tolist()
         rows = np.full((world.rank + 1, 2), float(world.rank))
         found["rows"] = parallel.gather_rows(rows).tolist()
         found["mean"] = parallel.mean(float(world.rank), 3.0)

@@ -24,6 +24,7 @@ SHORT = TrainConfig(steps=64, num_envs=8, batch_size=16, replay_capacity=100, wa
 SMALL = {"rbm": {"sweeps": 2}, "aql": {"num_proposed": 4, "num_uniform": 4}}
 SEVERAL = [("ippo", {"epochs": 3, "minibatches": 2}), ("mappo", {}), ("coma", {"critic_steps": 4})]
 SEVERAL += [(name, {"rollout": 4, "passes": 3, "minibatch": 8}) for name in ("iql", "qmix", "spn_ac")]
+SEVERAL += [("vdn", {"network": {"kind": "recurrent", "hidden": [8]}, "sequence_length": 2, "burn_in": 3})]
 
 
 def learned(name, options, folder):

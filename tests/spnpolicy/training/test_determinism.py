@@ -89,9 +89,7 @@ def test_one_more_environment_shifts_no_other_stream(tmp_path):
     # Networks start the same whatever the number of environments, because every stream has a name of its own.
     runs = []
     for num_envs in (8, 9):
-        settings = TrainConfig(
-            steps=9, num_envs=num_envs, warmup_steps=100, evaluation_episodes=4, batch_size=8, seed=3
-        )
+        settings = TrainConfig(steps=9, num_envs=num_envs, warmup_steps=0, evaluation_episodes=4, batch_size=8, seed=3)
         config = RunConfig(
             "iql", "coverage", {"network": {"hidden": [8]}}, {"agents": 2, "size": 3, "episode_limit": 9}, settings
         )

@@ -211,7 +211,7 @@ def test_what_is_no_path_is_refused():
 )
 def test_run_json_says_what_an_update_learns_from(tmp_path, algorithm, words):
     options = {"rollout": 20} if algorithm == "ippo" else {}
-    settings = replace(fitting(SHORT, algorithm), steps=8)
+    settings = replace(fitting(SHORT, algorithm), steps=160)
     train(RunConfig(algorithm, "chain", options, {}, settings), tmp_path / "run", make_env=make_chain)
     assert words in json.loads((tmp_path / "run" / "run.json").read_text())["update"]
 
@@ -238,12 +238,12 @@ def test_settings_of_replay_are_refused_by_name_where_rollouts_are_learned_from(
 
 
 def test_defaults_of_replay_stand_and_runs_that_were_begun_with_other_values_go_on(tmp_path, monkeypatch):
-    plain = replace(SHORT.without_replay(), steps=80)
+    plain = replace(SHORT.without_replay(), steps=160)
     result = run(tmp_path / "plain", "ippo", plain)
     assert read_run_config(tmp_path / "plain").train == plain
     with monkeypatch.context() as patch:
         patch.setattr(TrainConfig, "require_use", lambda *_: None)
         assert run(tmp_path / "run", "ippo", replace(plain, **REPLAY)).evaluation == result.evaluation
-    assert load_run(tmp_path / "run", make_env=make_chain).step == 80
+    assert load_run(tmp_path / "run", make_env=make_chain).step == 160
     (tmp_path / "run" / "result.json").unlink()
     assert resume(tmp_path / "run", make_env=make_chain).evaluation == result.evaluation

@@ -14,6 +14,7 @@ from run_cases import assert_same_run, metrics_without_time
 
 from spnpolicy.base import distributed as parallel
 from spnpolicy.base.errors import ConfigError
+from spnpolicy.parts.settings import RolloutSettings
 from spnpolicy.parts.targets import normalized
 from spnpolicy.training.loop import resume
 from spnpolicy.training.runs import load_run, read_facts
@@ -54,7 +55,7 @@ def test_a_smaller_batch_gives_another_step():
 def test_advantages_are_normalized_over_all_processes(together):
     _, found = together
     both = torch.cat([torch.tensor(part["normalized"]) for part in found], 1)
-    torch.testing.assert_close(both, normalized(*global_advantages()))
+    torch.testing.assert_close(both, normalized(RolloutSettings(), *global_advantages()))
     assert both[:, :4].mean() < -0.5 < 0.5 < both[:, 4:].mean()
 
 
