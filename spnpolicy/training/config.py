@@ -117,11 +117,16 @@ class Curriculum(Checked):
             raise ConfigError(f"curriculum.{changed[0]} is given, but there are no stages: give them, or leave it out.")
 
     def __str__(self) -> str:
-        """Return the stages, short where all change the same options: "size=6,8,11"; "none" without stages."""
+        """Return it in words, such as "size=6,8,11"; "none" without stages."""
+        if not self.stages:
+            return "none"
         names = list(dict.fromkeys(name for stage in self.stages for name in stage))
-        if any(names != list(stage) for stage in self.stages):
-            return " then ".join(_in_words(stage) for stage in self.stages)
-        return " ".join(f"{name}={','.join(_word(stage[name]) for stage in self.stages)}" for name in names) or "none"
+        if all(names == list(stage) for stage in self.stages):
+            words = " ".join(f"{name}={','.join(_word(stage[name]) for stage in self.stages)}" for name in names)
+        else:
+            words = " then ".join(" ".join(f"{name}={_word(value)}" for name, value in s.items()) for s in self.stages)
+        is_usual = (self.success, self.episodes) == (Curriculum.success, Curriculum.episodes)
+        return words if is_usual else f"{words} at {self.success:g} of {self.episodes}"
 
 
 @dataclass(frozen=True)
@@ -147,10 +152,6 @@ class RunConfig:
             raise ConfigError("discount is a setting of train, not of the algorithm: set train.discount.")
         if "num_envs" in self.env_options:
             raise ConfigError("num_envs is a setting of train, not of the environment: set train.num_envs.")
-
-
-def _in_words(stage: dict[str, Any]) -> str:
-    return " ".join(f"{name}={_word(value)}" for name, value in stage.items())
 
 
 def _word(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""One learner in several tasks of the same kind, such as boards of other sizes: who can be led from one to the other."""
+"""One learner in several tasks of the same kind, such as boards of other sizes."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
