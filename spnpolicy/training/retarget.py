@@ -73,8 +73,8 @@ def _require_same_networks(config: RunConfig, algorithm: Algorithm, spec: EnvSpe
         raise ConfigError(
             f"the networks of {config.algorithm} do not fit: {name} has the shape {there.get(name)} there and "
             f"{here.get(name)} in the task of the run. Networks over entities serve tasks of every size: set "
-            "algorithm.network.kind to entities where the environment declares them, or take stages whose "
-            "observations are as long as those of the run."
+            "algorithm.network.kind to entities or exchangeable where the environment declares entities, or take "
+            "stages whose observations are as long as those of the run."
         )
 
 
