@@ -48,15 +48,16 @@ def check_stages(config: RunConfig, algorithm: Algorithm, spec: EnvSpec, make_en
             env = make_env(config.env, num_envs=num_envs, **{**config.env_options, **stage})
             close_env(env)
             if not hasattr(algorithm, "retarget"):
-                _require_same_networks(config, algorithm, spec, env.spec)
+                _require_same_kind(config, spec, env.spec)
             retarget(algorithm, env.spec)
+            _require_same_networks(config, algorithm, env.spec)
         except ConfigError as problem:
             raise ConfigError(f"stage {number} of the curriculum ({stage}): {problem}") from problem
         finally:
             retarget(algorithm, spec)
 
 
-def _require_same_networks(config: RunConfig, algorithm: Algorithm, spec: EnvSpec, other: EnvSpec) -> None:
+def _require_same_kind(config: RunConfig, spec: EnvSpec, other: EnvSpec) -> None:
     for name in _MUST_AGREE:
         here, there = getattr(spec, name), getattr(other, name)
         if here != there:
@@ -64,15 +65,19 @@ def _require_same_networks(config: RunConfig, algorithm: Algorithm, spec: EnvSpe
                 f"{name} of the environment is {there} there and {here} in the task of the run, and {config.algorithm} "
                 "cannot change that on the way: leave the option that changes it out of the stages."
             )
-    # What was built for the other task has the same weights, or there is no leading one from task to task.
+
+
+def _require_same_networks(config: RunConfig, algorithm: Algorithm, other: EnvSpec) -> None:
+    # What is built for the other task has weights of the same shapes, or there is no leading one from task to task. A
+    # task for one agent may lack those for pairs; whether more are needed there, a learner's own method has to say.
     built = build_algorithm(config, other, Streams(config.train.seed))
     here, there = _shapes(algorithm.state_dict()), _shapes(built.state_dict())
-    different = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+    different = [name for name, shape in here.items() if there.get(name, shape) != shape]
     if different:
         name = different[0]
         raise ConfigError(
-            f"the networks of {config.algorithm} do not fit: {name} has the shape {there.get(name)} there and "
-            f"{here.get(name)} in the task of the run. Networks over entities serve tasks of every size: set "
+            f"the networks of {config.algorithm} do not fit: {name} has the shape {there[name]} there and "
+            f"{here[name]} in the task of the run. Networks over entities serve tasks of every size: set "
             "algorithm.network.kind to entities or exchangeable where the environment declares entities, or take "
             "stages whose observations are as long as those of the run."
         )

@@ -230,6 +230,15 @@ def test_other_learners_resume_across_stages_as_well(tmp_path, algorithm, more):
         assert change % (more["rollout"] * SHORT.num_envs) == 0, "a rollout is learned from in its own stage"
 
 
+@pytest.mark.full
+def test_a_team_may_grow_on_the_way(tmp_path):
+    """With a learner that knows how; its replay and its networks are of the team of the stage."""
+    curriculum = replace(BY_TIME, stages=({"agents": 1}, {"agents": 3, "size": 3}))
+    options = {"network": {"kind": "exchangeable", "hidden": [4]}, "potentials": "residual"}
+    config = config_of(curriculum, "spn_ac", options)
+    check_resumption(tmp_path, config, first_change(tmp_path / "first", config))
+
+
 def test_who_learns_from_rollouts_ends_a_stage_with_a_rollout(tmp_path):
     config = config_of(BY_TIME, "vdn", ENTITIES | {"rollout": 7}, SHORT.without_replay())
     assert first_change(tmp_path / "run", config) % (7 * SHORT.num_envs) == 0
@@ -250,9 +259,11 @@ def test_a_stage_that_cannot_be_read_is_refused_before_anything_is_written(tmp_p
     text = refusal(tmp_path, Curriculum((good, {"agents": 3})))
     assert "stage 2 of the curriculum ({'agents': 3}): cardinalities of the environment is (6, 6, 6) there" in text
     assert "leave the option that changes it out of the stages" in text
-    text = refusal(tmp_path, Curriculum((good, {"goals": 1})), options={"network": {"hidden": [4]}})
-    assert "stage 2 of the curriculum ({'goals': 1}): the networks of vdn do not fit" in text
-    assert "set algorithm.network.kind to entities" in text
+    for algorithm in ("vdn", "spn_ac"):  # which has a method of its own
+        flat = {"algorithm": algorithm, "options": {"network": {"hidden": [4]}}}
+        text = refusal(tmp_path, Curriculum((good, {"goals": 1})), **flat)
+        assert f"stage 2 of the curriculum ({{'goals': 1}}): the networks of {algorithm} do not fit" in text
+        assert "set algorithm.network.kind to entities" in text
     text = refusal(tmp_path, Curriculum(({"sise": 3},)))
     assert "stage 1 of the curriculum ({'sise': 3}): coverage: unknown option 'sise'; did you mean 'size'?" in text
     assert "size=1 has 1 cells" in refusal(tmp_path, Curriculum(({"size": 1},)))
