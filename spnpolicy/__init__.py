@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from spnpolicy.envs import check_env, make_env
     from spnpolicy.maths.objective import elbo
     from spnpolicy.networks.policy import SPNPolicy
-    from spnpolicy.training.config import RunConfig, TrainConfig
+    from spnpolicy.training.config import Curriculum, RunConfig, TrainConfig
     from spnpolicy.training.evaluation import evaluate
     from spnpolicy.training.learning import Learning
     from spnpolicy.training.loop import Progress, resume, train
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from spnpolicy.training.runs import load_run
 
 _HOME = {
+    "Curriculum": "spnpolicy.training.config",
     "Learning": "spnpolicy.training.learning",
     "Progress": "spnpolicy.training.loop",
     "RunConfig": "spnpolicy.training.config",
@@ -38,6 +39,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Curriculum",
     "Learning",
     "Progress",
     "RunConfig",

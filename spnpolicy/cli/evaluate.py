@@ -40,8 +40,7 @@ def run(line: CommandLine) -> int:
     from spnpolicy.experiments.media.video import check_video_support
     from spnpolicy.training.evaluation import EvaluationStopped, evaluate
     from spnpolicy.training.interrupts import StopRequest
-    from spnpolicy.training.learning import close_env
-    from spnpolicy.training.runs import load_run
+    from spnpolicy.training.runs import close_env, load_run
 
     options = line.options
     known_name("checkpoint", options.checkpoint, CHECKPOINTS)
@@ -84,7 +83,7 @@ def _played(options: Any):
     from spnpolicy.cli.progress import PictureProgress, duration
     from spnpolicy.experiments.media.animation import play, size_of
     from spnpolicy.experiments.media.boards import load_to_draw
-    from spnpolicy.training.learning import close_env
+    from spnpolicy.training.runs import close_env
 
     loaded = load_to_draw(options.run, num_envs=ANIMATED_EPISODES, checkpoint=options.checkpoint)
     try:

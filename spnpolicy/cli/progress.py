@@ -169,10 +169,11 @@ class TrialTable(_Display):
 
 
 def training_text(progress: Progress) -> str:
-    """Return one line: share done, speed, time left and the latest evaluation."""
+    """Return one line: share done, stage, speed, time left and the latest evaluation."""
     speed = progress.step / progress.seconds if progress.seconds else 0.0
     parts = [
         f"{progress.step:,} of {progress.steps:,} steps ({progress.step / progress.steps:.0%})",
+        *([f"stage {progress.stage} of {progress.stages}"] if progress.stages > 1 else []),
         f"{speed:,.0f} steps/s",
         f"{duration(progress.seconds_left)} left",
         *evaluation_text(progress.evaluation),
@@ -199,6 +200,10 @@ def result_text(folder: Path, config: RunConfig, result: TrainResult) -> str:
     if result.faults:
         scores = "episodes that failed are in no score"
         lines.append(f"faults survived: {result.faults:,}, see {folder / 'faults.jsonl'}; {scores}")
+    stages = config.curriculum.stages
+    if result.stage <= len(stages):
+        was = f"stage {result.stage} of {len(stages) + 1}"
+        lines.append(f"curriculum: training was in {was} and never came to the task of the run, which is the last")
     lines.append(f"run folder: {folder}")
     if not result.is_finished:
         return "\n".join([*lines, f"continue: spnpolicy train --resume {quote(str(folder))}"])

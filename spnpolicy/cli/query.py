@@ -46,8 +46,7 @@ def run(line: CommandLine) -> int:
     from spnpolicy.cli.progress import PictureProgress
     from spnpolicy.experiments.answers.replies import ask_run
     from spnpolicy.experiments.media.boards import load_to_draw
-    from spnpolicy.training.learning import close_env
-    from spnpolicy.training.runs import load_run
+    from spnpolicy.training.runs import close_env, load_run
 
     options = line.options
     check_new_file("--picture", options.picture, ".png")

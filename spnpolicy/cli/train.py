@@ -26,7 +26,7 @@ from spnpolicy.cli.options import (
     whole_number,
 )
 from spnpolicy.envs import ENVIRONMENTS
-from spnpolicy.training.config import RunConfig, TrainConfig
+from spnpolicy.training.config import Curriculum, RunConfig, TrainConfig
 from spnpolicy.training.sinks import SafeSinks, Sink, tensorboard_sink, wandb_sink
 
 MOST_CONFIG_BYTES = 1 << 20
@@ -42,6 +42,12 @@ def _add_arguments(parser: Parser) -> None:
         metavar = "|".join(choices) if choices else "N"
         help_text = f"{docs[field.name]} Default: {field.default}"
         offer(parser.add_argument(_flag(field.name), metavar=metavar, help=help_text), choices)
+    words = "options of the environment in easier stages to begin with, one value for each stage, or one for all; or a"
+    words += " list of stages as JSON, or none. Each lasts until it is mastered; the task of the run comes last."
+    parser.add_argument("--curriculum", nargs="+", metavar="KEY=V,V", help=words)
+    for name, text in list(field_docs(Curriculum).items())[1:]:
+        help_text = f"{text} Default: {getattr(Curriculum, name)}"
+        parser.add_argument(_flag(f"curriculum_{name}"), metavar="N", help=help_text)
     out = "new folder of the run (default: the first free runs/ALGORITHM-ENV-seedN)"
     offer(parser.add_argument("--out", type=Path, metavar="DIR", help=out), FOLDER)
     config = "take algorithm, environment and settings from a config.json; flags change single ones"
@@ -127,6 +133,7 @@ def _refuse_settings(line: CommandLine) -> None:
     options = line.options
     words = [repr(word) for word in (options.algorithm, options.env) if word is not None]
     names = [field.name for field in fields(TrainConfig)]
+    names += ["curriculum", "curriculum_success", "curriculum_episodes"]
     words += [_flag(name) for name in [*names, "out", "config"] if getattr(options, name) is not None]
     words += [f"--{group}.{key}" for group, tree in line.settings.items() for key in tree]
     if words:
@@ -162,10 +169,39 @@ def run_config(line: CommandLine) -> RunConfig:
         algorithm_options=merged(base.algorithm_options, line.settings["algorithm"]),
         env_options=merged(base.env_options, line.settings["env"]),
         train=decode(TrainConfig, {**encode(base.train), **train_settings}, path="train"),
+        curriculum=_curriculum(line.options, base.curriculum),
     )
     # Decoded here as well, so that a message says where on the command line the mistake is.
     decode(config_class(config.algorithm), config.algorithm_options, path="--algorithm")
     return config
+
+
+def _curriculum(options: Any, base: Curriculum) -> Curriculum:
+    settings = encode(base)
+    for name in ("success", "episodes"):
+        if (text := getattr(options, f"curriculum_{name}")) is not None:
+            settings[name] = parse_value(text)
+    if options.curriculum is not None:
+        settings["stages"] = _stages(options.curriculum)
+    return decode(Curriculum, settings, path="curriculum")
+
+
+def _stages(words: list[str]) -> Any:
+    """Return the stages that --curriculum names: JSON, none, or values of options such as size=6,8,11."""
+    if len(words) == 1 and (words[0] == "none" or words[0].startswith("[")):
+        return [] if words[0] == "none" else parse_value(words[0])
+    columns: dict[str, list[Any]] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not (name and equals and text) or name in columns:
+            raise UsageError(f"--curriculum: {word!r:.60} must be an option and its values, such as size=6,8,11.")
+        value = parse_value(text)
+        columns[name] = value if isinstance(value, list) else [value]
+    count = max(map(len, columns.values()))
+    if short := [name for name, values in columns.items() if len(values) not in (1, count)]:
+        lengths = ", ".join(f"{name} has {len(values)} values" for name, values in columns.items())
+        raise UsageError(f"--curriculum: {lengths}; {short[0]} must have one for each of the {count} stages, or one.")
+    return [{name: values[stage % len(values)] for name, values in columns.items()} for stage in range(count)]
 
 
 def _named(line: CommandLine) -> RunConfig:
@@ -199,12 +235,14 @@ COMMAND = Command(
     "       spnpolicy train --config FILE [the same flags]\n"
     "       spnpolicy train --resume RUN [--strict] [--device NAME] [--tensorboard] [--wandb PROJECT] [--threads N]",
     "Everything is written into a new folder; an existing one is never touched, except by --resume.\n"
+    "--curriculum begins with easier tasks of the same kind, such as smaller boards; evaluations are in the real one.\n"
     "Ctrl-C saves and ends; --resume then goes on as if nothing had happened, bit for bit on the same machine.\n"
     f"{SETTINGS}",
     (
         "train spn_ac coverage --steps 100000 --seed 3",
         "train vdn coverage --env.size 8 --env.agents 4 --algorithm.network.hidden 64,64 --out runs/vdn8",
         "train spn_ac coverage --algorithm.labels 6 --algorithm.network.features.frequencies 4",
+        "train vdn coverage --algorithm.network.kind entities --env.size 20 --curriculum size=6,8,11,15",
         "train vdn pettingzoo:mpe2.simple_spread_v3 --env.N 4 --tensorboard",
         "train --config runs/x/config.json --seed 7",
         "train --resume runs/x",

@@ -98,6 +98,11 @@ class Algorithm(Protocol):
     Optional are a method `to(device)`, with which the networks can live on a GPU and batches come from there, and
     `needs`, for an algorithm that learns from other data than single transitions from replay. One with a memory takes
     `memory=Memory()` in `act`; `spnpolicy.training.player.Player` passes it.
+
+    A curriculum leads a learner from task to task. Entity networks then read the observations of the other task, see
+    `spnpolicy.training.retarget`; a learner for which this is not enough, with another number of agents for example,
+    has a method `retarget(spec)`. It changes nothing that was learned and no random stream, refuses a task that it
+    cannot read with a ConfigError, and what `state_dict` returns does not depend on it.
     """
 
     config: Any

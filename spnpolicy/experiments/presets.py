@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from spnpolicy.training.config import TrainConfig
+from spnpolicy.training.config import Curriculum, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class Preset:
     """Length, data and discount; the seed is counted up from the one here."""
     env: str = "coverage"
     """Name of the environment."""
+    curriculum: Curriculum = field(default_factory=Curriculum)
+    """Easier stages that all algorithms begin with."""
     seeds: int = 3
     """Runs per algorithm."""
     algorithms: tuple[str, ...] = ("spn_ac", "mean_field", "vdn", "iql")

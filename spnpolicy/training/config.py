@@ -1,9 +1,10 @@
 """The settings of a run: one frozen record that, with the code, determines every number it produces."""
 
+import json
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-from spnpolicy.base.decoding import Checked, require, with_numbers
+from spnpolicy.base.decoding import Checked, encode, require, with_numbers
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.ranges import Amount, Count, Range, Repeats, Share
 
@@ -111,6 +112,47 @@ _REPLAY_SETTINGS = ("batch_size", "replay_capacity", "warmup_steps", "train_ever
 
 
 @dataclass(frozen=True)
+class Curriculum(Checked):
+    """Easier tasks of the same kind that come before the task of the run, each until it is mastered.
+
+    Training begins in the first stage. Once enough of the latest episodes there have succeeded (success as in
+    episodes.csv) the next stage begins, and after the last one the task of the run itself, in which all evaluations
+    are. A stage in which too little succeeds is never left, and no success is counted where an environment fails.
+    """
+
+    stages: tuple[dict[str, Any], ...] = ()
+    """Options of the environment in each stage, on top of those of the run."""
+    success: Share = 0.93
+    """Share of successes from which on the next stage begins; 0 for stages of a fixed number of episodes."""
+    episodes: Annotated[int, Range(1, 1_000_000)] = 300
+    """Latest training episodes of a stage of which that share is taken. They count in the order in which they began,
+    once all that began before have ended: those that end first are mostly the short ones, which are the successes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "stages", tuple(map(with_numbers, self.stages)))
+        for number, stage in enumerate(self.stages, start=1):
+            require(bool(stage), f"stage {number} of the curriculum", stage, "at least one option of the environment")
+            if "num_envs" in stage:
+                raise ConfigError(f"num_envs is a setting of train, not of stage {number} of the curriculum.")
+        changed = [name for name in ("success", "episodes") if getattr(self, name) != getattr(Curriculum, name)]
+        if changed and not self.stages:
+            raise ConfigError(f"curriculum.{changed[0]} is given, but there are no stages: give them, or leave it out.")
+
+    def __str__(self) -> str:
+        """Return it in words, such as "size=6,8,11"; "none" without stages."""
+        if not self.stages:
+            return "none"
+        names = list(dict.fromkeys(name for stage in self.stages for name in stage))
+        if all(names == list(stage) for stage in self.stages):
+            words = " ".join(f"{name}={','.join(_word(stage[name]) for stage in self.stages)}" for name in names)
+        else:
+            words = " then ".join(" ".join(f"{name}={_word(value)}" for name, value in s.items()) for s in self.stages)
+        is_usual = (self.success, self.episodes) == (Curriculum.success, Curriculum.episodes)
+        return words if is_usual else f"{words} at {self.success:g} of {self.episodes}"
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that defines a run; stored as config.json in its folder."""
 
@@ -124,6 +166,8 @@ class RunConfig:
     """Options of the environment, without the number of copies; nan, inf and -inf are numbers."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Length, data, seed and discount."""
+    curriculum: Curriculum = field(default_factory=Curriculum)
+    """Easier tasks to begin with; none unless stages are given."""
 
     def __post_init__(self):
         object.__setattr__(self, "env_options", with_numbers(self.env_options))
@@ -131,3 +175,7 @@ class RunConfig:
             raise ConfigError("discount is a setting of train, not of the algorithm: set train.discount.")
         if "num_envs" in self.env_options:
             raise ConfigError("num_envs is a setting of train, not of the environment: set train.num_envs.")
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(encode(value))

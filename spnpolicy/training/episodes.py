@@ -53,6 +53,11 @@ class EpisodeTracker:
         self.forget(done)
         return ended
 
+    @property
+    def ages(self) -> Int[np.ndarray, " envs"]:
+        """How many steps the episodes under way have lasted."""
+        return self._lengths
+
     def forget(self, rows: Int[np.ndarray, " rows"] | slice = slice(None)) -> None:
         """Forget the episodes under way in some environments, or in all."""
         self._returns[rows] = self._discounted[rows] = 0.0

@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from spnpolicy.base.distributed import mean, own_device, share, world
 from spnpolicy.base.errors import ConfigError, NonFiniteError
 from spnpolicy.base.seeding import Streams
+from spnpolicy.data.env import EnvSpec
 from spnpolicy.data.protocol import Batch
 from spnpolicy.data.rewards import RewardScale
 from spnpolicy.data.stores import store_for
@@ -20,9 +23,12 @@ from spnpolicy.envs import Step
 from spnpolicy.envs.checks.guard import Fault, guarded
 from spnpolicy.parts.learner import gradient_steps, set_step_sizes
 from spnpolicy.training.config import RunConfig
+from spnpolicy.training.course import Course
+from spnpolicy.training.episodes import Episodes
 from spnpolicy.training.evaluation import EvaluationResult, evaluate
 from spnpolicy.training.player import Player, needs_of
-from spnpolicy.training.runs import EnvFactory, build_algorithm
+from spnpolicy.training.retarget import check_stages, retarget
+from spnpolicy.training.runs import EnvFactory, build_algorithm, close_env
 
 MOST_NONFINITE_IN_A_ROW = 3
 MOST_DUMPS = 10
@@ -55,40 +61,71 @@ class Learning:
     ):
         self.config = config
         settings = config.train
-        self._dumps, self._on_fault = dumps, on_fault
+        self._make, self._dumps, self._on_fault = make_env, dumps, on_fault
         self.streams = Streams(settings.seed, replica=world().rank)
-        self.env = self._make_env(make_env, share("train.num_envs", settings.num_envs), "training")
+        self.course = Course(config.curriculum)
+        self.env: Any = None
+        self._evaluation_env = self._make_env(settings.evaluation_episodes, "evaluation")
         try:
-            self.algorithm = build_algorithm(config, self.env.spec, self.streams)
+            self.spec = self._evaluation_env.spec
+            self.algorithm = build_algorithm(config, self.spec, self.streams)
+            self._num_envs = share("train.num_envs", settings.num_envs)
+            check_stages(config, self.algorithm, self.spec, make_env, self._num_envs)
             self._device = self._move(own_device(device))
             self.needs = needs_of(self.algorithm)
             # Shares of what a rollout does not use need not come out even.
-            self._batch_size, capacity = settings.batch_size, settings.replay_capacity
+            self._batch_size, self._capacity = settings.batch_size, settings.replay_capacity
             if self.needs.rollout is None:
                 self._batch_size = share("train.batch_size", self._batch_size)
-                capacity = share("train.replay_capacity", capacity)
-            self._evaluation_env = self._make_env(make_env, settings.evaluation_episodes, "evaluation")
+                self._capacity = share("train.replay_capacity", self._capacity)
+            self._set_up()
         except BaseException:
-            close_env(self.env)
+            self.close()
             raise
-        self._player = Player(self.algorithm)
         self._reward_scale = RewardScale() if settings.standardise_rewards else None
-        self.replay = store_for(
-            self.needs,
-            self.env.spec,
-            capacity=capacity,
-            num_envs=self.env.num_envs,
-            generator=self.streams.torch("replay"),
-        )
         self.step_count = self.iterations = self.updates = self.skipped_updates = 0
         self.nonfinite_in_a_row = self.samples = 0
         self._step: Step | None = None
 
     def begin(self) -> None:
-        """Start the first episodes of a new run."""
-        step = self.env.reset(seed=self.streams.integer(_own("environment")))
+        """Start the first episodes of a new run, or of a new stage of its curriculum."""
+        name = "environment" if self.course.is_over else f"environment of stage {self.course.stage}"
+        step = self.env.reset(seed=self.streams.integer(_own(name)))
         self.replay.prepare(step)
         self._step = step
+
+    def is_stage_mastered(self, ended: Episodes, ages: Int[np.ndarray, " envs"]) -> bool:
+        """Count episodes that ended in an iteration, and return whether it is time for the next stage.
+
+        It never is while a rollout is under way, so that what was played is learned from in the stage it belongs to.
+
+        Args:
+            ended: the episodes.
+            ages: how many steps those under way have lasted.
+        """
+        self.course.observe(self.iterations, ended, ages)
+        is_between = self.needs.rollout is None or self.iterations % self.needs.rollout == 0
+        return is_between and self.course.is_mastered
+
+    def begin_next_stage(self) -> None:
+        """Go on to the next stage: new environments, nothing stored or remembered of the old ones."""
+        self.course.advance(self.step_count)
+        self._set_up()
+        self.begin()
+
+    def _set_up(self) -> None:
+        """Make what belongs to one stage, and lead the algorithm there."""
+        close_env(self.env)
+        self.env = self._make_env(self._num_envs, "training", self.course.options)
+        self._read(self.env.spec)
+        self._player = Player(self.algorithm)
+        self.replay = store_for(
+            self.needs,
+            self.env.spec,
+            capacity=self._capacity,
+            num_envs=self.env.num_envs,
+            generator=self.streams.torch("replay"),
+        )
 
     def close(self) -> None:
         """End the processes that environments may have started."""
@@ -145,36 +182,50 @@ class Learning:
     def counts(self) -> dict[str, int]:
         """Return how much was learned so far: calls of `update`, gradient steps of what is played by, rows they used.
 
+        With a curriculum there is also the number of the stage.
+
         A row counts once for every gradient step that it takes part in. An algorithm that does not tell its steps, see
         `gradient_steps`, is taken to do one per call.
         """
         steps = gradient_steps(self.algorithm.state_dict())
         made = self.updates - self.skipped_updates if steps is None else steps
-        return {"updates": self.updates, "gradient_updates": made, "samples": self.samples}
+        stage = {"stage": self.course.stage} if self.config.curriculum.stages else {}
+        return {"updates": self.updates, "gradient_updates": made, "samples": self.samples, **stage}
 
     def _updates_due(self) -> int:
         settings, rollout = self.config.train, self.needs.rollout
         if rollout is not None:
             return int(self.iterations % rollout == 0)
-        if self.step_count < settings.warmup_steps or self.iterations % settings.train_every or not len(self.replay):
+        is_warm = self.step_count - self.course.began_at >= settings.warmup_steps
+        if not is_warm or self.iterations % settings.train_every or not len(self.replay):
             return 0
         return settings.updates
 
     def evaluate(self, should_stop: Callable[[], bool]) -> EvaluationResult:
-        """Play the evaluation episodes; they start from the same seed every time."""
+        """Play the evaluation episodes, in the task of the run; they start from the same seed every time."""
         settings = self.config.train
-        return evaluate(
-            self.algorithm,
-            self._evaluation_env,
-            settings.evaluation_episodes,
-            settings.discount,
-            self.streams.integer("evaluation"),
-            should_stop=should_stop,
-        )
+        self._read(self.spec)
+        try:
+            return evaluate(
+                self.algorithm,
+                self._evaluation_env,
+                settings.evaluation_episodes,
+                settings.discount,
+                self.streams.integer("evaluation"),
+                should_stop=should_stop,
+            )
+        finally:
+            self._read(self.env.spec)
+
+    def _read(self, spec: EnvSpec) -> None:
+        """Let the algorithm see another task, if there is another one in this run."""
+        if self.config.curriculum.stages:
+            retarget(self.algorithm, spec)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the parts of a checkpoint, from which learning goes on bit for bit."""
         step = None if self._step is None else self._step._asdict()
+        course = {"curriculum": self.course.state_dict()} if self.config.curriculum.stages else {}
         return {
             "algorithm": self.algorithm.state_dict(),
             "environment": {"env": self.env.state_dict(), "step": step},
@@ -183,10 +234,14 @@ class Learning:
             "rewards": None if self._reward_scale is None else self._reward_scale.state_dict(),
             "streams": self.streams.state_dict(),
             "progress": {name: getattr(self, name) for name in _COUNTERS},
+            **course,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
         """Go on from what `state_dict` returned; return in words what could not be restored."""
+        if self.config.curriculum.stages:
+            self.course.load_state_dict(state["curriculum"])
+            self._set_up()
         self.algorithm.load_state_dict(state["algorithm"])
         self.replay.load_state_dict(state["replay"])
         self._player.load_state_dict(state["player"])
@@ -204,11 +259,11 @@ class Learning:
             return []
         return [f"{self.config.env} cannot save its state: every environment began a new episode at the resume"]
 
-    def _make_env(self, make_env: EnvFactory, count: int, purpose: str) -> Any:
+    def _make_env(self, count: int, purpose: str, changes: Mapping[str, Any] | None = None) -> Any:
         def report(fault: Fault) -> None:
             self._on_fault({"kind": "environment", "during": purpose, **fault._asdict()})
 
-        env = make_env(self.config.env, num_envs=count, **self.config.env_options)
+        env = self._make(self.config.env, num_envs=count, **{**self.config.env_options, **(changes or {})})
         return guarded(env, on_fault=self.config.train.on_env_fault, report=report)
 
     def _move(self, name: str) -> torch.device:
@@ -251,13 +306,6 @@ class Learning:
 
 def _columns(batch: Batch) -> Iterable[tuple[str, Tensor]]:
     return ((name, column) for name, column in batch._asdict().items() if column is not None)
-
-
-def close_env(env: Any) -> None:
-    """End the processes of an environment, if it has any."""
-    close = getattr(env, "close", None)
-    if close is not None:
-        close()
 
 
 _COUNTERS = ("step_count", "iterations", "updates", "skipped_updates", "nonfinite_in_a_row", "samples")

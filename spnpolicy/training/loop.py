@@ -50,6 +50,10 @@ class Progress(NamedTuple):
     """Time since the start, earlier attempts included."""
     evaluation: dict[str, float]
     """Means of the latest evaluation."""
+    stage: int = 1
+    """Stage of the curriculum; the task of the run itself is the last."""
+    stages: int = 1
+    """Number of stages; 1 without a curriculum."""
 
     @property
     def seconds_left(self) -> float:
@@ -70,6 +74,8 @@ class TrainResult(NamedTuple):
     """Time it took."""
     faults: int = 0
     """Failures of environments and updates that were survived; faults.jsonl has each."""
+    stage: int = 1
+    """Stage of the curriculum that training was in; one more than it has where it came to the task of the run."""
 
 
 def train(
@@ -142,7 +148,8 @@ def resume(
     config = read_run_config(folder)
     finished = read_finished(folder, config)
     if finished is not None:
-        return TrainResult(finished["step"], True, finished["evaluation"], finished["seconds"], finished["faults"])
+        means, stage = finished["evaluation"], finished.get("stage", 1)
+        return TrainResult(finished["step"], True, means, finished["seconds"], finished["faults"], stage)
     with process_group(), locked_run(folder), Session(config, folder, make_env, sinks, device) as session:
         session.load(strict=strict)
         return session.run(on_progress)
@@ -231,6 +238,7 @@ class Session:
                 self._recorder.evaluation,
                 self._recorder.seconds(),
                 self._recorder.faults,
+                self.learning.course.stage,
             )
             if is_finished and world().rank == 0:
                 self._write_result(result)
@@ -249,17 +257,30 @@ class Session:
             if any_of(stop.requested):
                 return False
             before = learning.step_count
-            self._recorder.stepped(before + settings.num_envs, learning.iterate())
+            ended = self._recorder.stepped(before + settings.num_envs, learning.iterate())
             self._recorder.learned(learning.learn_if_due())
             now = learning.step_count
-            if _is_due(before, now, settings.log_every):
+            is_mastered = learning.is_stage_mastered(ended, self._recorder.tracker.ages)
+            # At the end of a stage as well, so that no record is about two of them.
+            if is_mastered or _is_due(before, now, settings.log_every):
                 self._recorder.log(now, learning.counts(), skipped=learning.skipped_updates)
+            if is_mastered:
+                self._begin_next_stage()
             if _is_due(before, now, settings.checkpoint_every) and now < settings.steps:
                 self._save()
             elif world().size == 1:
                 self._saver.retry_if_due(self._state_dict)
             if on_progress is not None:
-                on_progress(Progress(now, settings.steps, self._recorder.seconds(), self._recorder.evaluation))
+                course, evaluation = learning.course, self._recorder.evaluation
+                times = (now, settings.steps, self._recorder.seconds())
+                on_progress(Progress(*times, evaluation, course.stage, course.stages))
+
+    def _begin_next_stage(self) -> None:
+        self.learning.begin_next_stage()
+        self._recorder.tracker.forget()
+        course = self.learning.course
+        what = ", ".join(f"{name} {value}" for name, value in course.options.items()) or "the task of the run itself"
+        _log.info("stage %d of %d begins at env step %d: %s.", course.stage, course.stages, course.began_at, what)
 
     def _evaluation_is_due(self) -> bool:
         now, last, settings = self.learning.step_count, self._evaluated_at, self.config.train
@@ -329,7 +350,7 @@ class Session:
         write_json(self.folder / "run.json", facts | {"attempts": [*facts["attempts"], attempt]})
 
     def _facts(self) -> dict[str, Any]:
-        return run_facts(self.config, self.learning.env.spec, self.learning.needs)
+        return run_facts(self.config, self.learning.spec, self.learning.needs)
 
     def _write_result(self, result: TrainResult) -> None:
         # JSON has no nan: a mean that does not exist is left out.

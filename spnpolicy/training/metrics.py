@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +63,12 @@ def read_metrics(path: Path | str) -> Metrics:
     path = checked_path("a metrics file", path)
     content = path.read_bytes()
     return Metrics(parse_records(content, path), int(content[-1:] not in (b"", b"\n")))
+
+
+def stage_changes(records: Iterable[Mapping[str, Any]]) -> list[int]:
+    """Return the env steps at which stages of a curriculum ended: each ends with a record of its own."""
+    staged = [(record["stage"], record["step"]) for record in records if "stage" in record]
+    return [step for (stage, step), (following, _) in pairwise(staged) if following != stage]
 
 
 def parse_records(content: bytes, path: Path) -> list[dict[str, Any]]:

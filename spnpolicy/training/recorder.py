@@ -10,7 +10,7 @@ import numpy as np
 from spnpolicy.base.distributed import gather_rows, share, world
 from spnpolicy.data.env import Step
 from spnpolicy.training.agreement import saved_records
-from spnpolicy.training.episodes import EPISODE_COLUMNS, EpisodeTracker, episode_rows, format_rows
+from spnpolicy.training.episodes import EPISODE_COLUMNS, Episodes, EpisodeTracker, episode_rows, format_rows
 from spnpolicy.training.evaluation import EvaluationResult
 from spnpolicy.training.metrics import RecordDigest, record_line
 from spnpolicy.training.sinks import SafeSinks, Sink
@@ -59,11 +59,12 @@ class Recorder:
         for file in self._files.values():
             file.close()
 
-    def stepped(self, step_count: int, step: Step) -> None:
-        """Count one step of every environment."""
+    def stepped(self, step_count: int, step: Step) -> Episodes:
+        """Count one step of every environment, and return the episodes that ended with it."""
         ended = self.tracker.add(step)
         if len(ended.env):
             self._rows.append(episode_rows(step_count, ended))
+        return ended
 
     def learned(self, numbers: Iterable[Mapping[str, float]]) -> None:
         """Count the numbers of some updates."""

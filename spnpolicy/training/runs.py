@@ -160,6 +160,13 @@ def with_all_options(config: RunConfig, algorithm: Algorithm) -> RunConfig:
     return replace(config, algorithm_options=options)
 
 
+def close_env(env: Any) -> None:
+    """End the processes of an environment, if it has any."""
+    close = getattr(env, "close", None)
+    if close is not None:
+        close()
+
+
 @dataclass(frozen=True)
 class LoadedRun:
     """A run as its latest checkpoint left it, ready to act."""

@@ -5,6 +5,7 @@ from tests.planted import (
     bugs_in_approximate,
     bugs_in_baselines,
     bugs_in_circuits,
+    bugs_in_curricula,
     bugs_in_factor_q,
     bugs_in_learning,
     bugs_in_parts,
@@ -23,6 +24,7 @@ BUGS: tuple[Bug, ...] = (
     *bugs_in_parts.BUGS,
     *bugs_in_algorithms.BUGS,
     *bugs_in_runs.BUGS,
+    *bugs_in_curricula.BUGS,
     *bugs_in_tools.BUGS,
     *bugs_in_baselines.BUGS,
 )

@@ -87,6 +87,7 @@ def _draw_curves(results: Results, path: Path) -> None:
         ylabel=f"discounted return ({discount:g}) as a fraction of the exact optimum",
         levels=_reference_levels(results),
         limits=(0.0, _ROOM_ABOVE),
+        ticks=results.stage_changes,
     )
 
 

@@ -1,6 +1,6 @@
 """What the finished trials of a plan found, beside two references that need no training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from spnpolicy.experiments.statistics.bootstrap import Interval, interval_over_r
 from spnpolicy.experiments.statistics.curves import Curve, History, common_curve
 from spnpolicy.experiments.sweeps.plan import Plan, trial_folder
 from spnpolicy.experiments.sweeps.trials import EVALUATION_FILE, FinalEvaluation, is_finished, read_evaluation
-from spnpolicy.training.metrics import read_metrics
+from spnpolicy.training.metrics import read_metrics, stage_changes
 
 MEASURES = ("success", "steps", "fraction_of_optimum")
 """Success rate; steps to success, where a failed episode counts as the episode limit; return over the optimum's."""
@@ -50,6 +50,8 @@ class Results:
     curves: dict[str, Curve]
     """Fraction of the optimum during training."""
     references: References
+    stage_changes: dict[str, list[int]] = field(default_factory=dict)
+    """Algorithm -> env steps at which curricula of its runs went on to the next stage; only those with one."""
 
 
 def load_results(plan: Plan, folder: Path) -> Results:
@@ -63,14 +65,18 @@ def load_results(plan: Plan, folder: Path) -> Results:
         raise ConfigError(f"{folder} has no finished trial to report on.")
     evaluations: dict[str, dict[int, FinalEvaluation]] = {}
     histories: dict[str, list[History]] = {}
+    changes: dict[str, list[int]] = {}
     for config in finished:
         own = trial_folder(folder, config)
         evaluations.setdefault(config.algorithm, {})[config.train.seed] = read_evaluation(own / EVALUATION_FILE)
-        histories.setdefault(config.algorithm, []).append(_history(own / "metrics.jsonl"))
+        records = read_metrics(own / "metrics.jsonl").records
+        histories.setdefault(config.algorithm, []).append(_history(records))
+        if found := stage_changes(records):
+            changes.setdefault(config.algorithm, []).extend(found)
     ordered = {name: evaluations[name] for name in plan.algorithms if name in evaluations}
     scores = [_score(name, list(runs.values())) for name, runs in ordered.items()]
     curves = {name: common_curve(histories[name]) for name in ordered}
-    return Results(plan, ordered, scores, curves, _references(plan))
+    return Results(plan, ordered, scores, curves, _references(plan), changes)
 
 
 def _score(algorithm: str, runs: list[FinalEvaluation]) -> Score:
@@ -84,9 +90,9 @@ def _score(algorithm: str, runs: list[FinalEvaluation]) -> Score:
     return Score(algorithm, len(runs), {name: interval_over_runs(values) for name, values in columns.items()})
 
 
-def _history(path: Path) -> History:
-    records = [record for record in read_metrics(path).records if record["kind"] == "evaluation"]
-    return History(*(np.array([record[name] for record in records]) for name in ("step", "fraction_of_optimum")))
+def _history(records: list[dict[str, Any]]) -> History:
+    evaluations = [record for record in records if record["kind"] == "evaluation"]
+    return History(*(np.array([record[name] for record in evaluations]) for name in ("step", "fraction_of_optimum")))
 
 
 def _references(plan: Plan) -> References:

@@ -1,6 +1,6 @@
 """Learning curves: evaluations against env steps, one line and one band each, named at their ends."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from spnpolicy.experiments.statistics.curves import Curve
 _LABEL_GAP = 0.052
 _TOP = 1.0
 _LONGEST_NAME = 44
+_TICK = 0.035
+"""Height of a tick, of the whole picture's."""
 
 
 def draw_lines(
@@ -28,6 +30,7 @@ def draw_lines(
     levels: Mapping[str, float] | None = None,
     styles: Mapping[str, int] | None = None,
     limits: tuple[float, float] | None = None,
+    ticks: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """Write a PNG with a line and a band for each curve; lines differ in colour and dashes and are named at their ends.
 
@@ -39,8 +42,11 @@ def draw_lines(
         levels: horizontal lines by name.
         styles: number of each curve's style, for the same colours in several pictures; None to count.
         limits: of the vertical axis; None for what the lines need.
+        ticks: env steps, by name of the curve, at which curricula of its runs went on: short lines at the bottom.
     """
-    figure, axes = new_axes(title=title, xlabel="env steps", ylabel=ylabel)
+    # Said where they are, so that nobody has to guess what they are.
+    meaning = "; a short line at the bottom: the next stage of a run's curriculum" if ticks else ""
+    figure, axes = new_axes(title=title, xlabel=f"env steps{meaning}", ylabel=ylabel)
     ends: list[tuple[float, str, Any]] = []
     for number, (name, (curve, band)) in enumerate(curves.items()):
         color, style = series_style(number if styles is None else styles[name])
@@ -50,6 +56,8 @@ def draw_lines(
         if len(curve.values) > 1:
             axes.fill_between(curve.steps, band.low, band.high, color=color, alpha=0.16, linewidth=0)
         ends.append((float(band.estimate[-1]), name, color))
+        changes = (ticks or {}).get(name, ())
+        axes.vlines(changes, 0.0, _TICK, transform=axes.get_xaxis_transform(), color=color, linewidth=1.0, alpha=0.7)
     for name, level in (levels or {}).items():
         axes.axhline(level, color=INK, linewidth=0.9, linestyle=(0, (1, 2)))
         ends.append((level, name, INK))

@@ -54,7 +54,9 @@ def group_runs(runs: Sequence[Run]) -> list[Task]:
 def algorithm_settings(run: Run) -> Settings:
     """Return everything that could change what a run learns, except task and seed."""
     train = {name: value for name, value in encode(run.config.train).items() if name not in _NO_PART_OF_AN_ALGORITHM}
-    return {"algorithm": run.config.algorithm, **flat(run.config.algorithm_options), **flat(train, "train.")}
+    # The curriculum in words, because a list of stages is hard to read.
+    course = {"curriculum": str(run.config.curriculum)}
+    return {"algorithm": run.config.algorithm, **flat(run.config.algorithm_options), **flat(train, "train."), **course}
 
 
 def in_words(settings: Settings) -> str:

@@ -73,6 +73,8 @@ class TaskNumbers(Numbers):
     """Algorithm -> evaluations during training."""
     source: str
     """Where the scores are from, in words."""
+    stage_changes: dict[str, list[int]]
+    """Algorithm -> env steps at which curricula of its runs went on to the next stage; only those with one."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def _task_numbers(task: Task, measure: str) -> TaskNumbers:
         efforts={name: _effort(task.groups[name]) for name in ranked},
         curves={name: (curve, curve_band(curve, generator=_generator())) for name, curve in curves.items()},
         source=_source(runs, is_final),
+        stage_changes={name: steps for name in ranked if (steps := _stage_changes(task.groups[name]))},
     )
 
 
@@ -150,6 +153,10 @@ def _overall(tasks: Sequence[TaskNumbers], measure: str) -> Numbers | None:
     ranked = _ranked({name: [task.scores[name][0] for task in tasks] for name in names}, measure)
     aggregates = {name: _aggregates(ranked[name], measure) for name in ranked}
     return Numbers("all tasks", ranked, aggregates, _pairs(ranked, measure), _profiles(ranked, measure), {})
+
+
+def _stage_changes(runs: Sequence[Run]) -> list[int]:
+    return sorted(step for run in runs for step in run.stage_changes)
 
 
 def _effort(runs: Sequence[Run]) -> Effort:

@@ -47,7 +47,15 @@ def draw_pictures(comparison: Comparison, folder: Path, on_picture: OnPicture = 
         path = folder / f"curves{_suffix(number, len(comparison.tasks))}.png"
         on_picture("drawing", next(parts), total)
         limits = _limits(task) if measure in NORMALISED else None
-        draw_lines(path, task.curves, title=title, ylabel=MEASURE_NAMES[measure], styles=styles, limits=limits)
+        draw_lines(
+            path,
+            task.curves,
+            title=title,
+            ylabel=MEASURE_NAMES[measure],
+            styles=styles,
+            limits=limits,
+            ticks=task.stage_changes,
+        )
         pictures.append(Picture(path, task.label, title))
     for name, draw in drawers:
         for number, numbers in enumerate(comparison.parts, start=1):

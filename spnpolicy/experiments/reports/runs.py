@@ -15,6 +15,7 @@ from spnpolicy.experiments.sweeps.plan import PLAN_FILE, read_plan, trial_folder
 from spnpolicy.experiments.sweeps.trials import EVALUATION_FILE, read_evaluation
 from spnpolicy.training.config import RunConfig
 from spnpolicy.training.evaluation import SAMPLED
+from spnpolicy.training.metrics import stage_changes
 from spnpolicy.training.runs import check_unfinished, read_facts, read_finished, read_records, read_run_config
 
 GREEDY = ("fraction_of_optimum", "return", "discounted_return", "success", "length")
@@ -49,6 +50,8 @@ class Run:
     """Gradient steps up to `step` of what is played by; None where they were not counted."""
     samples: int | None = None
     """Transitions that they learned from, each counted as often as it was used; None where they were not counted."""
+    stage_changes: tuple[int, ...] = ()
+    """Env steps at which its curriculum went on to the next stage."""
 
     @property
     def samples_per_env_step(self) -> float | None:
@@ -123,7 +126,8 @@ def read_run(folder: Path) -> Run:
     """
     config = read_run_config(folder)
     metrics = folder / "metrics.jsonl"
-    evaluations = [record for record in read_records(folder) if record.get("kind") == "evaluation"]
+    records = read_records(folder)
+    evaluations = [record for record in records if record.get("kind") == "evaluation"]
     steps = _steps(evaluations, metrics)
     histories = _histories(steps, evaluations, metrics)
     counts = {name: _count(name, evaluations, metrics) for name in ("gradient_updates", "samples")}
@@ -141,6 +145,7 @@ def read_run(folder: Path) -> Run:
         final_episodes=max(map(len, final.values()), default=0),
         result=result or {},
         facts=read_facts(folder) or {},
+        stage_changes=tuple(_stage_changes(records, metrics)),
         **counts,
     )
 
@@ -178,6 +183,13 @@ def _steps(evaluations: Sequence[Mapping[str, Any]], path: Path) -> np.ndarray:
     if (np.diff(rising) <= 0).any():
         raise SpnPolicyError(f"{path}: the steps of the evaluations do not rise.")
     return rising
+
+
+def _stage_changes(records: Sequence[Mapping[str, Any]], path: Path) -> list[int]:
+    staged = [record for record in records if "stage" in record]
+    if any(type(record["stage"]) is not int or type(record.get("step")) is not int for record in staged):
+        raise SpnPolicyError(f"{path}: a record has a stage or a step that is no whole number.")
+    return stage_changes(staged)
 
 
 def _count(name: str, evaluations: Sequence[Mapping[str, Any]], path: Path) -> int | None:

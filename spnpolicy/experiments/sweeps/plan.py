@@ -21,8 +21,9 @@ from spnpolicy.base.seeding import Streams, derive_seed
 from spnpolicy.base.strict_json import read_json
 from spnpolicy.envs import make_env
 from spnpolicy.experiments.presets import Preset
-from spnpolicy.training.config import RunConfig, TrainConfig
+from spnpolicy.training.config import Curriculum, RunConfig, TrainConfig
 from spnpolicy.training.player import needs_of
+from spnpolicy.training.retarget import check_stages
 from spnpolicy.training.runs import build_algorithm
 
 PLAN_FILE = "plan.json"
@@ -75,6 +76,8 @@ class Environment(NamedTuple):
     """Name in the registry of environments."""
     options: Mapping[str, Any]
     """Without the number of copies."""
+    curriculum: Curriculum = Curriculum()
+    """Easier stages that come before."""
 
 
 def make_plan(
@@ -105,7 +108,7 @@ def make_plan(
         own = preset.own_options.get(algorithm, {})
         shared = merged(_step_sizes(algorithm, preset.learning_rate), preset.algorithm_options)
         options[algorithm] = merged(merged(shared, own), algorithm_options or {})
-    environment = Environment(preset.env, {**preset.env_options, **(env_options or {})})
+    environment = Environment(preset.env, {**preset.env_options, **(env_options or {})}, preset.curriculum)
     return cross(
         name,
         options,
@@ -147,9 +150,11 @@ def cross(
         ConfigError: a setting has the wrong name, type or range.
     """
     configs: list[Trial] = []
-    for label, (env, env_options) in environments.items():
+    for label, (env, env_options, curriculum) in environments.items():
         trials = [
-            _complete(Trial(algorithm, env, dict(options), dict(env_options), train, environment=label), source)
+            _complete(
+                Trial(algorithm, env, dict(options), dict(env_options), train, curriculum, environment=label), source
+            )
             for algorithm, options in algorithms.items()
         ]
         configs += _checked(trials, f"{source}environments.{label}: " if source else "")
@@ -172,7 +177,9 @@ def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
 
 def run_config(trial: Trial) -> RunConfig:
     """Return the run of a trial alone, as it is stored in its folder."""
-    return RunConfig(trial.algorithm, trial.env, trial.algorithm_options, trial.env_options, trial.train)
+    return RunConfig(
+        trial.algorithm, trial.env, trial.algorithm_options, trial.env_options, trial.train, trial.curriculum
+    )
 
 
 def trial_folder(folder: Path, trial: Trial) -> Path:
@@ -252,6 +259,7 @@ def _checked(configs: Sequence[Trial], path: str) -> list[Trial]:
             train = replace(config.train, team_reward=config.train.team_reward or needs_team)
             config = replace(config, train=train)
             learner = build_algorithm(config, env.spec, Streams(train.seed))
+            check_stages(config, learner, env.spec, make_env, num_envs=1)
             # All of a plan share their settings; those of replay are not for who learns from rollouts.
             on_policy = needs_of(learner).rollout is not None
             checked.append(replace(config, train=train.without_replay()) if on_policy else config)

@@ -9,7 +9,7 @@ from spnpolicy.base.decoding import decode, require
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.strict_json import read_json
 from spnpolicy.experiments.sweeps.plan import Environment, Plan, cross
-from spnpolicy.training.config import TrainConfig
+from spnpolicy.training.config import Curriculum, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Sweep:
     algorithms: dict[str, dict[str, Any]]
     """Settings that differ from the defaults, by the name of the algorithm."""
     environments: dict[str, dict[str, Any]]
-    """Options by a name of your own; "env" in them is the registered name where that is another one."""
+    """Options by a name of your own; "env" in them is the registered name where that is another one, and "curriculum"
+    what comes before, as in config.json."""
     name: str = "sweep"
     """What to call it; its folder is runs/NAME unless --out says otherwise."""
     seeds: int = 3
@@ -77,4 +78,8 @@ def _environment(label: str, options: Mapping[str, Any], source: str) -> Environ
         raise ConfigError(f"{source}environments.{label}.env is {name!r}, but must be the name of an environment.")
     if "num_envs" in options:
         raise ConfigError(f"{source}environments.{label}: num_envs is a setting of train, not of an environment.")
-    return Environment(name, {key: value for key, value in options.items() if key != "env"})
+    path = f"{source}environments.{label}.curriculum"
+    curriculum = decode(Curriculum, options.get("curriculum", {}), path=path)
+    return Environment(
+        name, {key: value for key, value in options.items() if key not in ("env", "curriculum")}, curriculum
+    )

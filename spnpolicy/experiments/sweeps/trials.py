@@ -18,9 +18,8 @@ from spnpolicy.base.tables import csv_text
 from spnpolicy.experiments.sweeps.plan import Plan, Trial, run_config, trial_folder
 from spnpolicy.training.config import RunConfig
 from spnpolicy.training.evaluation import EvaluationResult, evaluate
-from spnpolicy.training.learning import close_env
 from spnpolicy.training.loop import Progress, TrainResult, resume, train
-from spnpolicy.training.runs import load_run
+from spnpolicy.training.runs import close_env, load_run
 
 EVALUATION_FILE = "evaluation.csv"
 FAILURE_FILE = "failure.txt"

@@ -6,6 +6,7 @@ torchrun --nproc-per-node 2 parallel_program.py FOLDER
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from spnpolicy.data.protocol import Batch
 from spnpolicy.envs import make_env
 from spnpolicy.parts.settings import RolloutSettings
 from spnpolicy.parts.targets import normalized
-from spnpolicy.training.config import RunConfig, TrainConfig
+from spnpolicy.training.config import Curriculum, RunConfig, TrainConfig
 from spnpolicy.training.loop import resume, train
 
 ENV = {"agents": 2, "size": 3, "episode_limit": 9}
@@ -27,6 +28,13 @@ CONFIG = RunConfig(
     TrainConfig(steps=320, num_envs=8, batch_size=32, replay_capacity=120, warmup_steps=40, updates=2, log_every=48,
                 evaluate_every=96, evaluation_episodes=4, checkpoint_every=64, seed=5),
 )  # fmt: skip
+
+STAGED = replace(
+    CONFIG,
+    algorithm="iql",
+    train=replace(CONFIG.train, steps=160),
+    curriculum=Curriculum(({"size": 2},), success=0.0, episodes=11),
+)
 
 
 def global_batch(size: int) -> Batch:
@@ -102,6 +110,7 @@ def main(folder: Path) -> None:
         result = train(CONFIG, folder / "broken", on_progress=interrupt_at(136))
         found["interrupted at"] = result.step
         resume(folder / "broken")
+        found["stage"] = train(STAGED, folder / "staged").stage
     (folder / f"found{world.rank}.json").write_text(json.dumps(found))
 
 

@@ -93,6 +93,15 @@ def test_the_processes_share_the_work(together):
     assert load_run(folder / "unbroken", num_envs=2).step == CONFIG.train.steps
 
 
+def test_the_processes_go_on_to_the_next_stage_together(together):
+    """Each counts the episodes of both."""
+    folder, found = together
+    assert [part["stage"] for part in found] == [2, 2]
+    states = [load_checkpoint(folder / "staged" / name) for name in ("checkpoints", "checkpoints-rank1")]
+    assert str(states[0]["curriculum"]) == str(states[1]["curriculum"])
+    assert 0 < states[0]["curriculum"]["began_at"] < 160
+
+
 def test_one_process_cannot_go_on_with_the_run_of_two(together, tmp_path):
     folder, _ = together
     (folder / "broken" / "result.json").rename(tmp_path / "result.json")

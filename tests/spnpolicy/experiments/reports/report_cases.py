@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from spnpolicy.base.decoding import encode
-from spnpolicy.training.config import RunConfig, TrainConfig
+from spnpolicy.training.config import Curriculum, RunConfig, TrainConfig
 
 TRAIN = TrainConfig(steps=400, num_envs=8, replay_capacity=400, evaluate_every=200)
 FACTS = {
@@ -24,16 +24,20 @@ FACTS = {
 
 
 def write_run(folder: Path, value=0.5, *, algorithm="vdn", env="coverage", options=None, env_options=None, seed=0,
-              train=None, finished=True, normalised=True, history=None, facts=FACTS) -> Path:  # fmt: skip
+              train=None, finished=True, normalised=True, history=None, facts=FACTS,
+              curriculum=None, changes=()) -> Path:  # fmt: skip
     """Write a run that earned `value` at its last evaluation, and half of that half-way; return its folder."""
     folder.mkdir(parents=True)
     settings = replace(TRAIN, **{"seed": seed, **(train or {})})
-    config = RunConfig(algorithm, env, options or {}, env_options or {"size": 5}, settings)
+    config = RunConfig(algorithm, env, options or {}, env_options or {"size": 5}, settings, curriculum or Curriculum())
     (folder / "config.json").write_text(json.dumps(encode(config)))
     steps = settings.steps
     points = history or [(0, 0.0), (steps // 2, value / 2), (steps, value)]
     lines = [json.dumps(evaluation(step, worth, normalised=normalised)) for step, worth in points]
-    (folder / "metrics.jsonl").write_text("\n".join([json.dumps({"kind": "train", "step": 100}), *lines]) + "\n")
+    trained = [{"kind": "train", "step": 100}]
+    if curriculum is not None:
+        trained = [{"kind": "train", "step": step, "stage": stage} for stage, step in enumerate([*changes, steps], 1)]
+    (folder / "metrics.jsonl").write_text("\n".join([*map(json.dumps, trained), *lines]) + "\n")
     if facts is not None:
         (folder / "run.json").write_text(json.dumps(facts))
     if finished:

@@ -8,6 +8,7 @@ from spnpolicy.experiments.reports.folder import make_report
 from spnpolicy.experiments.reports.numbers import choose_measure, compare
 from spnpolicy.experiments.reports.runs import GREEDY, read_run
 from spnpolicy.experiments.statistics.tables import chance_of_separation, digits_for
+from spnpolicy.training.config import Curriculum
 
 GOOD, POOR = [0.8, 0.9, 0.85, 0.95, 0.7], [0.3, 0.4, 0.2, 0.75, 0.5]
 
@@ -52,6 +53,21 @@ def test_curves_and_profiles_belong_to_the_runs(report):
     assert profile[-1] == 0
     index = np.searchsorted(task.profiles.thresholds, 0.45)
     assert profile[index] == pytest.approx(2 / 5)
+
+
+def test_stages_of_a_curriculum_are_told_and_make_another_algorithm(tmp_path):
+    staged = {"curriculum": Curriculum(({"size": 3}, {"size": 4})), "changes": [50, 120]}
+    write_run(tmp_path / "plain")
+    write_run(tmp_path / "staged" / "a", **staged)
+    write_run(tmp_path / "staged" / "b", seed=1, **(staged | {"changes": [90]}))
+    assert read_run(tmp_path / "staged" / "a").stage_changes == (50, 120)
+    (task,) = make_report([tmp_path]).comparison.tasks
+    assert task.stage_changes == {"vdn curriculum=size=3,4": [50, 90, 120]}
+    assert set(task.scores) == {"vdn curriculum=size=3,4", "vdn curriculum=none"}
+    path = tmp_path / "plain" / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"step": 100', '"step": 100, "stage": "first"'))
+    with pytest.raises(ConfigError, match=r"metrics.jsonl: a record has a stage or a step that is no whole number"):
+        make_report([tmp_path])
 
 
 def test_length_is_better_when_it_is_less(tmp_path):

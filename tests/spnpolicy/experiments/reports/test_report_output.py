@@ -13,8 +13,10 @@ from spnpolicy.base.errors import ConfigError
 from spnpolicy.cli import main
 from spnpolicy.cli.report import MEASURES as NAMES_IN_HELP
 from spnpolicy.experiments.media.figures import plain, series_style
+from spnpolicy.experiments.media.lines import draw_lines
 from spnpolicy.experiments.reports.folder import make_report, write_report_folder
 from spnpolicy.experiments.reports.runs import MEASURES
+from spnpolicy.training.config import Curriculum
 
 GOOD, POOR = [0.8, 0.9, 0.85, 0.95, 0.7], [0.3, 0.4, 0.2, 0.75, 0.5]
 HOSTILE = "<script>alert(1)</script>\"'&$\\frac{x}{"
@@ -160,6 +162,22 @@ def test_runs_without_any_difference_are_drawn_too(tmp_path, value):
     write_runs(tmp_path / "runs" / "a", [value, value])
     write_run(tmp_path / "runs" / "b", value, algorithm="iql", history=[(0, value)])
     assert write_report_folder(make_report([tmp_path / "runs"]), tmp_path / "out")
+
+
+def test_curves_show_where_stages_change(tmp_path):
+    staged = {"curriculum": Curriculum(({"size": 3},)), "changes": [100]}
+    write_run(tmp_path / "runs" / "a", **staged)
+    report = make_report([tmp_path / "runs"])
+    (task,) = report.comparison.tasks
+    pictures = []
+    for name, ticks in (("plain.png", None), ("none.png", {}), ("ticks.png", task.stage_changes)):
+        draw_lines(tmp_path / name, task.curves, title="", ylabel="", ticks=ticks)
+        with Image.open(tmp_path / name) as picture:
+            pictures.append(np.asarray(picture.convert("RGB")))
+    assert (pictures[0] == pictures[1]).all()
+    assert pictures[0].shape != pictures[2].shape or (pictures[0] != pictures[2]).any()
+    write_report_folder(report, tmp_path / "out")
+    assert "curriculum: size=3" in (tmp_path / "out" / "report.html").read_text() or "size=3" in report.text
 
 
 def test_several_tasks_have_pictures_each(tmp_path):

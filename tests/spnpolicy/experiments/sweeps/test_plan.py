@@ -14,6 +14,7 @@ from spnpolicy.experiments.sweeps.plan import (
     read_plan,
     run_config,
 )
+from spnpolicy.training.config import Curriculum
 from tests.spnpolicy.experiments.benchmarks.benchmark_cases import TINY, tiny_plan
 
 
@@ -59,6 +60,13 @@ def test_own_options_go_to_their_algorithm_only():
     rates = {trial.algorithm: trial.algorithm_options["critic"]["learning_rate"] for trial in plan.trials}
     assert rates["iql"] == 0.5
     assert rates["vdn"] != 0.5
+
+
+def test_a_preset_may_have_a_curriculum():
+    curriculum = Curriculum(({"size": 2},), success=0.8)
+    plan = tiny_plan(curriculum=curriculum)
+    assert all(run_config(trial).curriculum == curriculum for trial in plan.trials)
+    assert decode(Plan, encode(plan), path="plan") == plan
 
 
 def test_a_folder_belongs_to_one_plan(tmp_path):

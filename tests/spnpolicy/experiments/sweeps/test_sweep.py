@@ -7,8 +7,9 @@ import pytest
 from spnpolicy.base.decoding import decode, encode
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.cli import main
-from spnpolicy.experiments.sweeps.plan import Plan, read_plan
+from spnpolicy.experiments.sweeps.plan import Plan, read_plan, run_config
 from spnpolicy.experiments.sweeps.sweep import Sweep, read_sweep, sweep_plan
+from spnpolicy.training.config import Curriculum
 
 FIRST = {
     "name": "first",
@@ -43,6 +44,20 @@ def test_every_algorithm_meets_every_environment_with_every_seed(tmp_path):
     assert first.algorithm_options["labels"] == 16
     assert {trial.train.steps for trial in plan.trials} == {20000}
     assert decode(Plan, encode(plan), path="plan") == plan
+
+
+def test_an_environment_may_have_a_curriculum(tmp_path):
+    small = {**FIRST["environments"]["small"], "curriculum": {"stages": [{"size": 2}], "episodes": 50}}
+    changes = {"algorithms": {"vdn": {}}, "environments": {"small": small}}
+    (trial, *_) = sweep_plan(read_sweep(written(tmp_path, **changes))).trials
+    assert trial.env_options == {"size": 3, "agents": 2}
+    assert trial.curriculum == run_config(trial).curriculum == Curriculum(({"size": 2},), episodes=50)
+    small["curriculum"]["stages"].append({"agents": 1})
+    with pytest.raises(ConfigError, match=r"environments.small: stage 2 of the curriculum \({'agents': 1}\): cardinal"):
+        sweep_plan(read_sweep(written(tmp_path, **changes)), source="first.json.")
+    small["curriculum"] = 3
+    with pytest.raises(ConfigError, match=r"first.json.environments.small.curriculum is 3, but must be an object"):
+        sweep_plan(read_sweep(written(tmp_path, **changes)), source="first.json.")
 
 
 def test_one_environment_is_not_in_the_names(tmp_path):
