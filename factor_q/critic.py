@@ -369,7 +369,10 @@ class _StackedLinear(nn.Module):
 def _apply(rows: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
     """Return rows times weights plus an offset: a bias, (copies, outputs), or what is there of the outputs already."""
     if len(weight) == 1:
-        return rows @ weight[0] + (offset[0] if offset.dim() == 2 else offset)
+        # As one matrix product that adds: torch would do so only without a leading axis.
+        offset = offset[0] if offset.dim() == 2 else offset.reshape(-1, offset.shape[-1])
+        product = torch.addmm(offset, rows.reshape(-1, rows.shape[-1]), weight[0])
+        return product.view(*rows.shape[:-1], product.shape[-1])
     return torch.baddbmm(offset.unsqueeze(1) if offset.dim() == 2 else offset, rows, weight)
 
 
