@@ -177,8 +177,8 @@ BUGS = (
     Bug(
         "factor_q: a critic's tables are handed to the wrong factors",
         "factor_q/critic.py",
-        "torch.tensor(produced, dtype=torch.long).argsort(), persistent=False",
-        "torch.tensor(produced, dtype=torch.long), persistent=False",
+        "torch.tensor(produced, dtype=torch.long).argsort()",
+        "torch.tensor(produced, dtype=torch.long)",
         ("tests/factor_q/test_critic.py",),
     ),
     Bug(

@@ -180,8 +180,8 @@ BUGS = (
     Bug(
         "elbo: the actor's without its entropy",
         "spnpolicy/algorithms/spn_ac.py",
-        "bound = least(pi.expectation(q.detach()) for q in q_t) + self.temperature.value * entropy",
-        "bound = least(pi.expectation(q.detach()) for q in q_t)",
+        "bound = least(pi.expectation(q) for q in q_t) + self.temperature.value * entropy",
+        "bound = least(pi.expectation(q) for q in q_t)",
         (SPN_AC,),
     ),
     Bug(
@@ -194,22 +194,22 @@ BUGS = (
     Bug(
         "spn_ac: the next state is valued under the mask of this one",
         "spnpolicy/algorithms/spn_ac.py",
-        "pi = self.policy(batch.next_observation, batch.next_state, batch.next_available_actions)",
-        "pi = self.policy(batch.next_observation, batch.next_state, batch.available_actions)",
+        "pi = self._policy(actor, q, *following, batch.next_available_actions)",
+        "pi = self._policy(actor, q, *following, batch.available_actions)",
         (f"{SPN_AC}::test_the_bootstrap_equals_enumeration",),
     ),
     Bug(
         "spn_ac: the target is that of the online critic",
         "spnpolicy/algorithms/spn_ac.py",
-        "self.values(self.target_critic, batch.next_observation, batch.next_state)",
-        "self.values(self.critic, batch.next_observation, batch.next_state)",
+        "q_tp1 = self.values(self.target_critic, *following)",
+        "q_tp1 = self.values(self.critic, *following)",
         (f"{SPN_AC}::test_the_bootstrap_equals_enumeration",),
     ),
     Bug(
         "spn_ac: the temperature is not saved",
         "spnpolicy/algorithms/spn_ac.py",
-        '"actor_optimizer", "temperature", "bounds", "num_updates"',
-        '"actor_optimizer", "bounds", "num_updates"',
+        '"actor_optimizer", "temperature", "bounds",',
+        '"actor_optimizer", "bounds",',
         (THROUGH_A_CHECKPOINT,),
     ),
     Bug(
@@ -236,8 +236,8 @@ BUGS = (
     Bug(
         "spn_ac: the policy never sees the state",
         "spnpolicy/algorithms/spn_ac.py",
-        'config.state != "none", config.state == "both"',
-        'config.state != "none", False',
+        'seen = (observation, state) if self.config.state == "both"',
+        'seen = (observation, 0.0 * state) if self.config.state == "both"',
         (f"{SPN_AC}::test_the_state_reaches_whom_the_setting_names",),
     ),
     Bug(
