@@ -10,6 +10,7 @@ from circuits.engine.derivatives import by_variable
 from circuits.engine.tables.run import tables_from
 from circuits.errors import EvidenceError, NotTractableError
 from circuits.shapes import MOST_NUMBERS
+from circuits.variables import as_tuple
 from circuits.weights import WeightedCircuit
 
 _MAX_ENTRIES = 1 << 24
@@ -71,7 +72,10 @@ def pair_marginals(
     Source: the one-pass expectation of multilinear functions, read before the factors are multiplied in.
     """
     cardinalities = distribution.circuit.cardinalities
-    scopes = tuple(check_variables(pair, len(cardinalities)) for pair in pairs)
+    scopes = tuple(
+        check_variables(pair, len(cardinalities))
+        for pair in as_tuple(pairs, "pair_marginals: the list of pairs", "[(0, 1)]")
+    )
     for scope in scopes:
         if len(scope) != 2:
             raise EvidenceError(f"{list(scope)} names {len(scope)} variables; pair_marginals takes pairs (i, j).")
@@ -96,7 +100,7 @@ def joint_tables(distribution: WeightedCircuit, scopes: tuple[tuple[int, ...], .
 
 def check_variables(variables: Sequence[int], num_variables: int) -> tuple[int, ...]:
     """Return the variables as a tuple of distinct, existing ones, or say which is wrong."""
-    scope = tuple(variables)
+    scope = as_tuple(variables, "the set of variables", "[0, 2]")
     for variable in scope:
         if isinstance(variable, bool) or not hasattr(variable, "__index__"):
             raise EvidenceError(f"variable {variable!r} is no number; variables are integers from 0.")

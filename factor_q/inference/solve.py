@@ -159,6 +159,7 @@ def _impossible(method: str, seconds: float) -> Answer:
 
 
 def _check(model: Factors, questions: Collection[str], effort: Effort) -> None:
+    require_factors(model, "solve")
     cardinalities = model.cardinalities
     if model.batch_shape:
         raise StructureError(f"solve: takes one model, but these have batch shape {tuple(model.batch_shape)}.")
