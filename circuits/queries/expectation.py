@@ -12,7 +12,7 @@ from torch import Tensor
 from circuits.circuit import Circuit
 from circuits.errors import EvidenceError
 from circuits.numerics import weighted
-from circuits.queries.marginal import check_variables, joint_tables
+from circuits.queries.marginal import check_tables, check_variables, joint_tables
 from circuits.shapes import common_shape
 from circuits.variables import as_tuple
 from circuits.weights import WeightedCircuit
@@ -110,6 +110,7 @@ def _lay_out(
             raise EvidenceError(
                 f"the table of scope {list(checked)} has shape {tuple(table.shape)}; it must end in {shape}."
             )
+        check_tables(cardinalities, [checked])  # before an expanded table is laid out
         scopes.append(checked)
         tables.append(table.flatten(table.dim() - len(shape)) if shape else table.unsqueeze(-1))
     if not tables:

@@ -88,14 +88,18 @@ def pair_marginals(
 
 def joint_tables(distribution: WeightedCircuit, scopes: tuple[tuple[int, ...], ...]) -> Tensor:
     """Return P(scope) of scopes that were checked, one after the other, shape (all entries, *batch)."""
-    cardinalities, rows = distribution.circuit.cardinalities, distribution.logits.shape[:-1].numel()
+    check_tables(distribution.circuit.cardinalities, scopes, distribution.logits.shape[:-1].numel())
+    return tables_from(distribution.circuit.compiled, scopes, distribution.flows, distribution.weights)
+
+
+def check_tables(cardinalities: Sequence[int], scopes: Iterable[Sequence[int]], rows: int = 1) -> None:
+    """Refuse joint tables that would not fit into memory."""
     entries = sum(prod(cardinalities[variable] for variable in scope) for scope in scopes)
     if entries * rows > MOST_NUMBERS:
         raise NotTractableError(
             f"the joint tables have {entries:,} entries for each of {rows:,} batch rows, more than {MOST_NUMBERS:,} in "
             "all. Ask for fewer rows or variables at a time, or sample."
         )
-    return tables_from(distribution.circuit.compiled, scopes, distribution.flows, distribution.weights)
 
 
 def check_variables(variables: Sequence[int], num_variables: int) -> tuple[int, ...]:
