@@ -17,6 +17,13 @@ BUGS = (
         ("tests/circuits/test_edges.py::test_expectation_names_the_scope_of_what_is_no_number",),
     ),
     Bug(
+        "circuits: a tile of no rows has no shape",
+        "circuits/engine/likelihood.py",
+        ".view(compiled.num_parameters, count)",
+        ".view(-1, count)",
+        ("tests/circuits/test_edges.py::test_every_query_answers_nothing_about_nobody",),
+    ),
+    Bug(
         "circuits: what is no list is walked through",
         "circuits/variables.py",
         "    except TypeError:\n        raise error",
