@@ -189,7 +189,7 @@ class AgentLinear(nn.Module):
         """Apply each agent's weights to its row."""
         rows = x.reshape(-1, *x.shape[-2:]).transpose(0, 1)
         product = torch.baddbmm(self.bias.unsqueeze(1), rows, self.weight.transpose(1, 2))
-        return product.transpose(0, 1).reshape(*x.shape[:-1], -1)
+        return product.transpose(0, 1).reshape(*x.shape[:-1], self.bias.shape[-1])
 
 
 class GatedCell(nn.Module):
