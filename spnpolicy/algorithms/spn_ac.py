@@ -1,7 +1,7 @@
 """The exact-ELBO actor-critic: a joint circuit policy trained on a multilinear factor-graph Q, without sampling."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Literal, NamedTuple
@@ -46,7 +46,8 @@ class SharedConfig(DataSettings):
     actor: AdamSettings = field(default_factory=step_size(1e-3))
     """How the policy descends."""
     num_pairs: Count = 20
-    """Most pair factors of the critic: all pairs of agents if they are no more than this, else so many at random."""
+    """Pair factors of the critic: all pairs of agents if they are no more than this, else so many at random, and never
+    fewer than give every agent a partner."""
     pairs: tuple[tuple[Amount, Amount], ...] = ()
     """The pair factors of the critic themselves, by the agents' numbers, instead of `num_pairs`; what
     `factor_q.learn_factor_graph` finds in joint actions and returns, for example."""
@@ -375,8 +376,10 @@ def critic_graph(config: SharedConfig, cardinalities: tuple[int, ...], seed: int
     Raises:
         ConfigError: a pair names an agent that is not there, or one twice.
     """
-    graph = random_pairs(cardinalities, config.num_pairs, seed=seed)
-    scopes = [scope for scope in graph.scopes if len(scope) < 2] if config.pairs else graph.scopes
+    scopes: Iterable[tuple[int, ...]] = ((agent,) for agent in range(len(cardinalities)))
+    if not config.pairs:
+        enough = -(-len(cardinalities) // 2)
+        scopes = random_pairs(cardinalities, max(config.num_pairs, enough), seed=seed).scopes
     try:
         return FactorGraph(cardinalities, [(), *scopes, *config.pairs])
     except StructureError as problem:
