@@ -34,7 +34,7 @@ from spnpolicy.parts.reward_bounds import RewardBounds
 from spnpolicy.parts.settings import AdamSettings, DataSettings, TargetUpdate, data_needs, step_size
 from spnpolicy.parts.solvers import Boltzmann
 from spnpolicy.parts.targets import value_target
-from spnpolicy.parts.temperature import Temperature, TemperatureConfig, spread
+from spnpolicy.parts.temperature import LEAST_SPREAD, Temperature, TemperatureConfig, spread
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,10 @@ class SPNActorCritic:
         means = [float(mean_of_valid(x, rows.valid)) for x in (self._largest_entropy(allowed), spread(q[0], allowed))]
         numbers["entropy"], largest, of_values = mean(numbers["entropy"], *means)
         at = progress if self.config.temperature.falls_with == "progress" else self.evidence.value
-        self.temperature.update(numbers["entropy"], largest, at, of_values)
+        if self.bounds.largest > 0.0:
+            # Before a critic has learned, its values spread by chance and hardly at all: a policy at such a temperature
+            # would follow them, be certain of nothing, and see no reward any more.
+            self.temperature.update(numbers["entropy"], largest, at, max(of_values, LEAST_SPREAD * self.bounds.largest))
 
     def actor_loss(self, rows: Batch, q_t: Sequence[Factors]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the ELBO and the entropy of every row, and the loss: minus the mean of the first."""
@@ -341,8 +344,8 @@ class SPNActorCritic:
         largest = self.temperature.value * self._largest_entropy(usable(available, self._spec.cardinalities))
         if config.entropy_reference == "uniform":
             value_tp1, bonus_tp1 = value_tp1 - largest, bonus_tp1 - largest
+        self.bounds.observe(batch.reward.mean(-1), batch.valid)
         if config.value_bounds:
-            self.bounds.observe(batch.reward.mean(-1), batch.valid)
             most = float(largest.max())
             bonus = {"least_bonus": -most} if config.entropy_reference == "uniform" else {"most_bonus": most}
             value_tp1 = self.bounds.hold(value_tp1, **bonus)

@@ -23,6 +23,11 @@ class RewardBounds:
         self._horizon = 1.0 / (1.0 - discount) if discount < 1.0 else float("inf")
         self._lowest = self._highest = 0.0
 
+    @property
+    def largest(self) -> float:
+        """The largest reward seen so far, in either direction."""
+        return max(-self._lowest, self._highest)
+
     def observe(self, reward: Float[Tensor, "*batch"], valid: Bool[Tensor, "*batch"] | None = None) -> None:
         """Count rewards in; those of rows that are not valid are passed over."""
         seen = reward.where(reward.isfinite() if valid is None else valid & reward.isfinite(), 0.0)

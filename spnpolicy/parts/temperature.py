@@ -19,6 +19,8 @@ LOWEST, HIGHEST = 1e-6, 1e6
 COLDEST, WARMEST = 1e-3, 3.0
 """Between these lies a tuned one, in spreads: beyond, the policy is the best joint action, or uniform, as it is here
 already, and the way back would take longer with every step."""
+LEAST_SPREAD = 0.05
+"""Values are taken to spread by this share of the largest reward at least, and before there is one nothing is tuned."""
 MEMORY = 0.9
 """Share of the smoothed spread that is kept in an update."""
 

@@ -20,7 +20,7 @@ from spnpolicy.data.protocol import Batch
 from spnpolicy.data.stores import ReplayBuffer
 from spnpolicy.envs import make_env
 from spnpolicy.parts.reward_bounds import RewardBounds
-from spnpolicy.parts.temperature import COLDEST, WARMEST, Temperature, TemperatureConfig, spread
+from spnpolicy.parts.temperature import COLDEST, LEAST_SPREAD, WARMEST, Temperature, TemperatureConfig, spread
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.learning import Learning
 from tests.spnpolicy.learning_cases import (
@@ -223,6 +223,18 @@ def test_a_temperature_that_could_not_help_comes_back_at_once(entropy, back):
     assert bound == (COLDEST if entropy else WARMEST)
     temperature.update(back, 1.0, 0.0, 0.2)
     assert abs(math.log(temperature.multiple / bound)) == pytest.approx(0.02)
+
+
+def test_a_critic_that_knows_nothing_does_not_set_the_temperature():
+    """Without a reward nothing is tuned; with one, values spread by a share of it at least."""
+    spec = EnvSpec((3, 2), 5, 10, has_action_masks=False)
+    learner = make_algorithm("spn_ac", spec, Streams(0), network={"hidden": (16,)})
+    batch = random_batch(spec, 20, 2)
+    learner.update(batch._replace(reward=torch.zeros(20, 2)), progress=0.0)
+    assert learner.temperature.value == 1.0
+    assert spread(learner.critic(batch.observation)[0], batch.available_actions).max() < 0.05
+    learner.update(batch._replace(reward=torch.full((20, 2), -8.0)), progress=0.0)
+    assert learner.temperature.spread == pytest.approx(LEAST_SPREAD * 8.0)
 
 
 def test_of_two_critics_the_smaller_expectation_counts_for_target_and_actor():
