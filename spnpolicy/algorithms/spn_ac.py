@@ -40,7 +40,8 @@ class SharedConfig(DataSettings):
     actor: AdamSettings = field(default_factory=step_size(1e-3))
     """How the policy descends."""
     num_pairs: Count = 20
-    """Most pair factors of the critic: all pairs of agents if they are no more than this, else so many at random."""
+    """Pair factors of the critic: all pairs of agents if they are no more than this, else so many at random, and never
+    fewer than give every agent a partner."""
     pairs: tuple[tuple[Amount, Amount], ...] = ()
     """The pair factors of the critic themselves, by the agents' numbers, instead of `num_pairs`; what
     `factor_q.learn_factor_graph` finds in joint actions and returns, for example."""
@@ -235,7 +236,8 @@ def critic_graph(config: SharedConfig, cardinalities: tuple[int, ...], seed: int
         ConfigError: a pair names an agent that is not there, or one twice.
     """
     if not config.pairs:
-        return random_pairs(cardinalities, config.num_pairs, seed=seed)
+        enough = -(-len(cardinalities) // 2)
+        return random_pairs(cardinalities, max(config.num_pairs, enough), seed=seed)
     try:
         return FactorGraph(cardinalities, [*((agent,) for agent in range(len(cardinalities))), *config.pairs])
     except StructureError as problem:

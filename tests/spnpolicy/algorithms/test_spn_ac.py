@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from spnpolicy.algorithms import make_algorithm
+from spnpolicy.algorithms.spn_ac import SharedConfig, critic_graph
 from spnpolicy.base.decoding import encode
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.base.seeding import Streams
@@ -322,6 +323,15 @@ def test_many_agents_get_a_bounded_number_of_pairs_that_touch_everyone():
     pairs = [scope for scope in learner.critic.graph.scopes if len(scope) == 2]
     assert len(set(pairs)) == 20
     assert {agent for pair in pairs for agent in pair} == set(range(12))
+
+
+@pytest.mark.parametrize("num_agents", [41, 100])
+def test_so_many_agents_that_the_default_would_leave_some_alone(num_agents):
+    spec = EnvSpec((2,) * num_agents, 1, num_agents, has_action_masks=False)
+    graph = critic_graph(SharedConfig(), spec.cardinalities, seed=0)
+    pairs = [scope for scope in graph.scopes if len(scope) == 2]
+    assert len(pairs) == (num_agents + 1) // 2
+    assert {agent for pair in pairs for agent in pair} == set(range(num_agents))
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
