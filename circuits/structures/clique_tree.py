@@ -7,14 +7,11 @@ from typing import NamedTuple
 
 from circuits.circuit import Circuit, CircuitBuilder
 from circuits.errors import StructureError
+from circuits.structures.size import check_size
 from circuits.variables import check_cardinalities
 
 Context = tuple[int, ...]
 """The variables that a variable depends on; all of them come later in the elimination order."""
-
-
-MOST_PARAMETERS = 2**22
-"""A circuit of more would take gigabytes while it is built."""
 
 
 class CliqueTree(NamedTuple):
@@ -70,12 +67,12 @@ def clique_tree(
     contexts = eliminate(pairs, order)
     widest = max(contexts, key=lambda variable: prod(cards[v] for v in contexts[variable]) * cards[variable])
     size = sum(k * prod(cards[v] for v in contexts[variable]) for variable, k in enumerate(cards))
-    if size > MOST_PARAMETERS:
-        raise StructureError(
-            f"clique_tree would have about {float(size):.3g} parameters, more than {MOST_PARAMETERS:,}: "
-            f"variable {widest} depends on {len(contexts[widest])} others. Give scopes and an order that separate "
-            "them better, or use keep_set, whose size you choose."
-        )
+    check_size(
+        "clique_tree",
+        size,
+        f"variable {widest} depends on {len(contexts[widest])} others. Give scopes and an order that separate them "
+        "better, or use keep_set, whose size you choose",
+    )
     return build_clique_tree(cards, contexts, name="clique_tree").circuit
 
 

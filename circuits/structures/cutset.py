@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from itertools import product as assignments
+from math import prod
 
 from circuits.circuit import Circuit, CircuitBuilder
 from circuits.errors import StructureError
+from circuits.structures.size import check_size
 from circuits.structures.tree import add_forest, check_parents
 from circuits.variables import check_cardinalities
 
@@ -32,7 +34,7 @@ def cutset(
 
     Raises:
         StructureError: an order that is not a permutation, depth outside 0 to the number of variables, or parents of
-            wrong length, out of range or with a cycle.
+            wrong length, out of range or with a cycle; or a circuit of more than 2^22 parameters.
     Cost: exponential in depth, linear in the other variables.
     Source: Rahman, Kothalkar and Gogate 2014, Cutset Networks; the cut is the same on every branch.
     """
@@ -48,7 +50,9 @@ def cutset(
             parents[variable] = previous
     check_parents(cards, parents, "cutset")
     cut, others = order[:depth], order[depth:]
-    forest = {variable: parents[variable] if parents[variable] in others else -1 for variable in others}
+    forest = {variable: parents[variable] if parents[variable] not in set(cut) else -1 for variable in others}
+    each = sum(cards[v] * (cards[parent] if parent >= 0 else 1) for v, parent in forest.items())
+    check_size("cutset", prod(cards[v] for v in cut) * max(1, each), "take a smaller depth")
     builder = CircuitBuilder(cards, name=f"cutset(depth={depth})")
     indicators = [[builder.input(variable, [value]) for value in range(k)] for variable, k in enumerate(cards)]
     parts = [add_forest(builder, forest, indicators) for _ in assignments(*(range(cards[v]) for v in cut))]

@@ -1,11 +1,13 @@
 """Decision diagrams: variables are read in order, and a state remembers what matters about those already read."""
 
 from collections.abc import Callable, Hashable, Sequence
+from itertools import accumulate
 
 import numpy as np
 
 from circuits.circuit import Circuit, CircuitBuilder
 from circuits.errors import StructureError
+from circuits.structures.size import check_size
 from circuits.variables import check_cardinalities
 
 Transition = Callable[[int, Hashable, int], Hashable]
@@ -47,7 +49,7 @@ def decision_diagram(
         two or more.
 
     Raises:
-        StructureError: width below 1, a negative seed, more states than width, a state that is not hashable,
+        StructureError: width below 1, a negative seed, more states than fit, a state that is not hashable,
             `accept` without `transition`, or a constraint that no joint value meets.
     Cost: linear in states times values.
     """
@@ -62,6 +64,8 @@ def decision_diagram(
     if accept is not None or start != 0:
         raise StructureError("decision_diagram: accept and start describe states of a transition; pass one.")
     width = width or 16
+    states = accumulate(cards, lambda before, k: min(width, before * k), initial=1)
+    check_size("decision_diagram", sum(k * s for k, s in zip(cards, states, strict=False)), "take a smaller width")
     return _build(cards, _random_tables(cards, width, seed), name=f"decision_diagram(width={width})")
 
 
@@ -77,7 +81,10 @@ def automaton(
     """Return the circuit of the joint values that an automaton accepts; see `decision_diagram`."""
     tables: list[_Table] = []
     states: dict[Hashable, None] = {start: None}
+    size = 0
     for t, cardinality in enumerate(cardinalities):
+        size += len(states) * cardinality
+        check_size(name, size, "let the transition forget more, so that it has fewer states")
         table: _Table = {}
         reached: dict[Hashable, None] = {}
         for state in states:

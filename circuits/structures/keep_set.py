@@ -10,6 +10,7 @@ from circuits.errors import StructureError
 from circuits.structures.regions.coupling import coupling_of
 from circuits.structures.regions.labels import Region, choose_labels, fit_labels
 from circuits.structures.regions.trees import region_trees
+from circuits.structures.size import check_size
 from circuits.variables import check_cardinalities
 
 
@@ -38,7 +39,8 @@ def keep_set(
             splits off one at a time, which needs the fewest labels on line-like scopes but takes 2 n steps;
             "auto" takes the one that loses less coupling.
         strengths: how strong the coupling of each scope is, not negative; all equal when None.
-        max_parameters: most parameters; the weakest couplings are let go until the circuit fits. None: no limit.
+        max_parameters: most parameters; the weakest couplings are let go until the circuit fits. None: none are, and
+            a circuit of more than 2^22 is refused.
 
     Returns:
         A circuit with at most sum over regions of labels(left) * labels(right) parameters, plus the values of
@@ -46,7 +48,7 @@ def keep_set(
 
     Raises:
         StructureError: labels below 1, an unknown shape, a scope that names an unknown variable, strengths that do
-            not fit the scopes, or fewer parameters allowed than mean field needs.
+            not fit the scopes, fewer parameters allowed than mean field needs, or more than 2^22 wanted.
     Source: this project; it contains the structure of Shih and Ermon 2020 as the choice of the first variables.
     """
     cards = check_cardinalities(cardinalities)
@@ -54,6 +56,7 @@ def keep_set(
         raise StructureError(f"keep_set labels is {labels}; it must be at least 1.")
     if shape not in ("auto", "balanced", "chain"):
         raise StructureError(f"keep_set shape is {shape!r}; it must be 'auto', 'balanced' or 'chain'.")
+    labels = min(labels, 2**64)  # no circuit has so many, and sizes are counted in floating point
     coupling = coupling_of(len(cards), scopes, strengths)
     most = np.inf if max_parameters is None else max_parameters
     if most < (least := sum(k for k in cards if k > 1)):
@@ -65,6 +68,7 @@ def keep_set(
     best = found[chosen]
     if best.size > most:
         best = fit_labels(trees[chosen], cards, coupling, labels, most)
+    check_size("keep_set", best.size, "allow fewer labels, or give max_parameters")
     builder = CircuitBuilder(cards, name=f"keep_set(labels={labels})")
     units = _build(builder, best)
     return builder.build(units[()])

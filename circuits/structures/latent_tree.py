@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from circuits.circuit import Circuit, CircuitBuilder
 from circuits.errors import StructureError
+from circuits.structures.size import check_size
 from circuits.structures.tree import check_parents
 from circuits.variables import check_cardinalities
 
@@ -28,7 +29,8 @@ def latent_tree(cardinalities: Sequence[int], parents: Sequence[int] | None = No
         when states is 1.
 
     Raises:
-        StructureError: states below 1, or parents of wrong length, out of range or with a cycle.
+        StructureError: states below 1, parents of wrong length, out of range or with a cycle, or more than 2^22
+            parameters.
     Cost: states^2 edges per variable.
     Source: Liu and Van den Broeck 2021, Tractable Regularization of Probabilistic Circuits (HCLT).
 
@@ -58,6 +60,7 @@ def latent_tree_nodes(cardinalities: Sequence[int], parents: Sequence[int] | Non
         raise StructureError(f"latent_tree states is {states}; it must be at least 1.")
     parents = list(range(-1, len(cards) - 1)) if parents is None else list(parents)
     check_parents(cards, parents, "latent_tree")
+    check_size("latent_tree", states * sum(cards) + states**2 * (len(cards) - parents.count(-1)), "take fewer states")
     builder = CircuitBuilder(cards, name=f"latent_tree(states={states})")
     children: dict[int, list[int]] = {variable: [] for variable in range(len(cards))}
     for variable, parent in enumerate(parents):

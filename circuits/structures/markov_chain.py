@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from itertools import product as assignments
+from math import prod
 
 from circuits.circuit import Circuit, CircuitBuilder
 from circuits.errors import StructureError
+from circuits.structures.size import check_size
 
 
 def markov_chain(cardinalities: Sequence[int], *, order: int = 1) -> Circuit:
@@ -19,12 +21,14 @@ def markov_chain(cardinalities: Sequence[int], *, order: int = 1) -> Circuit:
         (variables with one value have none).
 
     Raises:
-        StructureError: order is negative.
+        StructureError: order is negative, or there would be more than 2^22 parameters; raised before it is built.
     """
     if order < 0:
         raise StructureError(f"markov_chain order is {order}; it must be 0 or more.")
     builder = CircuitBuilder(cardinalities, name=f"markov_chain(order={order})")
     cards = builder.cardinalities
+    size = sum(k * prod(cards[max(0, t - order) : t]) for t, k in enumerate(cards))
+    check_size("markov_chain", size, "take a lower order, or keep_set, whose size you choose")
     following: dict[tuple[int, ...], int] = {}
     for t in reversed(range(len(cards))):
         indicators = [builder.input(t, [value]) for value in range(cards[t])]

@@ -1,11 +1,14 @@
 """Random binary trees of regions (RAT-SPN): expressive mixtures that are not deterministic."""
 
+import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
 from circuits.circuit import Circuit, CircuitBuilder
 from circuits.errors import StructureError
+from circuits.structures.size import check_size
 
 
 def random_binary(
@@ -38,7 +41,7 @@ def random_binary(
         `sums`. Sums of one child are left out: a region whose halves have one node each has one node.
 
     Raises:
-        StructureError: an option is below its least value.
+        StructureError: an option is below its least value, or there would be more than 2^22 parameters or nodes.
     Cost: sums^3 edges per region, linear in the variables.
     Source: Peharz et al. 2019, Random Sum-Product Networks: A Simple and Effective Approach to Probabilistic Deep
         Learning.
@@ -51,11 +54,30 @@ def random_binary(
     builder = CircuitBuilder(cardinalities, name=f"random_binary(sums={sums})")
     count = len(builder.cardinalities)
     depth = count.bit_length() if depth is None else depth
+    size = repetitions * _size(builder.cardinalities, depth, sums, inputs)
+    check_size("random_binary", size, "take fewer sums, inputs or repetitions")
     rng = np.random.default_rng(seed)
     children: list[int] = []
     for _ in range(repetitions):
         children += _choices(builder, rng.permutation(count).tolist(), depth, sums, inputs)
     return builder.build(children[0] if len(children) == 1 else builder.sum(*children))
+
+
+def _size(cards: tuple[int, ...], depth: int, sums: int, inputs: int) -> int:
+    """Return how many parameters and products a repetition has; it depends on no order."""
+
+    @cache
+    def below(count: int, depth: int) -> tuple[int, int]:
+        """How many nodes a region chooses from, and what the regions below have."""
+        if count == 1 or depth == 0:
+            return inputs, 0
+        halves = [(half, *below(half, depth - 1)) for half in (count // 2, count - count // 2)]
+        is_halved = [half > 1 and depth > 1 for half, _, _ in halves]
+        pairs = math.prod(sums if more else inputs for more in is_halved)
+        own = sum(sums * choices for more, (_, choices, _) in zip(is_halved, halves, strict=True) if more)
+        return pairs, own + sum(size for _, _, size in halves)
+
+    return inputs * sum(cards) + sum(below(len(cards), depth))
 
 
 def _choices(builder: CircuitBuilder, order: list[int], depth: int, sums: int, inputs: int) -> list[int]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from circuits.circuit import Circuit, CircuitBuilder
 from circuits.errors import StructureError
+from circuits.structures.size import check_size
 
 
 def selective(cardinalities: Sequence[int], *, copies: int = 8, seed: int | None = 0) -> Circuit:
@@ -27,7 +28,7 @@ def selective(cardinalities: Sequence[int], *, copies: int = 8, seed: int | None
         a block passes min(p, c) nodes on.
 
     Raises:
-        StructureError: copies below 1 or a negative seed.
+        StructureError: copies below 1, a negative seed, or more than 2^22 pairs.
     Cost: at most copies^2 edges per variable.
     Source: Shih and Ermon 2020, Probabilistic Circuits for Variational Inference in Discrete Graphical Models; sums
         of groups as equal as possible stand in for their powers of two.
@@ -40,8 +41,20 @@ def selective(cardinalities: Sequence[int], *, copies: int = 8, seed: int | None
     order = list(range(len(builder.cardinalities)))
     if seed is not None:
         order = np.random.default_rng(seed).permutation(len(order)).tolist()
+    check_size(
+        "selective", _size([builder.cardinalities[variable] for variable in order], copies)[1], "take fewer copies"
+    )
     (root,) = _block(builder, order, copies, 1)
     return builder.build(root)
+
+
+def _size(cards: Sequence[int], copies: int) -> tuple[int, int]:
+    """Return how many nodes a block passes on, and how many values and pairs there are in it."""
+    if len(cards) == 1:
+        return min(copies, cards[0]), cards[0]
+    middle = 1 << (len(cards) - 1).bit_length() - 1
+    (left, a), (right, b) = _size(cards[:middle], copies), _size(cards[middle:], copies)
+    return min(copies, left * right), a + b + left * right
 
 
 def _block(builder: CircuitBuilder, order: Sequence[int], copies: int, most: int) -> list[int]:

@@ -5,6 +5,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from circuits.circuit import Circuit, CircuitBuilder
 from circuits.errors import StructureError
+from circuits.structures.size import check_size
 from circuits.variables import check_cardinalities
 
 
@@ -20,10 +21,12 @@ def tree(cardinalities: Sequence[int], parents: Sequence[int]) -> Circuit:
         value have none).
 
     Raises:
-        StructureError: wrong length, an index out of range, or a cycle.
+        StructureError: wrong length, an index out of range, a cycle, or more than 2^22 parameters.
     """
     cards = check_cardinalities(cardinalities)
     check_parents(cards, parents, "tree")
+    size = sum(k * (cards[parent] if parent >= 0 else 1) for k, parent in zip(cards, parents, strict=True))
+    check_size("tree", size, "let variables of fewer values be parents")
     builder = CircuitBuilder(cards, name="tree")
     indicators = [[builder.input(variable, [value]) for value in range(k)] for variable, k in enumerate(cards)]
     return builder.build(builder.product(*add_forest(builder, dict(enumerate(parents)), indicators)))

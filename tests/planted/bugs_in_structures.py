@@ -4,6 +4,22 @@ from tests.planted.bug import Bug
 
 BUGS = (
     Bug(
+        "structures: circuits of any size are tried",
+        "circuits/structures/size.py",
+        "    if parameters > MOST_PARAMETERS:\n",
+        "    if parameters > MOST_PARAMETERS * 9:\n",
+        ("tests/circuits/test_edges.py::test_a_circuit_that_is_just_too_large",),
+    ),
+    Bug(
+        "structures: variables of any number of values are tried",
+        "circuits/variables.py",
+        "    if (total := sum(map(int, checked))) > MOST_VALUES:\n",
+        "    if (total := max(map(int, checked))) > MOST_VALUES**9:\n",
+        (
+            "tests/circuits/test_edges.py::test_a_variable_of_too_many_values_is_refused_by_every_structure[clique_tree]",
+        ),
+    ),
+    Bug(
         "entropy bound: the larger of two upper bounds",
         "circuits/queries/entropy_bounds.py",
         "return torch.minimum(with_choices, independent)",
