@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from circuits.engine.layers import CompiledCircuit
-from circuits.errors import EvidenceError
+from circuits.errors import EvidenceError, NotTractableError
 from circuits.numerics import NEGATIVE_INFINITY
+from circuits.shapes import MOST_NUMBERS
 from circuits.variables import value_offsets
 
 _LARGEST = 1e30
@@ -98,6 +99,11 @@ EvidenceLike = Evidence | Mapping[int, Any] | Tensor | np.ndarray
 
 
 def _allowed_by(evidence: Mapping[Any, Any], cardinalities: Sequence[int]) -> np.ndarray:
+    if (padded := len(cardinalities) * max(cardinalities)) > MOST_NUMBERS:
+        raise NotTractableError(
+            f"evidence about {len(cardinalities):,} variables of up to {max(cardinalities):,} values is a table of "
+            f"{padded:,}, more than {MOST_NUMBERS:,}."
+        )
     allowed = np.ones((len(cardinalities), max(cardinalities)), dtype=np.bool_)
     for name, values in evidence.items():
         if isinstance(name, bool) or not isinstance(name, int | np.integer):

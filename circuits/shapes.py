@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from circuits.errors import EvidenceError, NotTractableError, StructureError
+from circuits.variables import as_tuple
 
 MOST_NUMBERS = 2**30
 """Integers that one call may draw: 8 GiB."""
@@ -61,19 +63,20 @@ def check_count(query: str, count: object) -> None:
         raise ValueError(f"{query} needs a count of at least 1, a whole number, not {count!r}.")
 
 
-def check_sample_shape(shape: Sequence[int], numbers: int) -> torch.Size:
+def check_sample_shape(shape: Any, numbers: int) -> torch.Size:
     """Return how many draws are wanted as a shape, or refuse what is negative or would not fit into memory.
 
     Args:
         shape: of the draws.
         numbers: that each of them has, over all batch rows and variables.
     """
+    shape = as_tuple(shape, "sample: the shape", "(5,)")
     if any(isinstance(size, bool) or not hasattr(size, "__index__") or size < 0 for size in shape):
-        raise EvidenceError(f"sample: the shape is {tuple(shape)}; give integers of at least 0.")
+        raise EvidenceError(f"sample: the shape is {shape}; give integers of at least 0.")
     # Counted in Python's integers: torch's overflow.
     if (total := prod(int(size) for size in shape) * numbers) > MOST_NUMBERS:
         raise NotTractableError(
-            f"sample: {tuple(shape)} draws of {numbers:,} numbers each are {total:,}, more than {MOST_NUMBERS:,}; "
+            f"sample: {shape} draws of {numbers:,} numbers each are {total:,}, more than {MOST_NUMBERS:,}; "
             "draw them in parts."
         )
     return torch.Size(shape)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.engine.passes import flows, normalize
+from circuits.errors import StructureError
 
 _Self = TypeVar("_Self")
 _Kept = TypeVar("_Kept")
@@ -73,6 +74,12 @@ class WeightedCircuit:
 
 Weighted = TypeVar("Weighted", bound=WeightedCircuit)
 """What a query takes and returns in kind."""
+
+
+def require_weights(query: str, second: object, otherwise: str = "") -> None:
+    """Refuse a second distribution that is none."""
+    if not isinstance(second, WeightedCircuit):
+        raise StructureError(f"{query} takes a distribution, not a {type(second).__name__}{otherwise}.")
 
 
 @contextmanager

@@ -54,10 +54,10 @@ def compile(
         >>> pi.mode.tolist(), bool(torch.isclose(pi.expectation(f) + pi.entropy(), f.log_partition()))
         ([1, 0], True)
     """
+    cooled = tempered(factors, temperature, "compile")
     order = checked_order(factors.graph, order)
     _check_size(factors.graph, order, max_parameters)
     circuit, sources = _structure(factors.graph, order)
-    cooled = tempered(factors, temperature, "compile")
     plan = make_plan(factors.graph, order)
     up = upward(plan, cooled.flat, SUM_PRODUCT.up, keep=True)
     check_possible(up.root.reshape(cooled.batch_shape), "compile")

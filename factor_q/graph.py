@@ -11,6 +11,7 @@ from typing import SupportsIndex
 import networkx
 
 from circuits.errors import StructureError
+from circuits.variables import as_tuple
 
 Scope = tuple[int, ...]
 
@@ -104,14 +105,15 @@ class FactorGraph:
 def _integer(value: SupportsIndex, what: str) -> int:
     """Return value as an int, or raise when it is not a whole number."""
     try:
-        return operator.index(value)
+        return operator.index(None if isinstance(value, bool) else value)  # pyright: ignore[reportArgumentType]
     except TypeError:
         raise StructureError(f"FactorGraph: {what} is {value!r}, but it must be an integer.") from None
 
 
 def _checked_cardinalities(cardinalities: Iterable[SupportsIndex]) -> tuple[int, ...]:
     """Return the cardinalities as a tuple of positive ints."""
-    checked = tuple(_integer(value, f"cardinality {i}") for i, value in enumerate(cardinalities))
+    given = as_tuple(cardinalities, "FactorGraph: cardinalities", "[2, 3]", StructureError)
+    checked = tuple(_integer(value, f"cardinality {i}") for i, value in enumerate(given))
     for variable, cardinality in enumerate(checked):
         if cardinality < 1:
             raise StructureError(
@@ -123,9 +125,9 @@ def _checked_cardinalities(cardinalities: Iterable[SupportsIndex]) -> tuple[int,
 
 def _checked_scopes(scopes: Iterable[Iterable[SupportsIndex]], num_variables: int) -> tuple[Scope, ...]:
     """Return the scopes as tuples of ints, each a new set of known variables."""
-    checked = tuple(
-        tuple(_integer(value, f"a variable of scope {i}") for value in scope) for i, scope in enumerate(scopes)
-    )
+    given = as_tuple(scopes, "FactorGraph: scopes", "[(0,), (0, 1)]", StructureError)
+    listed = (as_tuple(scope, f"FactorGraph: scope {i}", "(0,)", StructureError) for i, scope in enumerate(given))
+    checked = tuple(tuple(_integer(value, f"a variable of scope {i}") for value in s) for i, s in enumerate(listed))
     known = frozenset(range(num_variables))
     first_use: dict[frozenset[int], Scope] = {}
     for scope in checked:

@@ -88,6 +88,11 @@ def strides_of(shape: Sequence[int]) -> tuple[int, ...]:
 
 def flatten_tables(graph: FactorGraph, tables: Sequence[Tensor]) -> Tensor:
     """Check the tables and lay them end to end, broadcast to one batch shape."""
+    if not isinstance(graph, FactorGraph) or not isinstance(tables, Sequence):
+        raise StructureError(
+            f"Factors takes a FactorGraph and a list of tables, not a {type(graph).__name__} and a "
+            f"{type(tables).__name__}; one tensor of all entries is for Factors.from_flat."
+        )
     if len(tables) != graph.num_factors:
         raise StructureError(f"Factors: got {len(tables)} tables for {graph.num_factors} scopes; give one per scope.")
     for scope, shape, table in zip(graph.scopes, graph.table_shapes, tables, strict=True):
@@ -106,6 +111,10 @@ def flatten_tables(graph: FactorGraph, tables: Sequence[Tensor]) -> Tensor:
 
 def _check_table(scope: Scope, shape: tuple[int, ...], table: Tensor, first: Tensor) -> None:
     """Raise unless the table fits its scope and has the type and device of the first table."""
+    if not isinstance(table, Tensor):
+        raise StructureError(
+            f"Factors: the table of scope {scope} is a {type(table).__name__}; pass a tensor (torch.as_tensor)."
+        )
     if table.ndim < len(shape) or tuple(table.shape[table.ndim - len(shape) :]) != shape:
         raise StructureError(
             f"Factors: the table of scope {scope} has shape {tuple(table.shape)}, but it must end in "

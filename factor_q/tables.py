@@ -1,7 +1,7 @@
 """Tables: a factor graph with numbers, a batch of functions of a joint assignment, before any query."""
 
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import SupportsIndex, TypeVar
 
 import torch
 from jaxtyping import Float, Int, Num
@@ -31,6 +31,11 @@ class Tables:
         Raises:
             StructureError: the last axis has another length, or the entries are not floating point.
         """
+        if not isinstance(graph, FactorGraph) or not isinstance(flat, Tensor):
+            raise StructureError(
+                f"Factors.from_flat takes a FactorGraph and a tensor (torch.as_tensor), not a {type(graph).__name__} "
+                f"and a {type(flat).__name__}."
+            )
         if flat.ndim == 0 or flat.shape[-1] != graph.num_entries or not flat.is_floating_point():
             raise StructureError(
                 f"Factors: flat has shape {tuple(flat.shape)} and dtype {flat.dtype}, but it must be "
@@ -125,8 +130,8 @@ class Tables:
             EvidenceError: as in a call, or there is no such agent.
         Cost: num_factors + k_agent x (factors of the agent) entries per assignment.
         """
-        if not 0 <= agent < self._graph.num_variables:
-            raise EvidenceError(f"gain: agent {agent} is not one of the {self._graph.num_variables} variables.")
+        if not isinstance(agent, SupportsIndex) or not 0 <= agent < self._graph.num_variables:
+            raise EvidenceError(f"gain: agent {agent!r} is not one of the {self._graph.num_variables} variables.")
         own, others, strides = agent_layout(self._graph, agent, self.device)
         positions = self._positions(values)
         actions = torch.arange(self._graph.cardinalities[agent], device=self.device)

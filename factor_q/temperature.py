@@ -2,6 +2,7 @@
 
 import bisect
 import math
+from numbers import Real
 
 import numpy as np
 import torch
@@ -23,8 +24,15 @@ def tempered(factors: AnyTables, temperature: Temperature, query: str) -> AnyTab
     return type(factors).from_flat(factors.graph, divided(factors.flat, temperature, query))
 
 
+def require_factors(factors: object, query: str) -> None:
+    """Raise where something else stands in the place of factors."""
+    if not isinstance(factors, Tables):
+        raise StructureError(f"{query} takes Factors, not a {type(factors).__name__}.")
+
+
 def check_entries(factors: Tables, query: str) -> None:
     """Raise where an entry is nan or +inf, of which no query could make sense; the message names factor and entry."""
+    require_factors(factors, query)
     flat = factors.flat
     if not flat.numel() or bool(flat.amax() < math.inf):  # of nan and anything the maximum is nan
         return
@@ -44,6 +52,8 @@ def divided(entries: Float[Tensor, "*batch entries"], temperature: Temperature, 
     Raises:
         StructureError: the temperature is not positive and finite, or its shape does not broadcast.
     """
+    if isinstance(temperature, bool) or not isinstance(temperature, Real | np.number | Tensor):
+        raise StructureError(f"{query}: the temperature is {temperature!r}; give a number, or a tensor of them.")
     scale = torch.as_tensor(temperature, dtype=entries.dtype, device=entries.device)
     if not bool(((scale > 0) & scale.isfinite()).all()):
         raise StructureError(

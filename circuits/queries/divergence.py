@@ -13,10 +13,10 @@ from circuits.engine.passes import align
 from circuits.numerics import NEGATIVE_INFINITY, entropy_of, entropy_term, weighted
 from circuits.operations.product import ProductCircuit, match
 from circuits.queries.entropy import entropy, require_deterministic
-from circuits.queries.marginal import marginal
+from circuits.queries.marginal import check_variables, marginal
 from circuits.queries.multiply import normalized, pick, product_weights
 from circuits.shapes import common_shape
-from circuits.weights import WeightedCircuit
+from circuits.weights import WeightedCircuit, require_weights
 
 _PRIME = (1 << 31) - 1
 """The product of two numbers below it fits into 63 bits."""
@@ -43,6 +43,7 @@ def kl_divergence(first: WeightedCircuit, second: WeightedCircuit) -> Float[Tens
     Cost: one downward pass on the same circuit; otherwise also that of `cross_entropy`.
     Source: Vergari et al. 2021, A compositional atlas of tractable circuit operations.
     """
+    require_weights("kl_divergence", second)
     require_deterministic(first, "kl_divergence")
     if first.circuit is not second.circuit:
         return cross_entropy(first, second) - entropy(first)
@@ -76,6 +77,7 @@ def cross_entropy(first: WeightedCircuit, second: WeightedCircuit) -> Float[Tens
         first circuit, which decide whether the value is infinite.
     Source: Vergari et al. 2021, A compositional atlas of tractable circuit operations.
     """
+    require_weights("cross_entropy", second)
     require_deterministic(second, "cross_entropy", "or estimate it by samples of the first and log_prob of the second")
     matched = match(first.circuit, second.circuit)
     if matched is None:  # they share no joint value
@@ -159,7 +161,8 @@ def mutual_information(
     Cost: one pass that carries the joint table of both groups; no determinism needed.
     """
     cards = distribution.circuit.cardinalities
-    joint = marginal(distribution, [*first, *second])
-    joint = joint.reshape(*distribution.batch_shape, *(prod(cards[v] for v in group) for group in (first, second)))
+    groups = [check_variables(group, len(cards)) for group in (first, second)]
+    joint = marginal(distribution, groups[0] + groups[1])
+    joint = joint.reshape(*distribution.batch_shape, *(prod(cards[v] for v in group) for group in groups))
     alone = [entropy_of(joint.sum(axis)).sum(-1) for axis in (-1, -2)]
     return alone[0] + alone[1] - entropy_of(joint).sum((-1, -2))

@@ -10,6 +10,7 @@ from circuits.engine.derivatives import by_variable
 from circuits.engine.tables.run import tables_from
 from circuits.errors import EvidenceError, NotTractableError
 from circuits.shapes import MOST_NUMBERS
+from circuits.variables import as_tuple
 from circuits.weights import WeightedCircuit
 
 _MAX_ENTRIES = 1 << 24
@@ -71,7 +72,10 @@ def pair_marginals(
     Source: the one-pass expectation of multilinear functions, read before the factors are multiplied in.
     """
     cardinalities = distribution.circuit.cardinalities
-    scopes = tuple(check_variables(pair, len(cardinalities)) for pair in pairs)
+    scopes = tuple(
+        check_variables(pair, len(cardinalities))
+        for pair in as_tuple(pairs, "pair_marginals: the list of pairs", "[(0, 1)]")
+    )
     for scope in scopes:
         if len(scope) != 2:
             raise EvidenceError(f"{list(scope)} names {len(scope)} variables; pair_marginals takes pairs (i, j).")
@@ -84,19 +88,23 @@ def pair_marginals(
 
 def joint_tables(distribution: WeightedCircuit, scopes: tuple[tuple[int, ...], ...]) -> Tensor:
     """Return P(scope) of scopes that were checked, one after the other, shape (all entries, *batch)."""
-    cardinalities, rows = distribution.circuit.cardinalities, distribution.logits.shape[:-1].numel()
+    check_tables(distribution.circuit.cardinalities, scopes, distribution.logits.shape[:-1].numel())
+    return tables_from(distribution.circuit.compiled, scopes, distribution.flows, distribution.weights)
+
+
+def check_tables(cardinalities: Sequence[int], scopes: Iterable[Sequence[int]], rows: int = 1) -> None:
+    """Refuse joint tables that would not fit into memory."""
     entries = sum(prod(cardinalities[variable] for variable in scope) for scope in scopes)
     if entries * rows > MOST_NUMBERS:
         raise NotTractableError(
             f"the joint tables have {entries:,} entries for each of {rows:,} batch rows, more than {MOST_NUMBERS:,} in "
             "all. Ask for fewer rows or variables at a time, or sample."
         )
-    return tables_from(distribution.circuit.compiled, scopes, distribution.flows, distribution.weights)
 
 
 def check_variables(variables: Sequence[int], num_variables: int) -> tuple[int, ...]:
     """Return the variables as a tuple of distinct, existing ones, or say which is wrong."""
-    scope = tuple(variables)
+    scope = as_tuple(variables, "the set of variables", "[0, 2]")
     for variable in scope:
         if isinstance(variable, bool) or not hasattr(variable, "__index__"):
             raise EvidenceError(f"variable {variable!r} is no number; variables are integers from 0.")

@@ -11,7 +11,7 @@ from circuits.errors import ImpossibleEvidenceError, NotTractableError, Structur
 from circuits.numerics import NEGATIVE_INFINITY
 from circuits.operations.product import NO_EDGE, ProductCircuit, match
 from circuits.shapes import common_shape
-from circuits.weights import Weighted, WeightedCircuit
+from circuits.weights import Weighted, WeightedCircuit, require_weights
 
 
 def multiply(first: Weighted, second: WeightedCircuit) -> tuple[Weighted, Float[Tensor, "*batch"]]:
@@ -33,9 +33,7 @@ def multiply(first: Weighted, second: WeightedCircuit) -> tuple[Weighted, Float[
     Cost: one upward pass over the product circuit, which is built on the first call and remembered.
     Source: Vergari et al. 2021, A compositional atlas of tractable circuit operations.
     """
-    if not isinstance(second, WeightedCircuit):
-        kind = type(second).__name__
-        raise StructureError(f"multiply takes a distribution, not a {kind}; for a Circuit use constrain.")
+    require_weights("multiply", second, "; for a Circuit use constrain")
     matched = match(first.circuit, second.circuit)
     batch = common_shape([first.batch_shape, second.batch_shape], "two distributions")
     what = "the product of the two distributions"

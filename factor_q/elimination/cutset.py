@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from circuits.errors import NotTractableError, StructureError
+from circuits.variables import as_tuple
 from factor_q.elimination.fix import fix, fixed_graph
 from factor_q.elimination.ordering import Order, checked_order, elimination_cliques, table_size
 from factor_q.elimination.plan import amount, peak
@@ -112,7 +113,7 @@ def resolve_cutset(
                 "factor_q.weighted_mini_bucket and factor_q.maximize_elbo."
             )
     else:
-        chosen = tuple(int(variable) for variable in cutset)
+        chosen = tuple(map(int, as_tuple(cutset, "cutset", "[0, 2]", StructureError)))
         unknown = [variable for variable in chosen if not 0 <= variable < graph.num_variables]
         if unknown or len(set(chosen)) != len(chosen):
             raise StructureError(

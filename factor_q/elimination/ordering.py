@@ -7,6 +7,7 @@ from random import Random
 from typing import Literal
 
 from circuits.errors import StructureError
+from circuits.variables import as_tuple
 from factor_q.graph import FactorGraph, Scope
 
 Heuristic = Literal["best", "min_fill", "min_degree"]
@@ -100,10 +101,9 @@ def checked_order(graph: FactorGraph, order: Order, kept: Scope = ()) -> tuple[i
                 f"elimination_order: the heuristic {order!r} is not 'best', 'min_fill' or 'min_degree'."
             )
         return _greedy_order(graph, order == "min_fill", kept)
-    if sorted(order) != list(range(graph.num_variables)):
-        raise StructureError(
-            f"the elimination order {tuple(order)} must name each of {graph.num_variables} variables once."
-        )
+    order = as_tuple(order, "the elimination order", "[1, 0, 2]", StructureError)
+    if set(order) != set(range(graph.num_variables)) or len(order) != graph.num_variables:
+        raise StructureError(f"the elimination order {order} must name each of {graph.num_variables} variables once.")
     return (*(variable for variable in order if variable not in kept), *kept)
 
 

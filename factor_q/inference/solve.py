@@ -15,6 +15,7 @@ from factor_q.factors import Factors
 from factor_q.inference.answer import ELIMINATION, Answer, Effort, Fit, LogZ, Marginals, Maximum, Progress
 from factor_q.inference.approximation import Approximation, OnProgress
 from factor_q.inference.exact import exact_log_partition, exact_marginals, exact_maximum, own_values
+from factor_q.temperature import require_factors
 
 QUESTIONS = ("log_z", "maximum", "marginals")
 
@@ -159,6 +160,7 @@ def _impossible(method: str, seconds: float) -> Answer:
 
 
 def _check(model: Factors, questions: Collection[str], effort: Effort) -> None:
+    require_factors(model, "solve")
     cardinalities = model.cardinalities
     if model.batch_shape:
         raise StructureError(f"solve: takes one model, but these have batch shape {tuple(model.batch_shape)}.")

@@ -10,6 +10,7 @@ from circuits.numerics import NEGATIVE_INFINITY
 from factor_q.elimination.fix import fix
 from factor_q.graph import FactorGraph, Scope
 from factor_q.tables import AnyTables, Tables
+from factor_q.temperature import require_factors
 
 
 def condition(factors: AnyTables, evidence: EvidenceLike) -> AnyTables:
@@ -40,6 +41,7 @@ def condition(factors: AnyTables, evidence: EvidenceLike) -> AnyTables:
         >>> given.scopes, given.max()[0].item()
         (((0,), (1,)), 3.0)
     """
+    require_factors(factors, "condition")
     cardinalities = factors.cardinalities
     if not cardinalities:
         return factors

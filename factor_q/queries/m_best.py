@@ -55,8 +55,8 @@ def m_best(factors: Tables, count: int, *, order: Order = None, max_entries: int
         ([[0, 1], [1, 1], [1, 0]], [5.0, 2.0, 1.0])
     """
     check_count("m_best", count)
-    graph, batch = factors.graph, factors.batch_shape
     check_entries(factors, "m_best")
+    graph, batch = factors.graph, factors.batch_shape
     with torch.no_grad():
         _check_count(factors, count, order, max_entries)
         flat = factors.flat.detach().reshape(math.prod(batch), graph.num_entries)

@@ -86,8 +86,8 @@ def marginal(
     Cost: one pass up with the chosen variables in every message that they reach.
     Source: Koller & Friedman 2009, section 9.3.
     """
-    kept = check_variables(variables, factors.graph.num_variables)
     cooled = tempered(factors, temperature, "marginal")
+    kept = check_variables(variables, cooled.graph.num_variables)
     graph, batch = cooled.graph, math.prod(cooled.batch_shape)
     records = cooled.records_gradients
     needed = sizes(graph, order, kept).total * batch if records else peak(graph, order, batch, kept)

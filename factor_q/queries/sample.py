@@ -59,7 +59,7 @@ def sample(
         True
     """
     with torch.no_grad():
-        cooled = tempered(factors.detach(), temperature, "sample")
+        cooled = tempered(factors, temperature, "sample")
         size, batch = sizes(cooled.graph, order), math.prod(cooled.batch_shape)
         draws = check_sample_shape(sample_shape, batch * cooled.graph.num_variables)
         needed = size.messages * batch + min(size.largest * batch, max(SLICE, max(cooled.cardinalities, default=1)))

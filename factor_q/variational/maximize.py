@@ -19,7 +19,7 @@ from circuits.numerics import NEGATIVE_INFINITY
 from circuits.queries.entropy import require_deterministic
 from factor_q.factors import Factors
 from factor_q.limits import Limits, Rounds
-from factor_q.temperature import Temperature, tempered
+from factor_q.temperature import Temperature, require_factors, tempered
 from factor_q.variational.ascent import METHODS, Method, Point
 from factor_q.variational.starts import STARTS
 from factor_q.variational.terms import Terms, bound, terms_of
@@ -182,6 +182,9 @@ def _merged(first: VariationalFit, second: VariationalFit, shift: float) -> Vari
 
 
 def _check(factors: Factors, circuit: Circuit, method: str, starts: Starts) -> None:
+    require_factors(factors, "maximize_elbo")
+    if not isinstance(circuit, Circuit):
+        raise StructureError(f"maximize_elbo takes a Circuit to fit, not a {type(circuit).__name__}.")
     if tuple(circuit.cardinalities) != factors.cardinalities:
         raise StructureError(
             f"maximize_elbo: the factors are about variables with cardinalities {factors.cardinalities}, the circuit "

@@ -16,7 +16,7 @@ from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
 from factor_q.limits import Limits
 from factor_q.structure_learning.order import chow_liu_parents
-from factor_q.temperature import Temperature, tempered
+from factor_q.temperature import Temperature, require_factors, tempered
 from factor_q.variational.maximize import Budget, Progress, VariationalFit, maximize_elbo, maximize_with_restarts
 from factor_q.variational.starts import closed_form
 from factor_q.variational.strengths import factor_informations, factor_strengths
@@ -69,6 +69,7 @@ def fit_structure(
         >>> bool(torch.isclose(fit.lower_bound, f.log_partition().double()))
         True
     """
+    require_factors(factors, "fit_structure")
     if not factors.graph.num_variables:
         raise StructureError("fit_structure: the factors have no variables, so there is nothing to fit; f is log Z.")
     if not factors.batch_shape.numel():

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import cast
 
 import numpy as np
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from circuits import Circuit, CircuitDistribution
+from circuits.shapes import MOST_NUMBERS
 from factor_q import FactorGraph, FactorQ
 from factor_q.layers import mlp
 from spnpolicy.base.errors import ConfigError, NonFiniteError
@@ -40,7 +41,7 @@ class SPNPolicy(nn.Module):
             leaves only weights that do not know how many agents there are.
 
     Raises:
-        ConfigError: a size is not positive, or an option does not fit the mode.
+        ConfigError: a size is not positive or would not fit into memory, or an option does not fit the mode.
 
     Source: weights from a small network and embeddings per region: HyperSPNs (Shih, Sadigh and Ermon 2021).
 
@@ -66,13 +67,14 @@ class SPNPolicy(nn.Module):
         super().__init__()
         if not isinstance(circuit, Circuit):
             raise ConfigError(f"SPNPolicy takes a Circuit, not a {type(circuit).__name__}.")
-        if observation_size < 1 or rank < 1 or not hidden or min(hidden) < 1:
-            raise ConfigError(
-                f"SPNPolicy: observation_size {observation_size}, rank {rank} and hidden {tuple(hidden)} must be "
-                "positive, with at least one hidden layer."
-            )
+        _check_sizes(observation_size, hidden, rank)
         if pairs is not None and not per_agent:
             raise ConfigError("SPNPolicy: pairs need per_agent=True.")
+        for pair in pairs or ():
+            if not isinstance(pair, Sequence) or len(pair) != 2 or not set(pair) <= set(range(circuit.num_variables)):
+                raise ConfigError(
+                    f"SPNPolicy: pairs holds {pair!r}; give two agents each, of 0 to {circuit.num_variables - 1}."
+                )
         self.circuit = circuit
         agents = (circuit.num_variables,) if per_agent else ()
         self.input_shape = (*agents, observation_size)
@@ -101,6 +103,10 @@ class SPNPolicy(nn.Module):
             ConfigError: the observation has another shape or type.
         NonFiniteError: nan or an infinity in the observation, or out of the network; the message says which.
         """
+        if not isinstance(observation, Tensor):
+            raise ConfigError(
+                f"SPNPolicy: the observation is a {type(observation).__name__}; pass a tensor (torch.as_tensor)."
+            )
         depth = len(self.input_shape)
         shape = self.input_shape if self._checks_size else (*self.input_shape[:-1], observation.shape[-1])
         if tuple(observation.shape[-depth:]) != shape:
@@ -119,6 +125,22 @@ class SPNPolicy(nn.Module):
         # Stored parameters first, as the passes want it; what was checked here needs no second check.
         logits = logits.t().reshape(*batch, self.circuit.num_parameters)
         return CircuitDistribution(self.circuit, logits, validate_args=False)
+
+
+def _check_sizes(observation_size: object, hidden: object, rank: object) -> None:
+    """Raise unless all are positive whole numbers, hidden at least one of them, and their weights fit into memory."""
+    widths = tuple(hidden) if isinstance(hidden, Sequence) else ()
+    sizes = [size for size in (observation_size, *widths, rank) if type(size) is int and size > 0]
+    if not widths or len(sizes) < len(widths) + 2:
+        raise ConfigError(
+            f"SPNPolicy: observation_size {observation_size!r}, rank {rank!r} and hidden {hidden!r} must be positive "
+            "whole numbers, hidden a list with at least one of them, such as (128, 128)."
+        )
+    if (weights := sum(first * second for first, second in pairwise(sizes))) > MOST_NUMBERS:
+        raise ConfigError(
+            f"SPNPolicy: observation_size {observation_size}, hidden {hidden} and rank {rank} make layers of "
+            f"{weights:,} weights, more than {MOST_NUMBERS:,}; take smaller ones."
+        )
 
 
 def _check_finite(observations: Tensor, logits: Tensor) -> None:

@@ -1,6 +1,7 @@
 """What a user may hand over by mistake is refused by an error of ours, before memory or time is spent on it."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -132,3 +133,41 @@ def test_empty_batches_get_empty_answers(batch: tuple[int, ...]) -> None:
     constrained, log_probability = pi.constrain(operations.exactly([2, 3, 2], 1))
     assert constrained.batch_shape == log_probability.shape == batch
     assert policy().log_prob(torch.zeros(2, 0, 3, dtype=torch.long)).shape == (2, 0)
+
+
+@pytest.mark.parametrize("wrong", [5, None, 1.5])
+def test_what_is_no_list_is_refused_with_one(wrong: object) -> None:
+    asked: dict[str, Callable[[], object]] = {
+        "sample: the shape": lambda: policy().sample(wrong),
+        "the set of variables": lambda: policy().marginal(wrong),
+        "list of pairs": lambda: policy().pair_marginals(wrong),
+        "set of variables": lambda: policy().mutual_information([1], wrong),
+        "list of factors": lambda: policy().expectation(wrong),
+        **{
+            f"cardinalities is {wrong!r}": partial(build, wrong)
+            for build in (structures.mean_field, structures.keep_set)
+        },
+    }
+    for message, ask in asked.items():
+        with pytest.raises((EvidenceError, StructureError), match=message + r".* give a list, such as"):
+            ask()
+    with pytest.raises(EvidenceError, match="the list of factors is|give pairs of a scope and a tensor"):
+        policy().expectation(None if wrong is None else [wrong])
+
+
+@pytest.mark.parametrize("other", [None, "a", CHAIN])
+def test_a_second_distribution_that_is_none(other: object) -> None:
+    for name in ("kl_divergence", "cross_entropy", "multiply"):
+        with pytest.raises(StructureError, match=rf"{name} takes a distribution, not a \w+"):
+            getattr(policy(), name)(other)
+
+
+def test_tables_that_are_no_tensors_and_batches_that_differ() -> None:
+    for table in (np.zeros(2), None, [0.0, 1.0]):
+        with pytest.raises(EvidenceError, match="a factor is .* give pairs of a scope and a tensor"):
+            policy().expectation([((0,), table)])
+    with pytest.raises(StructureError, match=r"tables and distribution: the batch shapes \(3,\), \(4,\)"):
+        policy(4).expectation([((0,), torch.zeros(3, 2))])
+    large = policy_of(structures.mean_field([2] * 11_000 + [100_000]))
+    with pytest.raises(NotTractableError, match="evidence about 11,001 variables of up to 100,000 values"):
+        large.condition({0: 1})

@@ -4,10 +4,12 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 
 import factor_q
+from circuits import structures
 from circuits.errors import EvidenceError, NotTractableError, StructureError
 from factor_q import FactorGraph, Factors, approximate, queries
 
@@ -114,3 +116,65 @@ def test_every_query_answers_an_empty_batch_but_nothing_is_fitted_to_it(name):
     nobody = Factors.from_flat(GRAPH, torch.zeros(0, GRAPH.num_entries))
     with nullcontext() if name != "fit_structure" else pytest.raises(StructureError, match=r"batch \(0,\) has no rows"):
         ALL[name](nobody)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "f"])
+@pytest.mark.parametrize("name", [*ALL, "condition", "gibbs_sample", "maximize_elbo"])
+@pytest.mark.usefixtures("as_installed")
+def test_every_query_takes_factors(name, wrong):
+    more = {
+        "condition": lambda f: queries.condition(f, {}),
+        "gibbs_sample": factor_q.gibbs_sample,
+        "maximize_elbo": lambda f: factor_q.maximize_elbo(f, structures.mean_field([2])),
+    }
+    with pytest.raises(StructureError, match=r"takes Factors, not a (NoneType|int|str)"):
+        (ALL | more)[name](wrong)
+
+
+@pytest.mark.parametrize("name", queries.__all__)
+def test_every_query_knows_what_a_variable_of_huge_cardinality_costs(name):
+    f = Factors.from_flat(FactorGraph([10**12, 10**12]), torch.zeros(0))
+    more = {"condition": ({0: 1},), "m_best": (10**9,), "marginal": ([1, 0],), "sample": ((10**12,),)}
+    if name != "Maximum":
+        with pytest.raises(NotTractableError, match="would hold|more than|is a table of"):
+            getattr(queries, name)(f, *more.get(name, ()))
+
+
+@pytest.mark.parametrize("wrong", [5, None])
+@pytest.mark.usefixtures("as_installed")
+def test_what_is_no_list_is_refused_with_one(wrong):
+    f = spoiled(0.0)
+    asked = {
+        "sample: the shape": lambda: f.sample(wrong),
+        "set of variables": lambda: f.marginal(wrong),
+        "FactorGraph: cardinalities": lambda: FactorGraph(wrong),
+        "FactorGraph: scopes": lambda: FactorGraph([2], wrong),
+        "FactorGraph: scope 0": lambda: FactorGraph([2], [wrong]),
+    }
+    if wrong is not None:
+        asked |= {"elimination order": lambda: f.max(order=wrong), "cutset": lambda: f.max(cutset=wrong)}
+    for message, ask in asked.items():
+        with pytest.raises((EvidenceError, StructureError), match=message + f" is {wrong}; give a list, such as"):
+            ask()
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_factors_are_made_of_a_graph_and_tensors():
+    numbers = np.zeros(2)
+    with pytest.raises(StructureError, match=r"the table of scope \(0,\) is a ndarray; pass a tensor"):
+        Factors(FactorGraph([2], [(0,)]), [numbers])
+    for graph, tables in ((FactorGraph([2], [(0,)]), None), (None, []), (FactorGraph([2], [(0,)]), torch.zeros(1, 2))):
+        with pytest.raises(StructureError, match="Factors takes a FactorGraph and a list of tables, not a"):
+            Factors(graph, tables)
+    for graph, flat in ((FactorGraph([2], [(0,)]), numbers), (None, torch.zeros(2)), (FactorGraph([2]), None)):
+        with pytest.raises(StructureError, match="from_flat takes a FactorGraph and a tensor"):
+            Factors.from_flat(graph, flat)
+    for cards, scopes in (([True, 2], []), ([2, 2], [(True,)])):
+        with pytest.raises(StructureError, match="is True, but it must be an integer"):
+            FactorGraph(cards, scopes)
+    for temperature in (None, "1", True):
+        with pytest.raises(StructureError, match="the temperature is .* give a number"):
+            spoiled(0.0).log_partition(temperature)
+    for agent in (None, 1.5, 3):
+        with pytest.raises(EvidenceError, match="is not one of the 3 variables"):
+            spoiled(0.0).gain(agent, torch.zeros(3, dtype=torch.long))

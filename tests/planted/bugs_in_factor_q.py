@@ -8,6 +8,20 @@ BOUNDS = "tests/factor_q/approximate/test_bounds.py"
 
 BUGS = (
     Bug(
+        "factor_q: anything may stand in the place of factors",
+        "factor_q/temperature.py",
+        "    if not isinstance(factors, Tables):\n",
+        "    if factors is Tables:\n",
+        ("tests/factor_q/test_unusable_numbers.py::test_every_query_takes_factors",),
+    ),
+    Bug(
+        "factor_q: evidence about a huge variable is laid out at once",
+        "circuits/evidence.py",
+        "    if (padded := len(cardinalities) * max(cardinalities)) > MOST_NUMBERS:\n",
+        "    if (padded := len(cardinalities) * max(cardinalities)) > MOST_NUMBERS**9:\n",
+        ("tests/factor_q/test_unusable_numbers.py::test_every_query_knows_what_a_variable_of_huge_cardinality_costs",),
+    ),
+    Bug(
         "factor_q: axes of a joined table in the order of the scope",
         "factor_q/elimination/plan.py",
         "    axes = tuple(place[variable] for variable in joined if variable in place)\n",

@@ -79,8 +79,8 @@ def mini_bucket_maximum(factors: Factors, *, max_entries: int = 2**12, order: Or
         >>> mini_bucket_maximum(f).item()
         2.0
     """
-    plan = _plan(factors.graph, order, max_entries)
     flat = tempered(factors, 1.0, "mini_bucket_maximum").flat
+    plan = _plan(factors.graph, order, max_entries)
     return _run(plan, factors, flat, lambda _, __, joint: joint.amax(0))
 
 
@@ -124,8 +124,8 @@ def weighted_mini_bucket(
         (True, False)
     """
     rounds = Rounds(limits, steps=0)
-    plan = _plan(factors.graph, order, max_entries)
     flat = tempered(factors, temperature, "weighted_mini_bucket").flat
+    plan = _plan(factors.graph, order, max_entries)
     shifts = _Shifts(plan, flat)
     steps = 0 if plan.is_exact else _tighten(plan, factors, flat.detach(), shifts, learning_rate, rounds)
     return UpperBound(_run(plan, factors, flat, shifts.eliminate), plan.is_exact, steps)

@@ -87,7 +87,7 @@ def mean_field(
     """
     rounds = Rounds(limits, steps=1000)
     with torch.no_grad():
-        target = tempered(factors.detach(), temperature, "mean_field")
+        target = tempered(factors, temperature, "mean_field")
         singles = tuple((v,) for v in range(factors.graph.num_variables))
         family = product_family(factors.graph, singles, factors.device)
         state = initial_state(family, target, restarts, start=start, generator=generator)
@@ -135,7 +135,7 @@ def structured_mean_field(
     """
     rounds = Rounds(limits, steps=300)
     with torch.no_grad():
-        target = tempered(factors.detach(), temperature, "structured_mean_field")
+        target = tempered(factors, temperature, "structured_mean_field")
         chosen = choose_blocks(target, blocks)
         family = product_family(factors.graph, chosen, factors.device)
         state = initial_state(family, target, restarts, start=None, generator=generator)

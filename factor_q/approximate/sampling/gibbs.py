@@ -57,7 +57,7 @@ def gibbs_sample(
     if sweeps < 0:
         raise EvidenceError(f"gibbs_sample: sweeps is {sweeps}, but it must be at least 0.")
     with torch.no_grad():
-        target = tempered(factors.detach(), temperature, "gibbs_sample")
+        target = tempered(factors, temperature, "gibbs_sample")
         each = target.batch_shape.numel() * target.graph.num_variables
         shape = (*check_sample_shape(sample_shape, each), *target.batch_shape)
         values = _start(target, shape, generator) if start is None else _checked_start(target, shape, start)

@@ -81,7 +81,7 @@ def test_more_than_there_are_is_refused():
     flat[1, 1] = -torch.inf
     with pytest.raises(ValueError, match="only 6 are possible in batch row 1"):
         Factors.from_flat(GRAPH, flat).m_best(7)
-    with pytest.raises(ValueError, match="at least 1, not 0"):
+    with pytest.raises(ValueError, match="at least 1, a whole number, not 0"):
         f.m_best(0)
     nothing = Factors.from_flat(FactorGraph([], [()]), torch.ones(1))
     assert nothing.m_best(1)[1].tolist() == [1.0]

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -112,8 +113,20 @@ def test_elbo_equals_enumeration_and_never_exceeds_the_soft_value():
         ({"hidden": ()}, r"hidden \(\)"),
         ({"rank": 0}, "rank 0"),
         ({"pairs": [(0, 1)]}, "per_agent=True"),
+        ({"pairs": [(0, 9)], "per_agent": True}, r"pairs holds \(0, 9\); give two agents each, of 0 to 3"),
+        ({"pairs": [0], "per_agent": True}, "pairs holds 0; give two agents each"),
+        ({"observation_size": 2.5}, "observation_size 2.5, .* must be positive whole numbers"),
+        ({"observation_size": True}, "observation_size True"),
+        ({"observation_size": None}, "observation_size None"),
+        ({"hidden": 5}, r"hidden 5 must be .* a list with at least one of them, such as \(128, 128\)"),
+        ({"hidden": (2.5,)}, r"hidden \(2.5,\)"),
+        ({"hidden": "ab"}, "hidden 'ab'"),
+        ({"rank": "4"}, "rank '4'"),
+        *(({name: 10**12}, "weights, more than 1,073,741,824") for name in ("observation_size", "rank")),
+        ({"hidden": (10**9, 10**9)}, "make layers of 1,000,000,096,000,000,000 weights"),
     ],
 )
+@pytest.mark.usefixtures("as_installed")
 def test_bad_options_are_refused(options, words):
     with pytest.raises(ConfigError, match=words):
         spnpolicy.SPNPolicy(BUILDERS["mean_field"](), **options)
@@ -152,6 +165,29 @@ def test_a_batch_may_be_empty(per_agent):
 def test_another_type_of_observation_is_refused(dtype):
     with pytest.raises(ConfigError, match=f"the observation is {dtype}, but the network torch.float32"):
         spnpolicy.SPNPolicy(circuits.structures.keep_set([2, 3]), 4)(torch.zeros(5, 4, dtype=dtype))
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize("wrong", [[0.0] * 4, None, "a", np.zeros(4, np.float32)])
+def test_an_observation_that_is_no_tensor_is_refused(wrong):
+    with pytest.raises(ConfigError, match=r"the observation is a \w+; pass a tensor"):
+        spnpolicy.SPNPolicy(circuits.structures.keep_set([2, 3]), 4)(wrong)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_an_elbo_of_something_else_is_refused():
+    circuit = circuits.structures.keep_set([2, 3])
+    pi = circuits.CircuitDistribution(circuit, torch.zeros(4, circuit.num_parameters))
+    q = factor_q.Factors(factor_q.FactorGraph([2, 3], [(0, 1)]), [torch.zeros(3, 2, 3)])
+    for first, second in ((q, pi), (None, q), (pi, "q"), (pi, None)):
+        with pytest.raises(ConfigError, match="elbo takes a CircuitDistribution and Factors, in this order, not a"):
+            spnpolicy.elbo(first, second)
+    for wrong in (None, "1", True):
+        with pytest.raises(ConfigError, match="the temperature is .* give a number"):
+            spnpolicy.elbo(pi, q, wrong)
+    for other, temperature in ((q, 1.0), (q.from_flat(q.graph, q.flat[:1]), torch.ones(3))):
+        with pytest.raises(circuits.StructureError, match=r"elbo: .* the batch shapes \(4,\), .* do not broadcast"):
+            spnpolicy.elbo(pi, other, temperature)
 
 
 @pytest.mark.parametrize("temperature", [-1.0, math.nan, torch.tensor([1.0, -0.1])])
