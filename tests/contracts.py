@@ -339,7 +339,7 @@ def _flat(parts: list[Any], batch: int) -> Any:
     """Put tables of different shapes behind each other, shape (*batch, entries)."""
     if isinstance(parts[0], torch.Tensor):
         return torch.cat([part.flatten(batch) if part.dim() > batch else part.unsqueeze(-1) for part in parts], -1)
-    return np.concatenate([part.reshape(*part.shape[:batch], -1) for part in parts], -1)
+    return np.concatenate([part.reshape(*part.shape[:batch], prod(part.shape[batch:])) for part in parts], -1)
 
 
 def _sample_support(case: Case) -> torch.Tensor:
@@ -380,7 +380,7 @@ def _expert(cards: Cards) -> tuple[CircuitDistribution, np.ndarray]:
 
 def _constraint(case: Case) -> tuple[Circuit, np.ndarray]:
     """The first variable within the values that it takes in `case.possible`, and which joint values that allows."""
-    return _first_within(case.cards, frozenset(case.possible[..., 0].flatten().tolist()))
+    return _first_within(case.cards, frozenset(case.possible[..., 0].flatten().tolist() or [0]))
 
 
 @cache

@@ -242,7 +242,8 @@ def log_prob_variance(joint: np.ndarray, n: int) -> np.ndarray:
 
 def best(joint: np.ndarray, n: int, count: int) -> np.ndarray:
     """The `count` largest probabilities, best first, zeros behind the last one; (count, *batch)."""
-    flat = np.sort(joint.reshape(*joint.shape[: joint.ndim - n], -1), -1)[..., ::-1]
+    batch, cards = joint.shape[: joint.ndim - n], joint.shape[joint.ndim - n :]
+    flat = np.sort(joint.reshape(*batch, prod(cards)), -1)[..., ::-1]
     padded = np.concatenate([flat, np.zeros((*flat.shape[:-1], count))], -1)
     return np.moveaxis(padded[..., :count], -1, 0)
 

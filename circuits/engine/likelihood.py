@@ -52,7 +52,9 @@ def log_likelihood(compiled: CompiledCircuit, logits: Tensor, log_values: Tensor
 def plain_log_likelihood(compiled: CompiledCircuit, logits: Tensor, log_values: Tensor) -> Tensor:
     """Return the same by normalising first, from operations that can be differentiated again."""
     weights = normalize(compiled, logits.movedim(-1, 0).contiguous())[0]
-    return log_root(compiled, weights.reshape(-1, *logits.shape[:-1] or (1,) * (log_values.dim() - 1)), log_values)
+    return log_root(
+        compiled, weights.reshape(len(weights), *logits.shape[:-1] or (1,) * (log_values.dim() - 1)), log_values
+    )
 
 
 class _LogLikelihood(torch.autograd.Function):
@@ -173,7 +175,7 @@ def _per_example_weights(
     scratch = logits.new_empty(max(layer.size * layer.fan_in for layer in compiled.sum_layers) * tiles[0].stop)
     for tile in tiles:
         count = tile.stop - tile.start
-        weights = memory[: compiled.num_parameters * count].view(-1, count).copy_(logits[tile].t())
+        weights = memory[: compiled.num_parameters * count].view(compiled.num_parameters, count).copy_(logits[tile].t())
         totals = torch.cat([exponentials(_folded(weights, group), 1) for group in compiled.groups])
         numbers = PerExampleWeights(weights, totals, scratch)
         rows, held = _upward(compiled, values[:, tile], partial(per_example_contract, numbers))

@@ -10,6 +10,27 @@ GRADIENTS = "tests/circuits/test_gradients.py::test_gradients_equal_finite_diffe
 
 BUGS = (
     Bug(
+        "circuits: expectations of nan are nan",
+        "circuits/queries/expectation.py",
+        "    if not torch.compiler.is_compiling() and not bool(answer.detach().sum().isfinite()):\n",
+        "    if torch.compiler.is_compiling():\n",
+        ("tests/circuits/test_edges.py::test_expectation_names_the_scope_of_what_is_no_number",),
+    ),
+    Bug(
+        "circuits: a tile of no rows has no shape",
+        "circuits/engine/likelihood.py",
+        ".view(compiled.num_parameters, count)",
+        ".view(-1, count)",
+        ("tests/circuits/test_edges.py::test_every_query_answers_nothing_about_nobody",),
+    ),
+    Bug(
+        "circuits: what is no list counts as a list of itself",
+        "circuits/variables.py",
+        '        raise error(f"{what} is {given!r}; give a list, such as {example}.") from None\n',
+        "        items = iter([given])\n",
+        ("tests/circuits/test_doors.py::test_what_is_no_list_is_refused_with_one",),
+    ),
+    Bug(
         "circuits: values of an input numbered backwards",
         "circuits/engine/compiler.py",
         "rows = tuple(draft.offsets[node.variable] + value for value in node.values)",
