@@ -11,7 +11,7 @@ from torch import Tensor
 from spnpolicy.base.ranges import Count, Range, Repeats, Weight
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch
+from spnpolicy.data.protocol import Batch, seen
 from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
 from spnpolicy.maths.masks import require_some_action, usable, zero_where_stuck
 from spnpolicy.networks import nearest, proposals
@@ -88,7 +88,7 @@ class AQL:
         exists = self.critic.embedding.exists
         allowed = torch.from_numpy(step.available_actions & exists.cpu().numpy()).to(exists.device)
         require_some_action(allowed.cpu().numpy())
-        state = torch.tensor(step.state, dtype=torch.float32).to(exists.device)
+        state = seen(step, "state", exists.device)
         if explore:
             generator, epsilon = self._generator, self.config.exploration.at(progress)
             best, _ = nearest.best_of(self.critic, state, self._candidates(state, allowed, generator))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch
+from spnpolicy.data.protocol import Batch, seen
 from spnpolicy.maths import categorical
 from spnpolicy.maths.losses import squared_td_loss
 from spnpolicy.maths.masks import require_some_action
@@ -58,9 +58,9 @@ class CentralA2C:
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
         """Draw joint actions from the policy, or take the most probable ones."""
         require_some_action(step.available_actions)
-        seen = joint_actions.seen_state(step, next(self.actor.parameters()).device)
+        state = seen(step, "state", next(self.actor.parameters()).device)
         with torch.no_grad():
-            logits = self.actor(seen).cpu()
+            logits = self.actor(state).cpu()
         log_probs = self._masked(logits, torch.tensor(step.available_actions))
         index = categorical.sample(log_probs, self._generator) if explore else log_probs.argmax(-1)
         return joint_actions.split_index(index, self._cardinalities).numpy()

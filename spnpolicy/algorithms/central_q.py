@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch
+from spnpolicy.data.protocol import Batch, seen
 from spnpolicy.maths import losses
 from spnpolicy.maths.masks import require_some_action
 from spnpolicy.maths.returns import greedy_value
@@ -63,7 +63,7 @@ class CentralQ:
         mask = joint_actions.joint_mask(torch.tensor(step.available_actions), self._cardinalities)
         with torch.no_grad():
             device = next(self.critic.parameters()).device
-            values = self.critic(joint_actions.seen_state(step, device)).cpu()
+            values = self.critic(seen(step, "state", device)).cpu()
         # The team is one agent here.
         chosen = epsilon_greedy(
             values.unsqueeze(1).numpy(),

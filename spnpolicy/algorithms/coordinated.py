@@ -14,7 +14,7 @@ from factor_q import FactorGraph, FactorQ, Factors
 from spnpolicy.base.ranges import Count
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch
+from spnpolicy.data.protocol import Batch, seen
 from spnpolicy.maths.losses import squared_td_loss
 from spnpolicy.maths.masks import existing_actions, require_some_action, zero_where_stuck
 from spnpolicy.networks.encoders import encoder_for
@@ -83,7 +83,7 @@ class Coordinated:
         available = step.available_actions & self._existing
         require_some_action(available)
         device = next(self.critic.parameters()).device
-        factors = self.joint_factors(torch.tensor(step.observation, dtype=torch.float32, device=device))
+        factors = self.joint_factors(seen(step, "observation", device))
         greedy = self._best(factors, torch.tensor(available, device=device)).cpu().numpy()
         epsilon = self.config.exploration.at(progress) if explore else 0.0
         return coordination.explore_around(greedy, available, epsilon=epsilon, generator=self._generator, together=True)

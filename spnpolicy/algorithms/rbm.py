@@ -15,11 +15,11 @@ from spnpolicy.base.decoding import require
 from spnpolicy.base.ranges import Count, Repeats
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch, Window
+from spnpolicy.data.protocol import Batch, Window, seen
 from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
 from spnpolicy.maths.masks import existing_actions, require_some_action
 from spnpolicy.networks.encoders import Kind, Network
-from spnpolicy.parts.joint_actions import joint_mask, seen_state, split_index
+from spnpolicy.parts.joint_actions import joint_mask, split_index
 from spnpolicy.parts.learner import improve, make_optimizer, saves
 from spnpolicy.parts.settings import AdamSettings, DataSettings, LinearSchedule, data_needs, step_size
 from spnpolicy.parts.targets import value_target
@@ -137,7 +137,7 @@ class RBM:
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
         """Draw joint actions from the Boltzmann policy, or look for the best ones."""
         require_some_action(step.available_actions)
-        state = self._features(seen_state(step, self.critic.hidden_bias.device))
+        state = self._features(seen(step, "state", self.critic.hidden_bias.device))
         available = torch.tensor(step.available_actions, device=state.device)
         if explore:
             return self._draw(state, available, progress).cpu().numpy()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spnpolicy.base.ranges import Repeats
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch
+from spnpolicy.data.protocol import Batch, seen
 from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
 from spnpolicy.maths.masks import require_some_action, usable, zero_where_stuck
 from spnpolicy.networks.encoders import state_network
@@ -93,7 +93,7 @@ class Wolpertinger:
         exists = self.critic.embedding.exists
         require_some_action(step.available_actions & exists.cpu().numpy())
         available = torch.tensor(step.available_actions, device=exists.device) & exists
-        state = torch.tensor(step.state, dtype=torch.float32, device=exists.device)
+        state = seen(step, "state", exists.device)
         point = self.actor(state)
         if explore:
             noise = torch.randn(point.shape, generator=self._generator).to(point.device)

@@ -1,12 +1,14 @@
 """What an algorithm is: a frozen config and a small class with four methods."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from spnpolicy.base.errors import EnvError
 from spnpolicy.data.env import Step
 
 
@@ -123,3 +125,21 @@ class Algorithm(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
         ...
+
+
+def seen(step: Step, field: Literal["observation", "state"], device: torch.device) -> Float[Tensor, "envs *shown"]:
+    """Return what a step shows to those who act, on their device.
+
+    Raises:
+        EnvError: it holds nan or an infinity, at which a network would choose its first action without a word.
+    """
+    # A copy, because torch refuses to share memory with read-only arrays.
+    shown = torch.tensor(getattr(step, field), dtype=torch.float32, device=device)
+    # A finite sum has finite terms only: one pass in the usual case.
+    if not bool(shown.sum().isfinite()) and not bool((finite := shown.isfinite()).all()):
+        env, *entry = (~finite).nonzero()[0].tolist()
+        raise EnvError(
+            f"env {env}: the {field} holds {shown[env, *entry].item()} at {entry}, so nobody can act on it; give "
+            "finite numbers, or have steps checked by spnpolicy.envs.guarded, which names agent and episode."
+        )
+    return shown

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from factor_q.layers import initialize_orthogonal, mlp
 from spnpolicy.data.env import EnvSpec, Step
-from spnpolicy.data.protocol import Batch, Memory
+from spnpolicy.data.protocol import Batch, Memory, seen
 from spnpolicy.maths.masks import existing_actions
 from spnpolicy.networks.encoders import Network, encoder_for
 
@@ -97,9 +97,8 @@ class AgentNetwork(nn.Module):
             ValueError: a recurrent network was given no memory.
         """
         device = next(self.parameters()).device
-        # Copies, because torch refuses to share memory with read-only arrays.
-        observation = torch.tensor(step.observation, dtype=torch.float32, device=device)
-        state = torch.tensor(step.state, dtype=torch.float32, device=device) if self._sees_state else None
+        observation = seen(step, "observation", device)
+        state = seen(step, "state", device) if self._sees_state else None
         with torch.inference_mode():
             if not self.is_recurrent:
                 return self(observation, state).cpu()
@@ -190,7 +189,7 @@ class AgentLinear(nn.Module):
         """Apply each agent's weights to its row."""
         rows = x.reshape(-1, *x.shape[-2:]).transpose(0, 1)
         product = torch.baddbmm(self.bias.unsqueeze(1), rows, self.weight.transpose(1, 2))
-        return product.transpose(0, 1).reshape(*x.shape[:-1], -1)
+        return product.transpose(0, 1).reshape(*x.shape[:-1], self.bias.shape[-1])
 
 
 class GatedCell(nn.Module):

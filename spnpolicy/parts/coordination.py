@@ -111,7 +111,7 @@ def eliminate(factors: Factors) -> Int[Tensor, "*batch agents"]:
     parts = factors.flat.flatten(0, -2).split(max(1, DEFAULT_MAX_ENTRIES // held))
     limit = max(held, DEFAULT_MAX_ENTRIES)
     best = torch.cat([Factors.from_flat(factors.graph, part).max(max_entries=limit)[1] for part in parts])
-    return best.reshape(*factors.batch_shape, -1)
+    return best.reshape(*factors.batch_shape, factors.graph.num_variables)
 
 
 def _held(graph: FactorGraph) -> int:

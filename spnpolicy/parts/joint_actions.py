@@ -4,11 +4,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.data.env import Step
 
 MOST_JOINT_ACTIONS = 100_000
 """Beyond this a network with one output per joint action is refused."""
@@ -54,9 +53,3 @@ def joint_mask(
     for agent, cardinality in enumerate(cardinalities[1:], start=1):
         mask = (mask.unsqueeze(-1) & available[..., agent, :cardinality].unsqueeze(-2)).flatten(-2)
     return mask
-
-
-def seen_state(step: Step, device: torch.device) -> Float[Tensor, "envs state"]:
-    """Return the states of a step, on a device."""
-    # A copy, because torch refuses to share memory with read-only arrays.
-    return torch.tensor(step.state, dtype=torch.float32, device=device)

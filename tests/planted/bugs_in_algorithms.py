@@ -7,6 +7,34 @@ ALGORITHMS = "tests/spnpolicy/algorithms/test_algorithms.py"
 
 BUGS = (
     Bug(
+        "algorithms: everybody acts on nan as on any number",
+        "spnpolicy/data/protocol.py",
+        "    if not bool(shown.sum().isfinite()) and not bool((finite := shown.isfinite()).all()):\n",
+        "    if not bool((finite := shown.isfinite() | shown.isnan()).all()):\n",
+        ("tests/spnpolicy/algorithms/test_algorithm_edges.py",),
+    ),
+    Bug(
+        "spn_ac: no more pairs than the setting says, however many agents there are",
+        "spnpolicy/algorithms/spn_ac.py",
+        "max(config.num_pairs, enough)",
+        "config.num_pairs",
+        ("tests/spnpolicy/algorithms/test_spn_ac.py::test_so_many_agents_that_the_default_would_leave_some_alone",),
+    ),
+    Bug(
+        "policy: layers of any size are tried",
+        "spnpolicy/networks/policy.py",
+        "for first, second in pairwise(sizes))) > MOST_NUMBERS:",
+        "for first, second in pairwise(sizes))) > MOST_NUMBERS**9:",
+        ("tests/spnpolicy/networks/test_policy.py::test_bad_options_are_refused",),
+    ),
+    Bug(
+        "elbo: batches that do not broadcast are left to torch",
+        "spnpolicy/maths/objective.py",
+        '    common_shape([pi.batch_shape, q.batch_shape, shape], "elbo: policy, action values and temperature")\n',
+        "",
+        ("tests/spnpolicy/networks/test_policy.py::test_an_elbo_of_something_else_is_refused",),
+    ),
+    Bug(
         "settings: ranges are not looked at",
         "spnpolicy/base/decoding.py",
         "                rule.check(number, path)",
