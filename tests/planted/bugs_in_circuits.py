@@ -24,10 +24,10 @@ BUGS = (
         ("tests/circuits/test_edges.py::test_every_query_answers_nothing_about_nobody",),
     ),
     Bug(
-        "circuits: what is no list is walked through",
+        "circuits: what is no list counts as a list of itself",
         "circuits/variables.py",
-        "    except TypeError:\n        raise error",
-        "    except ValueError:\n        raise error",
+        '        raise error(f"{what} is {given!r}; give a list, such as {example}.") from None\n',
+        "        items = iter([given])\n",
         ("tests/circuits/test_doors.py::test_what_is_no_list_is_refused_with_one",),
     ),
     Bug(

@@ -13,7 +13,7 @@ from spnpolicy.envs import ENVIRONMENTS, environment_class, make_env
 # of type are tried in a plain interpreter: every expression must end in an error of ours with this text.
 MISTAKES = [
     ("make_env('coverge')", "ConfigError", "unknown environment 'coverge'; did you mean 'coverage'?"),
-    ("make_env('zzz')", "ConfigError", "unknown environment 'zzz'; Known: assignment_game, coverage,"),
+    ("make_env('zzz')", "ConfigError", "unknown environment 'zzz'; known: assignment_game, coverage,"),
     ("make_env(None)", "ConfigError", "unknown environment None"),
     ("make_env('coverage', agent=3)", "ConfigError", "coverage: unknown option 'agent'; did you mean 'agents'?"),
     ("make_env('coverage', agents=0)", "ConfigError", "coverage: agents=0 is too small; it must be 1 or more."),
