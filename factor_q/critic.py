@@ -347,9 +347,7 @@ class _FactorGroup(nn.Module):
         total = (rows @ places[0] + first.bias).index_select(0, self.agents[0])
         for weight, agents in zip(places[1:], self.agents[1:], strict=True):
             total += (rows @ weight).index_select(0, agents)
-        for relation in seen:
-            total += relation @ more
-        return total
+        return _apply(seen[0], more.unsqueeze(0), total) if seen else total
 
 
 class _StackedLinear(nn.Module):

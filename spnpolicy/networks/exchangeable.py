@@ -165,8 +165,8 @@ class _Layer(torch.autograd.Function):
         ctx: Any, units: Tensor, weight: Tensor, entity: Tensor, agent: Tensor, scale: Tensor, shift: Tensor, eps: float
     ) -> Tensor:
         """Return the units after the layer."""
-        total = units @ weight.t()
-        total.add_(entity).add_(agent.unsqueeze(1))
+        total = entity + agent.unsqueeze(1)
+        total.flatten(0, -2).addmm_(units.flatten(0, -2), weight.t())
         change, mean, spread = torch.native_layer_norm(total, scale.shape, scale, shift, eps)
         ctx.save_for_backward(units, weight, scale, shift, total, mean, spread, change.relu_())
         return units + change

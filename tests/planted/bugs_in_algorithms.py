@@ -4,6 +4,7 @@ from tests.planted.bug import Bug
 
 DOOR = "tests/spnpolicy/algorithms/test_settings_at_the_door.py"
 ALGORITHMS = "tests/spnpolicy/algorithms/test_algorithms.py"
+EXCHANGEABLE = "tests/spnpolicy/networks/test_exchangeable.py"
 
 BUGS = (
     Bug(
@@ -259,5 +260,33 @@ BUGS = (
         "        config.train.require_an_update(session.learning.needs.rollout)\n",
         "",
         (f"{DOOR}::test_a_run_in_which_nothing_would_be_learned_is_refused_by_name",),
+    ),
+    Bug(
+        "networks: edges hear the maximum of their neighbour",
+        "spnpolicy/networks/exchangeable.py",
+        "largest = [units.amax(axis) for axis in axes]",
+        "largest = [units.amax(axis).roll(1, 0) for axis in axes]",
+        (f"{EXCHANGEABLE}::test_pools_and_their_gradients_are_those_of_means_and_maxima",),
+    ),
+    Bug(
+        "networks: edges are pooled over the wrong axis",
+        "spnpolicy/networks/exchangeable.py",
+        "pooled = [_pooled(each, (1,))[0] for each in edges]",
+        "pooled = [_pooled(each, (0,))[0].mean(0, keepdim=True).expand(len(own), -1, -1) for each in edges]",
+        (f"{EXCHANGEABLE}::test_agents_hear_of_each_other_in_rounds_only",),
+    ),
+    Bug(
+        "networks: absent entities count in the mean",
+        "spnpolicy/networks/exchangeable.py",
+        "is_there.sum(axis).clamp_min(1)",
+        "is_there.sum(axis).clamp_min(is_there.shape[axis])",
+        (f"{EXCHANGEABLE}::test_pools_and_their_gradients_are_those_of_means_and_maxima",),
+    ),
+    Bug(
+        "networks: tied maxima get the whole gradient each",
+        "spnpolicy/networks/exchangeable.py",
+        "share = grad / is_largest.sum(axis)",
+        "share = grad",
+        (f"{EXCHANGEABLE}::test_pools_and_their_gradients_are_those_of_means_and_maxima",),
     ),
 )

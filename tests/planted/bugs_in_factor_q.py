@@ -209,4 +209,18 @@ BUGS = (
         "largest / lowest == math.inf",
         ("tests/factor_q/test_unusable_numbers.py",),
     ),
+    Bug(
+        "factor_q: the order of a symmetric pair is ignored",
+        "factor_q/critic.py",
+        "torch.arange(size).reshape(shape).t().flatten() if both_orders",
+        "torch.arange(size) if both_orders",
+        ("tests/spnpolicy/networks/test_exchangeable.py::test_symmetric_tables_are_the_mean_over_both_orders",),
+    ),
+    Bug(
+        "factor_q: relations of the first order serve both",
+        "factor_q/critic.py",
+        "found = relate(self.agents[0], self.agents[1])",
+        "found = relate(self.agents.amin(0), self.agents.amax(0))",
+        ("tests/spnpolicy/networks/test_exchangeable.py::test_permuted_agents_have_permuted_tables",),
+    ),
 )

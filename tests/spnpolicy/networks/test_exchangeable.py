@@ -222,11 +222,15 @@ def test_what_is_absent_has_no_influence_and_none_at_all_is_no_nan():
     close(encoder(empty), codes)
 
 
-def test_agents_hear_of_each_other():
-    encoder, seen = encoder_of(), observations(SPEC, 5)
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_agents_hear_of_each_other_in_rounds_only(rounds):
+    encoder = encoder_of(network=Network("exchangeable", (8,), FourierFeatures(1), rounds=rounds))
+    seen = observations(SPEC, 5)
     goals, changed = SPEC.entities.sets[0], seen.clone()
     block(changed, goals)[:, 1, :, :2] += 0.3
-    assert (encoder(changed)[:, 0] - encoder(seen)[:, 0]).abs().max() > 1e-3
+    difference = (encoder(changed) - encoder(seen)).abs().amax((0, 2))
+    assert difference[1] > 1e-3
+    assert (difference[0] > 1e-3) == (rounds > 0)
 
 
 @pytest.mark.parametrize("has_absent", [False, True])
