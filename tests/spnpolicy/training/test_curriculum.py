@@ -70,15 +70,16 @@ def played(course, successes, steps=1):
 
 def test_a_stage_is_mastered_exactly_at_the_threshold():
     """93 of the latest 100 are enough and 92 are not, and nothing is with fewer than 100."""
+    curriculum = Curriculum(({"size": 2},), success=0.93, episodes=100)
     for failures, is_enough in ((7, True), (8, False)):
-        course = Course(Curriculum(({"size": 2},), success=0.93, episodes=100))
-        successes = [False] * 50 + [False] * failures + [True] * (100 - failures)
-        played(course, successes[:99])
-        assert not course.is_mastered
-        played(Course(NEVER), successes)
-        course = Course(Curriculum(({"size": 2},), success=0.93, episodes=100))
-        played(course, successes)
+        course = Course(curriculum)
+        played(course, [False] * 50 + [False] * failures + [True] * (100 - failures))
         assert course.is_mastered is is_enough
+    course = Course(curriculum)
+    played(course, [True] * 99)
+    assert not course.is_mastered
+    played(course, [True])
+    assert course.is_mastered
 
 
 def test_episodes_count_in_the_order_in_which_they_began():
