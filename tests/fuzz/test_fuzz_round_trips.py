@@ -11,7 +11,7 @@ import circuits
 from spnpolicy.base.decoding import decode, encode
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.strict_json import dump_json, parse_json
-from spnpolicy.training.config import RunConfig, TrainConfig
+from spnpolicy.training.config import Curriculum, RunConfig, TrainConfig
 from spnpolicy.training.storage.checkpoints import load_checkpoint, save_checkpoint
 from spnpolicy.training.storage.tensor_files import NAME_OF_DTYPE
 from tests import strategies
@@ -53,21 +53,30 @@ def option_tables(reserved):
     return st.dictionaries(st.text().filter(lambda name: name != reserved), OPTIONS, max_size=5)
 
 
-RUN_CONFIGS = st.builds(
-    RunConfig,
-    algorithm=st.text(),
-    env=st.text(),
-    algorithm_options=option_tables("discount"),
-    env_options=option_tables("num_envs"),
-    train=train_configs(),
+CURRICULA = st.just({}) | st.fixed_dictionaries(
+    {"stages": st.lists(option_tables("num_envs").filter(bool), min_size=1, max_size=3).map(tuple)},
+    optional={"success": st.floats(0, 1), "episodes": st.integers(1, 10**6)},
+)
+RUN_SETTINGS = st.fixed_dictionaries(
+    {
+        "algorithm": st.text(),
+        "env": st.text(),
+        "algorithm_options": option_tables("discount"),
+        "env_options": option_tables("num_envs"),
+        "train": train_configs(),
+        "curriculum": CURRICULA,
+    }
 )
 
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_run_configs(count):
     @examples(count)
-    @given(RUN_CONFIGS)
-    def check(config):
+    @given(RUN_SETTINGS)
+    def check(given_settings):
+        # Made here and not in the strategy: the type checks of the tests look at a random stage of a curriculum, and
+        # strategies may not draw from `random`.
+        config = RunConfig(**given_settings | {"curriculum": Curriculum(**given_settings["curriculum"])})
         text = dump_json(encode(config))
         again = decode(RunConfig, parse_json(text.encode(), source="c", error=ConfigError), path="c")
         assert again == config

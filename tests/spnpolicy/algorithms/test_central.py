@@ -19,6 +19,7 @@ from spnpolicy.envs import make_env
 from spnpolicy.parts.joint_actions import joint_index, joint_mask, split_index
 from tests.spnpolicy.learning_cases import (
     CHAIN_VALUE_OF_B,
+    as_window,
     chain,
     chain_observation,
     full_batch,
@@ -175,7 +176,7 @@ def test_central_a2c_gradient_is_that_of_the_entropy_regularised_objective(gener
     with torch.no_grad():
         last.bias.copy_(weights.log())
     rows = torch.repeat_interleave(torch.arange(6), weights)
-    batch = Batch(*(None if column is None else column[rows] for column in batch))
+    batch = as_window(Batch(*(None if column is None else column[rows] for column in batch)))
     free = weights.log().clone().requires_grad_()
     p = free.exp() / free.exp().sum()
     ((p * payoff.flatten()).sum() - 0.3 * (p * p.log()).sum()).backward()
