@@ -13,6 +13,7 @@ from tests.contracts import rows_for
 DRAWS = 100_000
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("family", strategies.FAMILIES)
 def test_the_gradient_at_a_switched_off_edge_is_exactly_zero(family: str) -> None:
     """Logits of -inf, one per choice where there are two: every query ignores them, and so does its gradient."""

@@ -58,6 +58,7 @@ def overlapping_circuit(seed: int) -> Circuit:
     return c
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("seed", first_now(range(240)))
 def test_the_bounds_hold_on_circuits_that_overlap(seed: int) -> None:
     c = overlapping_circuit(seed)

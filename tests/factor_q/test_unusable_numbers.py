@@ -88,6 +88,7 @@ def test_without_variables_there_is_nothing_to_fit(structure):
         factor_q.fit_structure(Factors.from_flat(FactorGraph([]), torch.zeros(0)), structure)
 
 
+@pytest.mark.full
 def test_m_best_of_more_assignments_than_floating_point_can_count():
     chain = factor_q.FactorGraph([2] * 1100, [(i, i + 1) for i in range(1099)])
     f = Factors.from_flat(chain, torch.randn(chain.num_entries, generator=torch.Generator().manual_seed(0)))

@@ -16,6 +16,7 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("seed", range(12))
 def test_draws_follow_the_distribution(seed):
     """Chains from independent uniform starts; 60 sweeps of a small, smooth model. False alarms: 1e-6 per row."""

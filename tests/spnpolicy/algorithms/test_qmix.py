@@ -226,6 +226,7 @@ SLOW_GUESS = pytest.param("truncated", 0.2, marks=pytest.mark.slow)
 
 
 # What is remembered where the clock stops (A, B, B) is never learned from: its value is a guess of the network.
+@pytest.mark.full
 @pytest.mark.parametrize(("ending", "tolerance"), [("terminated", 0.01), SLOW_GUESS])
 def test_a_recurrent_learner_knows_the_chain(ending, tolerance):
     options = CHAIN | {"network": {"kind": "recurrent", "hidden": (16,)}, "sequence_length": 4, **rates(critic=2e-3)}

@@ -226,6 +226,7 @@ SLOW_GUESS = pytest.param("truncated", 0.2, marks=pytest.mark.slow)
 
 
 # What is remembered where the clock stops (A, B, B) is never learned from: its value is a guess of the network.
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("ending", "tolerance"), [("terminated", 0.01), pytest.param("truncated", 0.2, marks=pytest.mark.slow)]
 )

@@ -96,6 +96,7 @@ def test_the_mean_return_is_the_elbo():
     assert error < STANDARD_ERRORS * found.std() / len(found) ** 0.5
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("baseline", ["leave_one_out", pytest.param("none", marks=pytest.mark.slow)])
 def test_it_learns_a_bandit(baseline):
     env = make_env("matrix_game", payoff=[[0.0, 1.0], [0.2, 0.0]], num_envs=32)

@@ -57,6 +57,7 @@ def test_every_command_has_examples_that_its_own_parser_takes(name, capsys):
         read_command_line(command.parser(), words[1:], takes_settings=command.takes_settings)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.usefixtures("as_installed")
 @pytest.mark.parametrize("case", CASES)
 def test_bad_input(case, place, capsys):

@@ -35,6 +35,7 @@ def test_3_for_an_unforeseen_error_in_one_line_that_says_where_its_traceback_is(
     assert "break_down" in saved.read_text()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "words",
     # Training waits for all retries of its last checkpoint, which takes 21 seconds.

@@ -39,6 +39,7 @@ def eager(rng, env, masks):
     return actions
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("rescale", [True, False])
 @pytest.mark.parametrize("task", TASKS)
 def test_follows_the_package_step_by_step(task, rescale):

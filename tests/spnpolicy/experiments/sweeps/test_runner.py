@@ -18,6 +18,7 @@ def ends_of_tries(folder, trial):
     return [json.loads(line).get("end") for line in lines]
 
 
+@pytest.mark.full
 def test_a_failed_trial_keeps_its_traceback_and_the_others_go_on(tmp_path):
     plan = tiny_plan(seeds=1, own_options={"vdn": {"critic": {"learning_rate": 1e38}}})
     seen = []
