@@ -38,7 +38,7 @@ class Preset:
 
 COVERAGE: dict[str, Preset] = {
     "quick": Preset(
-        "5x5 grid, 3 agents, 4 algorithms with 3 seeds: about five minutes on two cores",
+        "5x5 grid, 3 agents, 4 algorithms with 3 seeds: about ten minutes on two cores",
         env_options={"size": 5, "agents": 3, "variant": "latch"},
         train=TrainConfig(
             steps=400_000, discount=0.95, num_envs=64, batch_size=256, updates=1, replay_capacity=100_000,
