@@ -293,8 +293,8 @@ class RandomPlay:
 def random_scores(plan: Plan, suite: Suite) -> dict[str, float]:
     """Return what uniform random play earns in each task."""
     found: dict[str, float] = {}
-    for task, (env, options) in suite.environments.items():
-        batch = make_env(env, num_envs=RANDOM_EPISODES, **options)
+    for task, environment in suite.environments.items():
+        batch = make_env(environment.env, num_envs=RANDOM_EPISODES, **environment.options)
         player: Any = RandomPlay()
         result = evaluate(player, batch, RANDOM_EPISODES, suite.train.discount, plan.evaluation_seed)
         found[task] = result.summary()[suite.measure] * suite.factor

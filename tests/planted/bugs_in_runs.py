@@ -17,6 +17,9 @@ DROPS = "tests/faults/envs/test_dropped_episodes.py"
 SEEDING = "tests/spnpolicy/base/test_seeding.py"
 STATISTICS = "tests/spnpolicy/experiments/statistics/test_statistics.py"
 DECODING = "tests/spnpolicy/base/test_decoding.py"
+FAILED_RUNS = (
+    "tests/spnpolicy/experiments/benchmarks/test_benchmark.py::test_failed_runs_end_with_3_and_say_where_to_look"
+)
 EXIT_CODES = "tests/spnpolicy/cli/test_failures.py"
 
 BUGS = (
@@ -320,16 +323,14 @@ BUGS = (
         "spnpolicy/experiments/sweeps/runner.py",
         'status.state = "failed" if status.failures >= MOST_TRIES else "waiting"',
         'status.state = "done" if status.failures >= MOST_TRIES else "waiting"',
-        (
-            "tests/spnpolicy/experiments/sweeps/test_runner.py::test_a_failed_trial_keeps_its_traceback_and_the_others_go_on",
-        ),
+        (FAILED_RUNS,),
     ),
     Bug(
         "sweeps: a checkpoint of other settings is gone on with",
         "spnpolicy/experiments/sweeps/trials.py",
         '    if (own / "checkpoints").is_dir() and _has_config(own, config):\n',
         '    if (own / "checkpoints").is_dir():\n',
-        ("tests/spnpolicy/experiments/sweeps/test_runner.py::test_a_checkpoint_that_is_of_no_use_is_not_used",),
+        ("tests/spnpolicy/experiments/sweeps/test_runner.py::test_a_sound_run_of_other_settings_is_not_gone_on_with",),
     ),
     Bug(
         "settings: unknown names are dropped",
@@ -386,8 +387,6 @@ BUGS = (
         "spnpolicy/cli/sweep.py",
         "    return FAILED if failed else 0\n",
         "    return 0\n",
-        (
-            "tests/spnpolicy/experiments/benchmarks/test_benchmark.py::test_failed_runs_end_with_3_and_say_where_to_look",
-        ),
+        (FAILED_RUNS,),
     ),
 )

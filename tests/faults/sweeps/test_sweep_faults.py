@@ -188,7 +188,6 @@ def test_a_trial_that_kills_every_worker_is_given_up(calm, tmp_path):
     assert "lost 11 workers" in (trial_folder(folder, plan.trials[0]) / FAILURE_FILE).read_text()
 
 
-@pytest.mark.full
 def test_finished_trials_are_left_alone(tmp_path, capfd):
     command = restart_sweep.make_finished_sweep(tmp_path, 100)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
@@ -213,6 +212,7 @@ def test_sixty_trials_survive_everything(tmp_path, engine, monkeypatch):
     assert kill_sweep.main() == 0
 
 
+@pytest.mark.full
 def test_metrics_have_no_record_twice(calm):
     """The comparison above would also see this; here it is said plainly."""
     _, folder = calm

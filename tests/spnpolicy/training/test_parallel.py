@@ -33,6 +33,7 @@ def together(tmp_path_factory):
     return folder, [json.loads((folder / f"found{rank}.json").read_text()) for rank in (0, 1)]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", ["spn_ac", "vdn", "iql"])
 def test_two_halves_of_a_batch_give_the_step_of_the_whole_batch(together, name):
     _, found = together

@@ -92,7 +92,7 @@ def broken_run(folder, config, make, ends):
     return attempts[-1]()
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 @pytest.mark.parametrize(("algorithm", "task"), CASES + [pytest.param(*case, marks=pytest.mark.slow) for case in REST])
 def test_a_resumed_run_equals_the_unbroken_one(tmp_path, algorithm, task):
     check_resumption(tmp_path, *config_of(algorithm, task))

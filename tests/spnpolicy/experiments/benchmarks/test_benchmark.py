@@ -140,7 +140,6 @@ def test_ctrl_c_stops_cleanly(tmp_path):
     assert all(is_gone(worker, seconds=5) for worker in workers)
 
 
-@pytest.mark.full
 def test_failed_runs_end_with_3_and_say_where_to_look(tmp_path, capsys):
     flags = ["1" if word == "2" and FLAGS[i - 1] == "--seeds" else word for i, word in enumerate(FLAGS)]
     flags.remove("spn_ac")

@@ -85,6 +85,17 @@ def test_a_checkpoint_that_is_of_no_use_is_not_used(tmp_path, damage):
     assert is_finished(config, tmp_path)
 
 
+def test_a_sound_run_of_other_settings_is_not_gone_on_with(tmp_path):
+    config = (plan := tiny_plan()).trials[0]
+    other = tiny_plan(own_options={config.algorithm: {"critic": {"learning_rate": 0.5}}})
+    assert config.name == other.trials[0].name
+    assert not run_trial(other, other.trials[0], tmp_path, on_progress=stop_at(160))
+    steps = []
+    assert run_trial(plan, config, tmp_path, on_progress=lambda progress: steps.append(progress.step))
+    assert steps[0] == 8
+    assert is_finished(config, tmp_path)
+
+
 def test_only_the_evaluation_is_repeated_if_only_that_is_missing(tmp_path):
     config = (plan := tiny_plan()).trials[0]
     run_trial(plan, config, tmp_path)
