@@ -39,8 +39,8 @@ class IA2C:
             self.actor = agent_network(spec, config)
             self.critic = agent_network(spec, config, recurrent=False, outputs=1, sees_state=self.critic_sees_state)
         self.target_critic = frozen_copy(self.critic)
-        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
-        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
+        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic)
         self.num_updates = 0
         self.needs = data_needs(config, self.actor.memory_size)
         self._generator = streams.torch("exploration")

@@ -73,8 +73,8 @@ class AQL:
             else:
                 self.actor = proposals.AutoregressiveProposal(spec.cardinalities, encoder, hidden)
         self.target_critic = frozen_copy(self.critic)
-        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
-        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic)
+        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor)
         self.num_updates = 0
         self.needs = data_needs(config)
         self._generator, self._candidate_generator = streams.torch("exploration"), streams.torch("proposal")

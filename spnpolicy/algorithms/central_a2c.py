@@ -51,8 +51,8 @@ class CentralA2C:
             self.actor = state_network(config.network, spec, count, output_gain=POLICY_OUTPUT_GAIN)
             self.critic = state_network(config.network, spec, 1)
         self.target_critic = frozen_copy(self.critic)
-        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
-        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
+        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic)
         self.num_updates = 0
 
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:

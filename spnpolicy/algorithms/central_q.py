@@ -49,7 +49,7 @@ class CentralQ:
         with streams.initialization("central_q"):
             self.critic = state_network(config.network, spec, outputs, output_gain=OUTPUT_GAIN)
         self.target_critic = frozen_copy(self.critic)
-        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic)
         self.num_updates = 0
         self.needs = data_needs(config)
         self._generator, self.order_generator = streams.numpy("exploration"), streams.torch("minibatches")

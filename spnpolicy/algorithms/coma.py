@@ -89,8 +89,8 @@ class COMA:
             self.actor = agent_network(spec, config)
             self.critic = CounterfactualCritic(spec, config)
         self.target_critic = frozen_copy(self.critic)
-        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
-        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
+        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic)
         self.num_updates = 0
         self.needs = data_needs(config, self.actor.memory_size)._replace(passes=config.critic_steps)
         self._generator, self._bootstrap_generator = streams.torch("exploration"), streams.torch("bootstrap")

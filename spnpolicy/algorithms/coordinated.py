@@ -67,7 +67,7 @@ class Coordinated:
                     agent_id=config.network.tells_agents_apart, share_factors=config.share_factors,
                 )  # fmt: skip
         self.target_critic = frozen_copy(self.critic)
-        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic)
         self.num_updates = 0
         self.needs = data_needs(config)
         self._has_masks = spec.has_action_masks

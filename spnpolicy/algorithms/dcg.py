@@ -132,7 +132,7 @@ class DCG:
         with streams.initialization("dcg"):
             self.critic = PayoffNetwork(spec, config, graph)
         self.target_critic = frozen_copy(self.critic)
-        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic)
         self.num_updates = 0
         self.needs = data_needs(config, self.critic.encoder.memory_size)
         self._generator, self.order_generator = streams.numpy("exploration"), streams.torch("minibatches")

@@ -42,7 +42,7 @@ class IQL:
         with streams.initialization(self.name):
             self.critic = self.utilities = agent_network(spec, config)
         self.target_critic = frozen_copy(self.critic)
-        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic)
         self.num_updates = 0
         self.needs = data_needs(config, self.critic.memory_size)
         self._generator, self.order_generator = streams.numpy("exploration"), streams.torch("minibatches")

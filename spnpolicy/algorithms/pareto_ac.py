@@ -82,9 +82,9 @@ class ParetoAC:
             self.values = agent_network(spec, config, recurrent=False, sees_state=True, outputs=1)
             self.critic = _critic(config, spec, seed=streams.integer("pairs"))
         self.target_critic = frozen_copy(self.critic)
-        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
+        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor)
         judges = [*self.critic.parameters(), *self.values.parameters()]
-        self.critic_optimizer = make_optimizer(judges, config.critic.learning_rate)
+        self.critic_optimizer = make_optimizer(judges, config.critic)
         self.needs = data_needs(config, self.actor.memory_size)
         self.num_updates = 0
         self._generator = streams.torch("exploration")

@@ -84,8 +84,8 @@ class IPPO:
             self.actor = agent_network(spec, config)
             self.critic = agent_network(spec, config, recurrent=False, outputs=1, sees_state=self.critic_sees_state)
         self.target_critic = frozen_copy(self.critic)
-        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
-        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
+        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic)
         self.num_updates = 0
         self.needs = data_needs(config, self.actor.memory_size)._replace(passes=config.epochs)
         self._generator, self._order_generator = streams.torch("exploration"), streams.torch("minibatches")

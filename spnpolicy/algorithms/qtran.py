@@ -82,7 +82,7 @@ class QTRAN:
             self.critic = Factorization(spec, config)
         self.utilities = self.critic.utilities
         self.target_critic = frozen_copy(self.critic)
-        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic)
         self.num_updates = 0
         self.needs = data_needs(config, self.utilities.memory_size)
         self._generator, self.order_generator = streams.numpy("exploration"), streams.torch("minibatches")

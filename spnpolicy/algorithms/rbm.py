@@ -130,7 +130,7 @@ class RBM:
             inputs = config.network.features.size(spec.state_size)
             self.critic = FreeEnergy(spec.cardinalities, inputs, config.network.hidden[0])
         self._features = config.network.features
-        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic)
         self.num_updates = 0
         self._generator, self.order_generator = streams.torch("exploration"), streams.torch("minibatches")
 

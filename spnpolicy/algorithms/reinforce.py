@@ -67,7 +67,7 @@ class Reinforce:
         self.config = config
         with streams.initialization("reinforce"):
             self.actor = agent_network(spec, config)
-        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
+        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor)
         self.num_updates = 0
         self.needs = data_needs(config, self.actor.memory_size)
         self._generator = streams.torch("exploration")

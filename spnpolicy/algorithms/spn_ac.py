@@ -154,8 +154,8 @@ class SPNActorCritic:
             else:
                 self.actor = ResidualPolicy(circuit, graph, encoder=encoder, **options)
         self.target_critic, self.target_actor = frozen_copy(self.critic), frozen_copy(self.actor)
-        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
-        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic)
+        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor)
         self.temperature = Temperature(config.temperature)
         self.bounds, self.evidence = RewardBounds(config.discount), Evidence()
         self.num_updates = 0

@@ -77,8 +77,8 @@ class Wolpertinger:
             embedding = self.critic.embedding
             self.actor = Actor(config, spec, embedding.size, embedding.bounds)
         self.target_actor, self.target_critic = frozen_copy(self.actor), frozen_copy(self.critic)
-        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor.learning_rate)
-        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic.learning_rate)
+        self.actor_optimizer = make_optimizer(self.actor.parameters(), config.actor)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), config.critic)
         self.num_updates = 0
         self.needs = data_needs(config)
         self._cardinalities = spec.cardinalities

@@ -21,8 +21,8 @@ def frozen_copy(network: Module) -> Module:
     return copy.deepcopy(network).requires_grad_(False)
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
-    """Return Adam in its fused form, which needs one call for all parameters on every device we use.
+def make_optimizer(parameters: Iterable[nn.Parameter], settings: AdamSettings) -> torch.optim.Optimizer:
+    """Return Adam in its fused form, which needs one call for all parameters on every device we use; or RAdam.
 
     Raises:
         ValueError: a parameter is not contiguous. Fused Adam walks through parameter and moments side by side in
@@ -31,7 +31,9 @@ def make_optimizer(parameters: Iterable[nn.Parameter], learning_rate: float) -> 
     parameters = list(parameters)
     if not all(parameter.is_contiguous() for parameter in parameters):
         raise ValueError("every parameter must be contiguous: make it with nn.Parameter(tensor.contiguous()).")
-    return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+    if settings.rectified:
+        return torch.optim.RAdam(parameters, lr=settings.learning_rate, foreach=True)
+    return torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
 
 
 def descend(*steps: tuple[Tensor, torch.optim.Optimizer], max_gradient_norm: float) -> list[float]:

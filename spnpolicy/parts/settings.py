@@ -75,6 +75,9 @@ class AdamSettings(Checked):
     """Step size of Adam."""
     final: Share = 1.0
     """What is left of the step size at the end of training; it falls in a straight line over the second half."""
+    rectified: bool = False
+    """Take RAdam: steps are small until the size of gradients is known, over about a thousand of them, so that values
+    do not run ahead of a critic that has hardly seen a reward. Source: Liu et al. 2020."""
 
     def step_size_at(self, progress: float) -> float:
         """Return the step size at this share of training."""

@@ -14,7 +14,7 @@ from spnpolicy.maths.losses import clipped_policy_loss, policy_gradient_loss, ro
 from spnpolicy.parts.actor_critic import actor_loss
 from spnpolicy.parts.learner import make_optimizer, saves
 from spnpolicy.parts.minibatches import learn_in_parts, minibatches, some_rows
-from spnpolicy.parts.settings import CriticSettings, LinearSchedule
+from spnpolicy.parts.settings import AdamSettings, CriticSettings, LinearSchedule
 from spnpolicy.parts.targets import advantages, normalized
 
 SETTINGS = CriticSettings(discount=0.9, trace=0.9)
@@ -225,7 +225,7 @@ class Counting:
 
     def __init__(self, fails):
         self.critic = torch.nn.Linear(3, 2)
-        self.critic_optimizer = make_optimizer(self.critic.parameters(), 0.1)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), AdamSettings(0.1))
         self.steps, self._fails = 0, fails
 
     def step(self, rows, column):
