@@ -15,6 +15,7 @@ from spnpolicy.base.ranges import Range, Repeats
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
+from spnpolicy.parts.joint_settings import JointSettings
 from spnpolicy.parts.learner import saves
 
 TOLERANCE = 1e-4
@@ -26,7 +27,7 @@ FORBIDDEN = -1e9
 
 
 @dataclass(frozen=True)
-class Config(spn_ac.SharedConfig):
+class Config(JointSettings):
     """Settings of the mean-field actor-critic; those shared with spn_ac mean the same."""
 
     solver: Literal["gradient", "coordinate_ascent"] = "gradient"
@@ -51,7 +52,7 @@ class MeanField:
 
     def __init__(self, config: Config, spec: EnvSpec, streams: Streams) -> None:
         self.config = config
-        shared = {part.name: getattr(config, part.name) for part in fields(spn_ac.SharedConfig)}
+        shared = {part.name: getattr(config, part.name) for part in fields(JointSettings)}
         options = spn_ac.Config(**shared, structure="mean_field")
         solver = self._solve if config.solver == "coordinate_ascent" else None
         self.learner = spn_ac.SPNActorCritic(options, spec, streams, solver)

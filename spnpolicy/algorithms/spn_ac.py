@@ -1,8 +1,8 @@
 """The exact-ELBO actor-critic: a joint circuit policy trained on a multilinear factor-graph Q, without sampling."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
@@ -12,11 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from circuits import Circuit, CircuitDistribution, StructureError, structures
-from factor_q import FactorGraph, FactorQ, Factors, random_pairs
-from spnpolicy.base.decoding import require
+from factor_q import FactorGraph, FactorQ, Factors
 from spnpolicy.base.distributed import mean
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.base.ranges import Amount, Count, Range, Repeats
+from spnpolicy.base.ranges import Range, Repeats
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
@@ -28,58 +27,18 @@ from spnpolicy.networks.policy import SPNPolicy
 from spnpolicy.networks.potentials import ResidualPolicy
 from spnpolicy.parts import solvers
 from spnpolicy.parts.evidence import Evidence
+from spnpolicy.parts.joint_settings import JointSettings, critic_graph
 from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
 from spnpolicy.parts.minibatches import regress, some_rows
 from spnpolicy.parts.reward_bounds import RewardBounds
-from spnpolicy.parts.settings import AdamSettings, DataSettings, TargetUpdate, data_needs, step_size
+from spnpolicy.parts.settings import data_needs
 from spnpolicy.parts.solvers import Boltzmann
 from spnpolicy.parts.targets import value_target
-from spnpolicy.parts.temperature import LEAST_SPREAD, Temperature, TemperatureConfig, spread
+from spnpolicy.parts.temperature import LEAST_SPREAD, Temperature, spread
 
 
 @dataclass(frozen=True)
-class SharedConfig(DataSettings):
-    """Settings of all learners that set a policy over joint actions against a factor-graph critic."""
-
-    critic: AdamSettings = field(default_factory=step_size(1e-3))
-    """How action values descend."""
-    actor: AdamSettings = field(default_factory=step_size(1e-3))
-    """How the policy descends."""
-    num_pairs: Count = 20
-    """Pair factors of the critic: all pairs of agents if they are no more than this, else so many at random, and never
-    fewer than give every agent a partner."""
-    pairs: tuple[tuple[Amount, Amount], ...] = ()
-    """The pair factors of the critic themselves, by the agents' numbers, instead of `num_pairs`; what
-    `factor_q.learn_factor_graph` finds in joint actions and returns, for example."""
-    critics: Annotated[int, Range(1, 2)] = 1
-    """2: two critics that start differently, and the smaller expectation counts; against values that are too high."""
-    value_bounds: bool = True
-    """Hold values of what follows within what the rewards seen so far allow, see `RewardBounds`."""
-    state: Literal["none", "critic", "both"] = "none"
-    """Who also sees the state of the environment, beside all agents' observations: where these do not show everything,
-    a critic that sees it is right on average of what a policy that does not will earn; and "both" needs it in play."""
-    plays_by: Literal["online", "target"] = "online"
-    """Whose policy plays, and is valued in targets: what has learned the most, or the copies that follow slowly. These
-    keep still within a rollout and from one to the next, which a few passes over it do not."""
-    potentials: Literal["own", "residual"] = "own"
-    """What the policy's network gives: all potentials of actions and pairs, or what is to be added to the critic's
-    tables, in its units. A new policy is then at once as good as the circuit can follow these tables, and exactly
-    their Boltzmann policy where the circuit can hold it."""
-    entropy_reference: Literal["uniform", "none"] = "uniform"
-    """Measure entropy against the uniform policy, so that staying alive is never paid; "none" is the plain entropy."""
-    temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
-    """Weight of the entropy."""
-    target: TargetUpdate = field(default_factory=TargetUpdate)
-    """How the target critic follows."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        is_unused = len(self.pairs) > 0 and self.num_pairs != SharedConfig.num_pairs
-        require(not is_unused, "num_pairs", self.num_pairs, "left out where pairs are given")
-
-
-@dataclass(frozen=True)
-class Config(SharedConfig):
+class Config(JointSettings):
     """Settings of the exact-ELBO actor-critic."""
 
     structure: Literal["keep_set", "markov_chain", "mean_field"] = "keep_set"
@@ -125,7 +84,8 @@ class SPNActorCritic:
     mean over agents.
 
     With a trace above 0 the target looks further ahead, along the joint actions that were taken: a soft lambda-return,
-    in which every state on the way adds its entropy's worth. On fresh rollouts this is unbiased.
+    in which every state on the way adds its entropy's worth unless `entropy_counts` says otherwise. On fresh rollouts
+    this is unbiased.
 
     Relatives are made of its parts: with a `solver` the policy comes from the critic's tables instead of the actor's
     network, which then is not trained; and `learn` takes another actor loss, `target` another value of what follows.
@@ -349,6 +309,8 @@ class SPNActorCritic:
             most = float(largest.max())
             bonus = {"least_bonus": -most} if config.entropy_reference == "uniform" else {"most_bonus": most}
             value_tp1 = self.bounds.hold(value_tp1, **bonus)
+        if config.entropy_counts == "where_it_bootstraps":
+            bonus_tp1 = torch.zeros_like(bonus_tp1)
         return value_target(config, batch, zero_where_stuck(value_tp1, available), bonus_tp1=bonus_tp1)
 
     def _largest_entropy(self, allowed: Bool[Tensor, "*batch agents actions"]) -> Float[Tensor, "*batch"]:
@@ -359,7 +321,7 @@ class SPNActorCritic:
         return allowed.sum(-1).float().log().sum(-1)
 
 
-def solver_of(config: SharedConfig, circuit: Circuit, graph: FactorGraph) -> Solver | None:
+def solver_of(config: JointSettings, circuit: Circuit, graph: FactorGraph) -> Solver | None:
     """Return what finds policies from tables; None where a network does.
 
     Raises:
@@ -371,22 +333,6 @@ def solver_of(config: SharedConfig, circuit: Circuit, graph: FactorGraph) -> Sol
         solvers.require_tractable(graph)
         return solvers.exact
     return partial(solvers.natural_gradient, circuit, steps=config.solver_steps)
-
-
-def critic_graph(config: SharedConfig, cardinalities: tuple[int, ...], seed: int) -> FactorGraph:
-    """Return the critic's graph: a value of the state, every agent alone, and the pairs that a config asks for.
-
-    Raises:
-        ConfigError: a pair names an agent that is not there, or one twice.
-    """
-    scopes: Iterable[tuple[int, ...]] = ((agent,) for agent in range(len(cardinalities)))
-    if not config.pairs:
-        enough = -(-len(cardinalities) // 2)
-        scopes = random_pairs(cardinalities, max(config.num_pairs, enough), seed=seed).scopes
-    try:
-        return FactorGraph(cardinalities, [(), *scopes, *config.pairs])
-    except StructureError as problem:
-        raise ConfigError(f"pairs is {config.pairs!r}: {problem}") from problem
 
 
 def build_circuit(config: Config, graph: FactorGraph) -> Circuit:

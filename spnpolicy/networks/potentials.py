@@ -2,12 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from circuits import Circuit, CircuitDistribution
 from factor_q import FactorGraph, FactorQ, Factors
@@ -25,12 +27,13 @@ class TableLogits(nn.Module):
         graph: the scopes.
     """
 
-    entries: Tensor
-    edges: Tensor
+    by_edge: Tensor
+    edge_starts: Tensor
+    by_entry: Tensor
+    entry_starts: Tensor
 
     def __init__(self, circuit: Circuit, graph: FactorGraph) -> None:
         super().__init__()
-        self.num_parameters = circuit.num_parameters
         decided = _decided_entries(circuit, [scope for scope in graph.scopes if scope])
         self.scopes = tuple(scope for scope in graph.scopes if scope in decided)
         """Those that have an influence."""
@@ -38,14 +41,43 @@ class TableLogits(nn.Module):
         none = np.zeros(0, np.int64)
         edges = np.concatenate([none, *(decided[scope][0] for scope in self.scopes)])
         entries = np.concatenate([none, *(offsets[scope] + decided[scope][1] for scope in self.scopes)])
-        self.register_buffer("edges", torch.from_numpy(edges), persistent=False)
-        self.register_buffer("entries", torch.from_numpy(entries), persistent=False)
+        lists = (*_grouped(entries, edges, circuit.num_parameters), *_grouped(edges, entries, graph.num_entries))
+        for name, numbers in zip(("by_edge", "edge_starts", "by_entry", "entry_starts"), lists, strict=True):
+            self.register_buffer(name, torch.from_numpy(numbers), persistent=False)
 
     def forward(self, flat: Float[Tensor, "batch entries"]) -> Float[Tensor, "parameters batch"]:
         """Return the logits, stored parameters first, as the passes want them."""
-        tables = flat.t().contiguous()
-        logits = tables.new_zeros(self.num_parameters, tables.shape[1])
-        return logits.index_add(0, self.edges, tables.index_select(0, self.entries))
+        lists = self.by_edge, self.edge_starts, self.by_entry, self.entry_starts
+        return cast(Tensor, _SumOfRows.apply(flat.t().contiguous(), *lists))
+
+
+class _SumOfRows(torch.autograd.Function):
+    """Sums of rows of a matrix, by lists of rows; and its gradient by the lists that lead back.
+
+    An edge decides about ten entries. Gathered first, these are ten times the logits, and as many again backwards.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, members: Tensor, starts: Tensor, back: Tensor, back_starts: Tensor) -> Tensor:
+        """Return the sum of the rows in every list; 0 for an empty one."""
+        ctx.save_for_backward(back, back_starts)
+        return functional.embedding_bag(members, rows, starts, mode="sum")
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return what every row was worth to the sums that it is part of."""
+        return functional.embedding_bag(ctx.saved_tensors[0], grad.contiguous(), ctx.saved_tensors[1], mode="sum"), *(
+            None for _ in range(4)
+        )
+
+
+def _grouped(
+    members: Int[np.ndarray, " links"], groups: Int[np.ndarray, " links"], count: int
+) -> tuple[Int[np.ndarray, " links"], Int[np.ndarray, " groups"]]:
+    """Return the members of all groups, one group after the other, and where each begins."""
+    sizes = np.bincount(groups, minlength=count)
+    return members[np.argsort(groups, kind="stable")], np.concatenate([[0], np.cumsum(sizes)[:-1]])
 
 
 class ResidualPolicy(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spnpolicy.base.distributed import average
+from spnpolicy.parts.rectified_adam import RectifiedAdam
 from spnpolicy.parts.settings import AdamSettings
 
 Kind = TypeVar("Kind", bound=type[Any])
@@ -21,8 +22,8 @@ def frozen_copy(network: Module) -> Module:
     return copy.deepcopy(network).requires_grad_(False)
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], settings: AdamSettings) -> torch.optim.Optimizer:
-    """Return Adam in its fused form, which needs one call for all parameters on every device we use; or RAdam.
+def make_optimizer(parameters: Iterable[nn.Parameter], settings: AdamSettings) -> torch.optim.Adam:
+    """Return Adam, or RAdam, in its fused form, which needs one call for all parameters on every device we use.
 
     Raises:
         ValueError: a parameter is not contiguous. Fused Adam walks through parameter and moments side by side in
@@ -31,9 +32,8 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: AdamSettings) -
     parameters = list(parameters)
     if not all(parameter.is_contiguous() for parameter in parameters):
         raise ValueError("every parameter must be contiguous: make it with nn.Parameter(tensor.contiguous()).")
-    if settings.rectified:
-        return torch.optim.RAdam(parameters, lr=settings.learning_rate, foreach=True)
-    return torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
+    kind = RectifiedAdam if settings.rectified else torch.optim.Adam
+    return kind(parameters, lr=settings.learning_rate, fused=True)
 
 
 def descend(*steps: tuple[Tensor, torch.optim.Optimizer], max_gradient_norm: float) -> list[float]:

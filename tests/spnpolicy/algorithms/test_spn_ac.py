@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from spnpolicy.algorithms import make_algorithm
-from spnpolicy.algorithms.spn_ac import SharedConfig, critic_graph
 from spnpolicy.base.decoding import encode
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.base.seeding import Streams
@@ -19,6 +18,7 @@ from spnpolicy.data.env import EnvSpec
 from spnpolicy.data.protocol import Batch
 from spnpolicy.data.stores import ReplayBuffer
 from spnpolicy.envs import make_env
+from spnpolicy.parts.joint_settings import JointSettings, critic_graph
 from spnpolicy.parts.reward_bounds import RewardBounds
 from spnpolicy.parts.temperature import COLDEST, LEAST_SPREAD, WARMEST, Temperature, TemperatureConfig, spread
 from spnpolicy.training.config import RunConfig, TrainConfig
@@ -418,7 +418,7 @@ def test_many_agents_get_a_bounded_number_of_pairs_that_touch_everyone():
 @pytest.mark.parametrize("num_agents", [41, 100])
 def test_so_many_agents_that_the_default_would_leave_some_alone(num_agents):
     spec = EnvSpec((2,) * num_agents, 1, num_agents, has_action_masks=False)
-    graph = critic_graph(SharedConfig(), spec.cardinalities, seed=0)
+    graph = critic_graph(JointSettings(), spec.cardinalities, seed=0)
     pairs = [scope for scope in graph.scopes if len(scope) == 2]
     assert len(pairs) == (num_agents + 1) // 2
     assert {agent for pair in pairs for agent in pair} == set(range(num_agents))
