@@ -161,6 +161,7 @@ class CircuitDistribution(WeightedCircuit, Distribution):
     constrain = queries.constrain
     multiply = queries.multiply
     expectation = queries.expectation
+    expected_score = queries.expected_score
     entropy_lower_bound = queries.entropy_lower_bound
     entropy_upper_bound = queries.entropy_upper_bound
     log_prob_variance = queries.log_prob_variance

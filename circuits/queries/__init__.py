@@ -6,6 +6,7 @@ from circuits.queries.divergence import cross_entropy, kl_divergence, mutual_inf
 from circuits.queries.entropy import entropy
 from circuits.queries.entropy_bounds import entropy_lower_bound, entropy_upper_bound
 from circuits.queries.expectation import expectation
+from circuits.queries.expected_score import expected_score
 from circuits.queries.log_prob import log_evidence, log_prob
 from circuits.queries.m_best import m_best
 from circuits.queries.marginal import marginal, marginals, pair_marginals
@@ -24,6 +25,7 @@ __all__ = [
     "entropy_lower_bound",
     "entropy_upper_bound",
     "expectation",
+    "expected_score",
     "kl_divergence",
     "log_evidence",
     "log_prob",

@@ -89,13 +89,13 @@ class ReinforceVI:
             following = batch.next_observation, batch.next_state
             pi = learner.policy(*following, batch.next_available_actions)
             drawn = self._draw(pi, learner.values(learner.target_critic, *following))
-            target_t = learner.target(batch, drawn.soft_return.mean(0), -drawn.log_prob.mean(0))
+            target_t = learner.target(batch, drawn.soft_return.mean(0), lambda: -drawn.log_prob.mean(0))
         return learner.learn(batch, target_t, self._actor_loss, progress)
 
-    def _actor_loss(self, rows: Batch, q_t: Sequence[Factors]) -> tuple[Tensor, Tensor, Tensor]:
+    def _actor_loss(self, rows: Batch, q_t: Sequence[Factors]) -> tuple[Tensor, Tensor]:
         drawn = self._draw(self.learner.policy_on(rows, q_t), q_t)
         loss = score_function_loss(drawn, self.config.baseline, rows.valid)
-        return drawn.soft_return.mean(0), -drawn.log_prob.detach().mean(0), loss
+        return drawn.soft_return.mean(0), loss
 
     def _draw(self, pi: CircuitDistribution | Boltzmann, q: Sequence[Factors]) -> Drawn:
         assert isinstance(pi, CircuitDistribution), "a network gives circuits"

@@ -26,6 +26,7 @@ from spnpolicy.networks.joint_values import JointValues, average_of, least
 from spnpolicy.networks.policy import SPNPolicy
 from spnpolicy.networks.potentials import ResidualPolicy
 from spnpolicy.parts import solvers
+from spnpolicy.parts.bounds import ExactBound
 from spnpolicy.parts.evidence import Evidence
 from spnpolicy.parts.joint_settings import JointSettings, critic_graph
 from spnpolicy.parts.learner import frozen_copy, improve, make_optimizer, saves
@@ -53,11 +54,11 @@ class Config(JointSettings):
     """Natural-gradient steps in every state."""
 
 
-ROWS_THAT_TELL = 256
+ROWS_THAT_TELL = 64
 """Rows of a batch from which the temperature learns how far values spread."""
 
-ActorLoss = Callable[[Batch, Sequence[Factors]], tuple[Tensor, Tensor, Tensor]]
-"""Gives the ELBO and the entropy of every row, and the actor's loss, from rows and the critic's tables there."""
+ActorLoss = Callable[[Batch, Sequence[Factors]], tuple[Tensor, Tensor]]
+"""Gives the ELBO of every row, and the actor's loss, from rows and the critic's tables there."""
 
 Solver = Callable[[Factors, Bool[Tensor, "*batch agents actions"], float], CircuitDistribution | Boltzmann]
 """Finds the policy for given action values, available actions and temperature, without a network."""
@@ -69,6 +70,7 @@ class _Task(NamedTuple):
     graph: FactorGraph
     circuit: Circuit
     solver: Solver | None
+    bound: ExactBound
 
 
 @saves(
@@ -98,7 +100,7 @@ class SPNActorCritic:
         self._spec = spec
         self._pairs_seed, self._solver_of_relative = streams.integer("pairs"), solver
         self._tasks: dict[tuple[int, ...], _Task] = {}
-        graph, circuit, self._solver = self._task(spec.cardinalities)
+        graph, circuit, self._solver, self._bound = self._task(spec.cardinalities)
         network = config.network
         told_apart = network.tells_agents_apart
         options = {
@@ -127,7 +129,7 @@ class SPNActorCritic:
             graph = critic_graph(self.config, cardinalities, seed=self._pairs_seed)
             circuit = build_circuit(self.config, graph)
             solver = self._solver_of_relative or solver_of(self.config, circuit, graph)
-            self._tasks[cardinalities] = _Task(graph, circuit, solver)
+            self._tasks[cardinalities] = _Task(graph, circuit, solver, ExactBound(circuit, graph))
         return self._tasks[cardinalities]
 
     def retarget(self, spec: EnvSpec) -> None:
@@ -139,7 +141,7 @@ class SPNActorCritic:
         for network in (self.critic, self.target_critic, self.actor, self.target_actor):
             retarget(network, spec)
         if spec.cardinalities != self._spec.cardinalities:
-            graph, circuit, self._solver = self._task(spec.cardinalities)
+            graph, circuit, self._solver, self._bound = self._task(spec.cardinalities)
             try:
                 for critic in (self.critic, self.target_critic):
                     critic.retarget(graph)
@@ -204,10 +206,8 @@ class SPNActorCritic:
             losses = {"critic": torch.stack(errors).sum()}
             if self._solver is not None:
                 return improve(self, **losses)
-            bound, entropy, losses["actor"] = actor_loss(rows, [q.detach() for q in q_t])
-            numbers = improve(self, **losses)
-            seen = {"elbo": bound, "entropy": entropy}
-            return numbers | {name: float(mean_of_valid(each.detach(), rows.valid)) for name, each in seen.items()}
+            bound, losses["actor"] = actor_loss(rows, [q.detach() for q in q_t])
+            return improve(self, **losses) | {"elbo": float(mean_of_valid(bound.detach(), rows.valid))}
 
         numbers = regress(self, batch, target_t, step)
         if all(map(math.isfinite, numbers.values())):
@@ -221,23 +221,24 @@ class SPNActorCritic:
         rows = some_rows(batch, ROWS_THAT_TELL)
         allowed = usable(rows.available_actions, self._spec.cardinalities)
         q = self.values(self.critic, rows.observation, rows.state)
-        if "entropy" not in numbers:
-            pi = self.policy_on(rows, q)
-            numbers["entropy"] = float(mean_of_valid(pi.entropy(), rows.valid))
-        means = [float(mean_of_valid(x, rows.valid)) for x in (self._largest_entropy(allowed), spread(q[0], allowed))]
-        numbers["entropy"], largest, of_values = mean(numbers["entropy"], *means)
+        seen = self.policy_on(rows, q).entropy(), self._largest_entropy(allowed), spread(q[0], allowed)
+        numbers["entropy"], largest, of_values = mean(*(float(mean_of_valid(each, rows.valid)) for each in seen))
         at = progress if self.config.temperature.falls_with == "progress" else self.evidence.value
         if self.bounds.largest > 0.0:
             # Before a critic has learned, its values spread by chance and hardly at all: a policy at such a temperature
             # would follow them, be certain of nothing, and see no reward any more.
             self.temperature.update(numbers["entropy"], largest, at, max(of_values, LEAST_SPREAD * self.bounds.largest))
 
-    def actor_loss(self, rows: Batch, q_t: Sequence[Factors]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the ELBO and the entropy of every row, and the loss: minus the mean of the first."""
-        pi = self.policy_on(rows, q_t)
-        entropy = pi.entropy()
-        bound = least(pi.expectation(q) for q in q_t) + self.temperature.value * entropy
-        return bound, entropy, -mean_of_valid(bound, rows.valid)
+    def actor_loss(self, rows: Batch, q_t: Sequence[Factors]) -> tuple[Tensor, Tensor]:
+        """Return the ELBO of every row, and the loss: minus its mean."""
+        bound = self._elbo(self.policy_on(rows, q_t), q_t)
+        return bound, -mean_of_valid(bound, rows.valid)
+
+    def _elbo(self, pi: CircuitDistribution | Boltzmann, q: Sequence[Factors]) -> Float[Tensor, "*batch"]:
+        temperature = self.temperature.value
+        if isinstance(pi, Boltzmann):
+            return least(pi.expectation(each) for each in q) + temperature * pi.entropy()
+        return least(self._bound(pi, each, temperature) for each in q)
 
     def policy_on(self, rows: Batch, q_t: Sequence[Factors]) -> CircuitDistribution | Boltzmann:
         """Return the policy that learns at the observations of some rows, given the critic's tables there."""
@@ -285,32 +286,33 @@ class SPNActorCritic:
         critic, actor = self._playing
         q = q_tp1 if critic is self.target_critic else self.values(critic, *following)
         pi = self._policy(actor, q, *following, batch.next_available_actions)
-        entropy = pi.entropy()
-        value = least(pi.expectation(q) for q in q_tp1) + self.temperature.value * entropy
-        return self.target(batch, value, entropy)
+        # The optimal policy of the values that count has the value log Z, of which its entropy would be a derivative.
+        is_optimal = isinstance(pi, Boltzmann) and q is q_tp1 and len(q) == 1
+        value = pi.soft_value if is_optimal else self._elbo(pi, q_tp1)
+        return self.target(batch, value, pi.entropy)
 
     def target(
-        self, batch: Batch, value_tp1: Float[Tensor, "*batch"], entropy_tp1: Float[Tensor, "*batch"]
+        self, batch: Batch, value_tp1: Float[Tensor, "*batch"], entropy_tp1: Callable[[], Float[Tensor, "*batch"]]
     ) -> Float[Tensor, "*batch"]:
         """Return r + discount (1 - d) * soft value of the next state, or what looks further ahead with a trace.
 
         Args:
             batch: what happened.
             value_tp1: E[Q] + alpha * entropy of the next state.
-            entropy_tp1: its part that is the entropy, which is measured against the uniform policy's if that is asked.
+            entropy_tp1: gives the entropy, which is measured against the uniform policy's if that is asked; called only
+                where it counts on the way.
         """
         config, available = self.config, batch.next_available_actions
-        bonus_tp1 = self.temperature.value * entropy_tp1
+        counts = config.trace > 0.0 and config.entropy_counts == "at_every_step"
+        bonus_tp1 = self.temperature.value * entropy_tp1() if counts else torch.zeros_like(value_tp1)
         largest = self.temperature.value * self._largest_entropy(usable(available, self._spec.cardinalities))
         if config.entropy_reference == "uniform":
-            value_tp1, bonus_tp1 = value_tp1 - largest, bonus_tp1 - largest
+            value_tp1, bonus_tp1 = value_tp1 - largest, bonus_tp1 - largest if counts else bonus_tp1
         self.bounds.observe(batch.reward.mean(-1), batch.valid)
         if config.value_bounds:
             most = float(largest.max())
             bonus = {"least_bonus": -most} if config.entropy_reference == "uniform" else {"most_bonus": most}
             value_tp1 = self.bounds.hold(value_tp1, **bonus)
-        if config.entropy_counts == "where_it_bootstraps":
-            bonus_tp1 = torch.zeros_like(bonus_tp1)
         return value_target(config, batch, zero_where_stuck(value_tp1, available), bonus_tp1=bonus_tp1)
 
     def _largest_entropy(self, allowed: Bool[Tensor, "*batch agents actions"]) -> Float[Tensor, "*batch"]:

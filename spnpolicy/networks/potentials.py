@@ -108,7 +108,7 @@ class ResidualPolicy(nn.Module):
 
     def retarget(self, circuit: Circuit, graph: FactorGraph) -> None:
         """Give policies on another circuit, of other agents for example, with the same weights."""
-        device = self.base.edges.device
+        device = self.base.by_edge.device
         self.correction.retarget(self._read(circuit, graph))
         self.base.to(device)
         self.added.to(device)

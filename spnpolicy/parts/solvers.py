@@ -38,6 +38,11 @@ class Boltzmann:
         """The joint action of the largest value."""
         return self._q.max().assignment
 
+    @property
+    def soft_value(self) -> Float[Tensor, "*batch"]:
+        """Temperature * log Z: the largest E[Q] + temperature * entropy of all policies, which is this one's."""
+        return self._temperature * self._q.log_partition(temperature=self._temperature)
+
     def entropy(self) -> Float[Tensor, "*batch"]:
         """Return it in nats: log Z - E[Q] / temperature."""
         log_partition, _ = self._solution

@@ -20,6 +20,7 @@ from spnpolicy.data.stores import ReplayBuffer
 from spnpolicy.envs import make_env
 from spnpolicy.parts.joint_settings import JointSettings, critic_graph
 from spnpolicy.parts.reward_bounds import RewardBounds
+from spnpolicy.parts.targets import value_target
 from spnpolicy.parts.temperature import COLDEST, LEAST_SPREAD, WARMEST, Temperature, TemperatureConfig, spread
 from spnpolicy.training.config import RunConfig, TrainConfig
 from spnpolicy.training.learning import Learning
@@ -378,6 +379,25 @@ def test_several_passes_over_a_rollout_are_as_many_steps_towards_the_same_target
     assert learner.num_updates == 3 * 2, "48 steps in two parts"
     assert learner.needs.passes == 3
     assert all(map(math.isfinite, numbers.values()))
+
+
+@pytest.mark.parametrize("counts", ["at_every_step", "where_it_bootstraps"])
+@pytest.mark.parametrize("solver", ["gradient", "exact"])
+def test_entropy_counts_at_every_step_or_where_a_return_bootstraps(solver, counts):
+    spec = EnvSpec((3, 2), 1, 1, has_action_masks=False)
+    options = {"rollout": 8, "trace": 0.5, "network": {"hidden": (16,)}, "temperature": {"fixed": 0.2}}
+    learner = make_algorithm(
+        "spn_ac", spec, Streams(0), solver=solver, entropy_counts=counts, plays_by="target", value_bounds=False,
+        **options,
+    )  # fmt: skip
+    window = as_window(full_batch([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    following = window.next_observation, window.next_state
+    pi = learner.policy(*following, window.next_available_actions)
+    (q,) = learner.target_critic(window.next_observation)
+    bonus = 0.2 * (pi.entropy() - math.log(6))
+    on_the_way = bonus if counts == "at_every_step" else 0.0
+    expected = value_target(learner.config, window, pi.expectation(q) + bonus, bonus_tp1=on_the_way)
+    torch.testing.assert_close(learner.targets(window), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_mask_that_allows_nothing_is_an_error():

@@ -79,8 +79,7 @@ def test_potentials_can_hold_any_pairwise_boltzmann_policy_when_every_edge_is_de
     graph = policy.network.tables.graph
     flat = torch.randn(graph.num_entries, dtype=torch.float64)
     q = factor_q.Factors.from_flat(graph, flat)
-    logits = torch.zeros(circuit.num_parameters, dtype=torch.float64)
-    logits = logits.index_add(0, policy.network.logits.edges, flat[policy.network.logits.entries])
+    logits = policy.network.logits(flat.unsqueeze(0)).squeeze(1)
     pi = circuits.CircuitDistribution(circuit, logits)
     values = pi.enumerate_support()
     expected = torch.log_softmax(q(values), 0)

@@ -1,5 +1,7 @@
 """RAdam against torch's own, and what its first steps do."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -43,10 +45,10 @@ def test_settings_choose_it_and_it_goes_on_from_a_checkpoint():
     for _ in range(8):
         parameter.grad = torch.ones(3)
         first.step()
-    again = make_optimizer([copy := nn.Parameter(parameter.detach().clone())], settings)
-    again.load_state_dict(first.state_dict())
-    for each, optimizer in ((parameter, first), (copy, again)):
+    again = make_optimizer([other := nn.Parameter(parameter.detach().clone())], settings)
+    again.load_state_dict(copy.deepcopy(first.state_dict()))
+    for each, optimizer in ((parameter, first), (other, again)):
         each.grad = torch.ones(3)
         optimizer.step()
-    assert torch.equal(parameter, copy)
+    assert torch.equal(parameter, other)
     assert not torch.equal(parameter, torch.ones(3))

@@ -45,6 +45,7 @@ def test_the_exact_solver_is_the_boltzmann_policy(masked):
     pi = exact(q, available, TEMPERATURE)
     torch.testing.assert_close(pi.entropy(), entropy_of(log_p), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(pi.expectation(q), (log_p.exp() * values).sum(-1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pi.soft_value, pi.expectation(q) + TEMPERATURE * pi.entropy(), rtol=1e-4, atol=1e-5)
     other = Factors.from_flat(q.graph, q.flat.square())
     expected = (log_p.exp() * other(joint[:, None]).t()).sum(-1)
     torch.testing.assert_close(pi.expectation(other), expected, rtol=1e-4, atol=1e-5)
