@@ -104,6 +104,13 @@ class FactorQ(nn.Module):
         Raises:
             StructureError: the observation has another shape.
         """
+        return self.from_codes(observation, self.codes(observation, *context))
+
+    def codes(self, observation: Float[Tensor, "*batch features"], *context: Float[Tensor, "..."]) -> Tensor:
+        """Return what the hidden layers make of each state, or of each agent: (*batch, width), (*batch, n, width).
+
+        Args and errors as in `forward`.
+        """
         # An encoder says itself what it can read.
         size = observation.shape[-1] if self.encoder is not None else self.observation_size
         _check_observation(self, observation, (self.graph.num_variables, size), self.per_agent)
@@ -111,11 +118,16 @@ class FactorQ(nn.Module):
         if self.agent_id:
             identity = torch.eye(self.graph.num_variables, dtype=seen.dtype, device=seen.device)
             seen = torch.cat([seen, identity.expand(*seen.shape[:-1], -1)], dim=-1)
-        embedding = self.trunk(seen)
+        return self.trunk(seen)
+
+    def from_codes(
+        self, observation: Float[Tensor, "*batch features"], codes: Float[Tensor, "*batch width"]
+    ) -> Factors:
+        """Return the factors from what `codes` made of the same observations."""
         if not isinstance(self.heads, _AgentHeads):
-            return Factors.from_flat(self.graph, self.heads(embedding))
+            return Factors.from_flat(self.graph, self.heads(codes))
         relate = getattr(self.encoder, "relations", None)
-        return Factors.from_flat(self.graph, self.heads(embedding, relate and partial(relate, observation)))
+        return Factors.from_flat(self.graph, self.heads(codes, relate and partial(relate, observation)))
 
     def retarget(self, graph: FactorGraph) -> None:
         """Give the factors of another graph from now on, with the same weights: of other agents, or other pairs.

@@ -18,7 +18,7 @@ from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import policy_gradient_loss
-from spnpolicy.networks.joint_values import least
+from spnpolicy.networks.joint_values import Judged, least
 from spnpolicy.parts.learner import saves
 from spnpolicy.parts.solvers import Boltzmann
 
@@ -88,12 +88,12 @@ class ReinforceVI:
         with torch.no_grad():
             following = batch.next_observation, batch.next_state
             pi = learner.policy(*following, batch.next_available_actions)
-            drawn = self._draw(pi, learner.values(learner.target_critic, *following))
+            drawn = self._draw(pi, learner.values(learner.target_critic, *following).q)
             target_t = learner.target(batch, drawn.soft_return.mean(0), lambda: -drawn.log_prob.mean(0))
         return learner.learn(batch, target_t, self._actor_loss, progress)
 
-    def _actor_loss(self, rows: Batch, q_t: Sequence[Factors]) -> tuple[Tensor, Tensor]:
-        drawn = self._draw(self.learner.policy_on(rows, q_t), q_t)
+    def _actor_loss(self, rows: Batch, judged: Judged) -> tuple[Tensor, Tensor]:
+        drawn = self._draw(self.learner.policy_on(rows, judged), judged.q)
         loss = score_function_loss(drawn, self.config.baseline, rows.valid)
         return drawn.soft_return.mean(0), loss
 

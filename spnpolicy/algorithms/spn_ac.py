@@ -21,8 +21,8 @@ from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
 from spnpolicy.maths.masks import require_some_action, usable, zero_where_stuck
-from spnpolicy.networks.encoders import encoder_for, retarget
-from spnpolicy.networks.joint_values import JointValues, average_of, least
+from spnpolicy.networks.encoders import Borrowed, encoder_for, retarget
+from spnpolicy.networks.joint_values import JointValues, Judged, average_of, least
 from spnpolicy.networks.policy import SPNPolicy
 from spnpolicy.networks.potentials import ResidualPolicy
 from spnpolicy.parts import solvers
@@ -57,8 +57,8 @@ class Config(JointSettings):
 ROWS_THAT_TELL = 64
 """Rows of a batch from which the temperature learns how far values spread."""
 
-ActorLoss = Callable[[Batch, Sequence[Factors]], tuple[Tensor, Tensor]]
-"""Gives the ELBO of every row, and the actor's loss, from rows and the critic's tables there."""
+ActorLoss = Callable[[Batch, Judged], tuple[Tensor, Tensor]]
+"""Gives the ELBO of every row, and the actor's loss, from rows and what the critic says there."""
 
 Solver = Callable[[Factors, Bool[Tensor, "*batch agents actions"], float], CircuitDistribution | Boltzmann]
 """Finds the policy for given action values, available actions and temperature, without a network."""
@@ -109,7 +109,10 @@ class SPNActorCritic:
         with streams.initialization("spn_ac"):
             encoders = [encoder_for(network, spec, sees_state=config.state != "none") for _ in range(config.critics)]
             self.critic = JointValues([FactorQ(graph, encoder=encoder, **options) for encoder in encoders])
-            encoder = encoder_for(network, spec, sees_state=config.state == "both")
+            if config.shares_encoder:
+                encoder: nn.Module = Borrowed(encoders[0], network.hidden[-1])
+            else:
+                encoder = encoder_for(network, spec, sees_state=config.state == "both")
             if config.potentials == "own":
                 pairs = [(scope[0], scope[1]) for scope in graph.scopes if len(scope) == 2]
                 self.actor = SPNPolicy(circuit, encoder=encoder, pairs=pairs, **options)
@@ -201,12 +204,12 @@ class SPNActorCritic:
         """Descend on the critic's and the actor's loss, then move temperature and target; all or nothing."""
 
         def step(rows: Batch, target_t: Tensor) -> dict[str, float]:
-            q_t = self.values(self.critic, rows.observation, rows.state)
-            errors = [squared_td_loss(q(rows.actions), target_t, rows.valid) for q in q_t]
+            judged = self.values(self.critic, rows.observation, rows.state)
+            errors = [squared_td_loss(q(rows.actions), target_t, rows.valid) for q in judged.q]
             losses = {"critic": torch.stack(errors).sum()}
             if self._solver is not None:
                 return improve(self, **losses)
-            bound, losses["actor"] = actor_loss(rows, [q.detach() for q in q_t])
+            bound, losses["actor"] = actor_loss(rows, judged.detach())
             return improve(self, **losses) | {"elbo": float(mean_of_valid(bound.detach(), rows.valid))}
 
         numbers = regress(self, batch, target_t, step)
@@ -220,8 +223,8 @@ class SPNActorCritic:
         """Move the temperature by what was seen in a batch; many rows tell no more than a few hundred."""
         rows = some_rows(batch, ROWS_THAT_TELL)
         allowed = usable(rows.available_actions, self._spec.cardinalities)
-        q = self.values(self.critic, rows.observation, rows.state)
-        seen = self.policy_on(rows, q).entropy(), self._largest_entropy(allowed), spread(q[0], allowed)
+        judged = self.values(self.critic, rows.observation, rows.state)
+        seen = self.policy_on(rows, judged).entropy(), self._largest_entropy(allowed), spread(judged.q[0], allowed)
         numbers["entropy"], largest, of_values = mean(*(float(mean_of_valid(each, rows.valid)) for each in seen))
         at = progress if self.config.temperature.falls_with == "progress" else self.evidence.value
         if self.bounds.largest > 0.0:
@@ -229,9 +232,9 @@ class SPNActorCritic:
             # would follow them, be certain of nothing, and see no reward any more.
             self.temperature.update(numbers["entropy"], largest, at, max(of_values, LEAST_SPREAD * self.bounds.largest))
 
-    def actor_loss(self, rows: Batch, q_t: Sequence[Factors]) -> tuple[Tensor, Tensor]:
+    def actor_loss(self, rows: Batch, judged: Judged) -> tuple[Tensor, Tensor]:
         """Return the ELBO of every row, and the loss: minus its mean."""
-        bound = self._elbo(self.policy_on(rows, q_t), q_t)
+        bound = self._elbo(self.policy_on(rows, judged), judged.q)
         return bound, -mean_of_valid(bound, rows.valid)
 
     def _elbo(self, pi: CircuitDistribution | Boltzmann, q: Sequence[Factors]) -> Float[Tensor, "*batch"]:
@@ -240,12 +243,12 @@ class SPNActorCritic:
             return least(pi.expectation(each) for each in q) + temperature * pi.entropy()
         return least(self._bound(pi, each, temperature) for each in q)
 
-    def policy_on(self, rows: Batch, q_t: Sequence[Factors]) -> CircuitDistribution | Boltzmann:
-        """Return the policy that learns at the observations of some rows, given the critic's tables there."""
-        return self._policy(self.actor, q_t, rows.observation, rows.state, rows.available_actions)
+    def policy_on(self, rows: Batch, judged: Judged) -> CircuitDistribution | Boltzmann:
+        """Return the policy that learns at the observations of some rows, given what the critic says there."""
+        return self._policy(self.actor, judged, rows.observation, rows.state, rows.available_actions)
 
-    def values(self, critic: JointValues, observation: Tensor, state: Tensor) -> list[Factors]:
-        """Return the action values that each network of a critic gives."""
+    def values(self, critic: JointValues, observation: Tensor, state: Tensor) -> Judged:
+        """Return what a critic says: the action values that each of its networks gives."""
         return critic(observation) if self.config.state == "none" else critic(observation, state)
 
     def policy(
@@ -254,8 +257,8 @@ class SPNActorCritic:
         """Return the joint policy that plays at these observations, with forbidden actions ruled out."""
         critic, actor = self._playing
         needs_values = self._solver is not None or self.config.potentials == "residual"
-        q = self.values(critic, observation, state) if needs_values else []
-        return self._policy(actor, q, observation, state, available)
+        judged = self.values(critic, observation, state) if needs_values else None
+        return self._policy(actor, judged, observation, state, available)
 
     @property
     def _playing(self) -> tuple[JointValues, nn.Module]:
@@ -264,16 +267,18 @@ class SPNActorCritic:
         return self.target_critic, self.target_actor
 
     def _policy(
-        self, actor: nn.Module, q: Sequence[Factors], observation: Tensor, state: Tensor, available: Tensor
+        self, actor: nn.Module, judged: Judged | None, observation: Tensor, state: Tensor, available: Tensor
     ) -> CircuitDistribution | Boltzmann:
         allowed = usable(available, self._spec.cardinalities)
         temperature = self.temperature.value
         if self._solver is not None:
+            assert judged is not None, "solvers need values"
             with torch.no_grad():
-                return self._solver(average_of(q), allowed, temperature)
+                return self._solver(average_of(judged.q), allowed, temperature)
         seen = (observation, state) if self.config.state == "both" else (observation,)
-        if self.config.potentials == "residual":
-            pi: CircuitDistribution = actor(average_of(q), temperature, *seen)
+        if judged is not None and self.config.potentials == "residual":
+            seen = (observation, judged.codes.detach()) if self.config.shares_encoder else seen
+            pi: CircuitDistribution = actor(average_of(judged.q), temperature, *seen)
         else:
             pi = actor(*seen)
         return pi.condition(allowed) if self._spec.has_action_masks else pi
@@ -282,13 +287,13 @@ class SPNActorCritic:
     def targets(self, batch: Batch) -> Float[Tensor, "*batch"]:
         """Return what the critic learns: soft returns of the policy that plays, valued by the target critic."""
         following = batch.next_observation, batch.next_state
-        q_tp1 = self.values(self.target_critic, *following)
+        valued = self.values(self.target_critic, *following)
         critic, actor = self._playing
-        q = q_tp1 if critic is self.target_critic else self.values(critic, *following)
-        pi = self._policy(actor, q, *following, batch.next_available_actions)
+        judged = valued if critic is self.target_critic else self.values(critic, *following)
+        pi = self._policy(actor, judged, *following, batch.next_available_actions)
         # The optimal policy of the values that count has the value log Z, of which its entropy would be a derivative.
-        is_optimal = isinstance(pi, Boltzmann) and q is q_tp1 and len(q) == 1
-        value = pi.soft_value if is_optimal else self._elbo(pi, q_tp1)
+        is_optimal = isinstance(pi, Boltzmann) and judged is valued and len(valued.q) == 1
+        value = pi.soft_value if is_optimal else self._elbo(pi, valued.q)
         return self.target(batch, value, pi.entropy)
 
     def target(

@@ -15,7 +15,7 @@ from spnpolicy.base.ranges import Range, Width
 from spnpolicy.data.entities import Entities
 from spnpolicy.data.env import EnvSpec
 from spnpolicy.networks.entities import EntityEncoder
-from spnpolicy.networks.exchangeable import ExchangeableEncoder
+from spnpolicy.networks.exchangeable import ExchangeableEncoder, relations
 from spnpolicy.networks.features import FourierFeatures
 
 AgentsEncoder = EntityEncoder | ExchangeableEncoder
@@ -135,7 +135,7 @@ def retarget(network: nn.Module, spec: EnvSpec) -> None:
         ConfigError: the other task declares no entities, or other ones.
     """
     for module in network.modules():
-        if isinstance(module, EntityEncoder | ExchangeableEncoder):
+        if isinstance(module, EntityEncoder | ExchangeableEncoder | Borrowed):
             module.read(_declared(spec, "entities"))
 
 
@@ -181,6 +181,40 @@ class Beside(nn.Module):
     ) -> Float[Tensor, "*batch pairs relation_features"]:
         """Return the relations of pairs, of an encoder that has them."""
         return cast(ExchangeableEncoder, self.agents).relations(observation, first, second)
+
+
+class Borrowed(nn.Module):
+    """The codes that another network has made of the same observations; nothing in it learns.
+
+    Args:
+        lender: encoder of the other network, whose relations between agents are shown as well.
+        size: numbers per code.
+    """
+
+    def __init__(self, lender: nn.Module, size: int):
+        super().__init__()
+        agents = lender.agents if isinstance(lender, Beside) else lender
+        self.entities = agents.entities if isinstance(agents, ExchangeableEncoder) else None
+        self.relation_features = cast(int, getattr(lender, "relation_features", 0))
+        self.out_features = size
+
+    def read(self, entities: Entities) -> None:
+        """Read the observations of another task, which the lender can read as well."""
+        self.entities = None if self.entities is None else entities
+
+    def forward(self, observation: Tensor, codes: Float[Tensor, "*batch code"]) -> Float[Tensor, "*batch code"]:
+        """Return the codes."""
+        return codes
+
+    def relations(
+        self,
+        observation: Float[Tensor, "*batch agents features"],
+        first: Int[Tensor, " pairs"],
+        second: Int[Tensor, " pairs"],
+    ) -> Float[Tensor, "*batch pairs relation_features"]:
+        """Return the relations of pairs, where the lender has them."""
+        assert self.entities is not None, "they are asked for where relation_features is above 0"
+        return relations(self.entities, observation, first, second)
 
 
 class Pooled(nn.Module):

@@ -91,12 +91,8 @@ class ExchangeableEncoder(nn.Module):
         first: Int[Tensor, " pairs"],
         second: Int[Tensor, " pairs"],
     ) -> Float[Tensor, "*batch pairs relation_features"]:
-        """Return where the second agent of each pair is, seen from the first: offsets in cells, and their lengths."""
-        own = self.entities.own
-        require_size(self.entities, observation)
-        place = observation[..., own.start : own.stop][..., list(own.positions)] * self.entities.cells
-        offset = capped_offset(place.index_select(-2, second) - place.index_select(-2, first))
-        return torch.cat([offset, offset.abs()], -1)
+        """Return where the second agent of each pair is, seen from the first."""
+        return relations(self.entities, observation, first, second)
 
     def _edges(self, rows: Float[Tensor, "rows agents features"]) -> tuple[Tensor, list["_Edges"]]:
         """Return what agents show of themselves, (agents, rows, features), and all edges after the last round."""
@@ -120,6 +116,20 @@ class ExchangeableEncoder(nn.Module):
             layers = zip(round_of_sets, edges, pools, strict=True)  # pyright: ignore[reportArgumentType]
             edges = [each._replace(units=layer(each, over_agents, heard)) for layer, each, (over_agents, _) in layers]
         return own, edges
+
+
+def relations(
+    entities: Entities,
+    observation: Float[Tensor, "*batch agents features"],
+    first: Int[Tensor, " pairs"],
+    second: Int[Tensor, " pairs"],
+) -> Float[Tensor, "*batch pairs relation_features"]:
+    """Return where the second agent of each pair is, seen from the first: offsets in cells, and their lengths."""
+    own = entities.own
+    require_size(entities, observation)
+    place = observation[..., own.start : own.stop][..., list(own.positions)] * entities.cells
+    offset = capped_offset(place.index_select(-2, second) - place.index_select(-2, first))
+    return torch.cat([offset, offset.abs()], -1)
 
 
 class _Edges(NamedTuple):

@@ -1,13 +1,26 @@
 """JointValues: one factor-graph critic or several, of which the smallest expectation counts."""
 
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from factor_q import FactorGraph, FactorQ, Factors
+
+
+class Judged(NamedTuple):
+    """What critics say about some rows."""
+
+    q: Sequence[Factors]
+    """Action values of each network."""
+    codes: Tensor
+    """What the first network made of the observations before its heads, (*batch, agents, width)."""
+
+    def detach(self) -> "Judged":
+        """Return it without gradient."""
+        return Judged([q.detach() for q in self.q], self.codes.detach())
 
 
 class JointValues(nn.Module):
@@ -35,9 +48,12 @@ class JointValues(nn.Module):
         for network in self.networks:
             cast(FactorQ, network).retarget(graph)
 
-    def forward(self, observation: Float[Tensor, "*batch features"], *context: Float[Tensor, "..."]) -> list[Factors]:
+    def forward(self, observation: Float[Tensor, "*batch features"], *context: Float[Tensor, "..."]) -> Judged:
         """Return the factors that each network gives; the arguments are those of `FactorQ`."""
-        return [network(observation, *context) for network in self.networks]
+        networks = [cast(FactorQ, network) for network in self.networks]
+        codes = [network.codes(observation, *context) for network in networks]
+        q = [network.from_codes(observation, each) for network, each in zip(networks, codes, strict=True)]
+        return Judged(q, codes[0])
 
 
 def least(values: Iterable[Float[Tensor, "*batch"]]) -> Float[Tensor, "*batch"]:

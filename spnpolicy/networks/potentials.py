@@ -83,9 +83,10 @@ def _grouped(
 class ResidualPolicy(nn.Module):
     """A policy close to the Boltzmann policy of a critic's tables: a network adds to them before they become logits.
 
-    Logits are (tables + correction) / temperature, of the scopes that the circuit decides. The correction begins at 0:
+    Logits are tables / temperature + correction, of the scopes that the circuit decides. The correction begins at 0:
     where the circuit decides every scope, the policy is the optimal one from the start; elsewhere the correction makes
-    up for what the circuit leaves out.
+    up for what the circuit leaves out. It is in nats: in units of the tables a step of learning would move logits the
+    further the lower the temperature, and a cold policy would become certain of something at random.
 
     Args:
         circuit: a deterministic circuit.
@@ -121,9 +122,10 @@ class ResidualPolicy(nn.Module):
             temperature: above 0.
             seen: what the network sees: observations, and further inputs of its encoder.
         """
-        correction = self.correction(*seen).flat
-        rows = [flat.reshape(-1, flat.shape[-1]) / temperature for flat in (tables.flat.detach(), correction)]
-        logits = self.base(rows[0]) + self.added(rows[1])
+        values, correction = tables.flat.detach() / temperature, self.correction(*seen).flat
+        logits = self.base(values.reshape(-1, values.shape[-1])) + self.added(
+            correction.reshape(-1, correction.shape[-1])
+        )
         shaped = logits.t().reshape(*tables.batch_shape, -1)
         return CircuitDistribution(self.circuit, shaped, validate_args=False)
 

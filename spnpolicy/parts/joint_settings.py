@@ -38,9 +38,12 @@ class JointSettings(DataSettings):
     """Whose policy plays, and is valued in targets: what has learned the most, or the copies that follow slowly. These
     keep still within a rollout and from one to the next, which a few passes over it do not."""
     potentials: Literal["own", "residual"] = "own"
-    """What the policy's network gives: all potentials of actions and pairs, or what is to be added to the critic's
-    tables, in its units. A new policy is then at once as good as the circuit can follow these tables, and exactly
-    their Boltzmann policy where the circuit can hold it."""
+    """What the policy's network gives: all potentials of actions and pairs, or what is to be added to those of the
+    critic, which are its tables over the temperature. A new policy is then at once as good as the circuit can follow
+    these tables, and exactly their Boltzmann policy where the circuit can hold it."""
+    shares_encoder: bool = False
+    """With potentials "residual": the policy's network begins at what the critic's made of the observations, instead of
+    encoding them anew; it passes no gradient on, and one pass serves both."""
     entropy_reference: Literal["uniform", "none"] = "uniform"
     """Measure entropy against the uniform policy, so that staying alive is never paid; "none" is the plain entropy."""
     entropy_counts: Literal["at_every_step", "where_it_bootstraps"] = "at_every_step"
@@ -55,6 +58,11 @@ class JointSettings(DataSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         is_unused = len(self.pairs) > 0 and self.num_pairs != JointSettings.num_pairs
+        if self.shares_encoder and (self.potentials != "residual" or self.state == "critic"):
+            raise ConfigError(
+                "shares_encoder is for potentials 'residual', and not for state 'critic': a policy that reads the "
+                "critic's codes sees what the critic sees."
+            )
         require(not is_unused, "num_pairs", self.num_pairs, "left out where pairs are given")
 
 

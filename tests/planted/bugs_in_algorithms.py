@@ -16,7 +16,7 @@ BUGS = (
     ),
     Bug(
         "spn_ac: no more pairs than the setting says, however many agents there are",
-        "spnpolicy/algorithms/spn_ac.py",
+        "spnpolicy/parts/joint_settings.py",
         "max(config.num_pairs, enough)",
         "config.num_pairs",
         ("tests/spnpolicy/algorithms/test_spn_ac.py::test_so_many_agents_that_the_default_would_leave_some_alone",),

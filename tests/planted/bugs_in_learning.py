@@ -180,8 +180,8 @@ BUGS = (
     Bug(
         "elbo: the actor's without its entropy",
         "spnpolicy/algorithms/spn_ac.py",
-        "bound = least(pi.expectation(q) for q in q_t) + self.temperature.value * entropy",
-        "bound = least(pi.expectation(q) for q in q_t)",
+        "return least(self._bound(pi, each, temperature) for each in q)",
+        "return least(self._bound(pi, each, 0.0) for each in q)",
         (SPN_AC,),
     ),
     Bug(
@@ -194,15 +194,15 @@ BUGS = (
     Bug(
         "spn_ac: the next state is valued under the mask of this one",
         "spnpolicy/algorithms/spn_ac.py",
-        "pi = self._policy(actor, q, *following, batch.next_available_actions)",
-        "pi = self._policy(actor, q, *following, batch.available_actions)",
+        "pi = self._policy(actor, judged, *following, batch.next_available_actions)",
+        "pi = self._policy(actor, judged, *following, batch.available_actions)",
         (f"{SPN_AC}::test_the_bootstrap_equals_enumeration",),
     ),
     Bug(
         "spn_ac: the target is that of the online critic",
         "spnpolicy/algorithms/spn_ac.py",
-        "q_tp1 = self.values(self.target_critic, *following)",
-        "q_tp1 = self.values(self.critic, *following)",
+        "valued = self.values(self.target_critic, *following)",
+        "valued = self.values(self.critic, *following)",
         (f"{SPN_AC}::test_the_bootstrap_equals_enumeration",),
     ),
     Bug(

@@ -4,6 +4,7 @@ from tests.planted import (
     bugs_in_algorithms,
     bugs_in_approximate,
     bugs_in_baselines,
+    bugs_in_bounds,
     bugs_in_circuits,
     bugs_in_curricula,
     bugs_in_factor_q,
@@ -27,4 +28,5 @@ BUGS: tuple[Bug, ...] = (
     *bugs_in_curricula.BUGS,
     *bugs_in_tools.BUGS,
     *bugs_in_baselines.BUGS,
+    *bugs_in_bounds.BUGS,
 )

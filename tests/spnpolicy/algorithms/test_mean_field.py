@@ -118,7 +118,7 @@ def test_time_limits_bootstrap_and_ends_do_not(ending, solver):
         target={"rate": 0.3}, batch_size=64, temperature=FIXED, solver=solver, sweeps=2, starts=2,
     )  # fmt: skip
     critic = algorithm.learner.critic
-    (q,) = critic(chain_observation()[0])
+    (q,) = critic(chain_observation()[0]).q
     value = CHAIN_VALUE_OF_B[ending]
     np.testing.assert_allclose(q.max()[0].detach(), [0.8 * value, value], rtol=0.01)
 

@@ -116,7 +116,7 @@ def test_time_limits_bootstrap_and_ends_do_not(ending):
         "reinforce_vi", chain(ending), updates=220, discount=0.8, network={"hidden": (32,)}, **rates(critic=5e-3),
         target={"rate": 0.3}, batch_size=64, temperature={"fixed": 1e-5},
     )  # fmt: skip
-    (q,) = algorithm.learner.critic(chain_observation()[0])
+    (q,) = algorithm.learner.critic(chain_observation()[0]).q
     value = CHAIN_VALUE_OF_B[ending]
     np.testing.assert_allclose(q.max()[0].detach(), [0.8 * value, value], rtol=0.01)
 

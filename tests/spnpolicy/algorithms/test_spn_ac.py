@@ -82,7 +82,7 @@ def test_the_bootstrap_equals_enumeration(reference, has_action_masks):
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     batch = random_batch(spec, 12, 2)
     target = learner.targets(batch)
-    pi, (q,) = learner.actor(batch.next_observation), learner.target_critic(batch.next_observation)
+    pi, (q,) = learner.actor(batch.next_observation), learner.target_critic(batch.next_observation).q
     for row in range(12):
         allowed = batch.next_available_actions[row]
         joint = [
@@ -188,7 +188,7 @@ def test_the_spread_of_values_equals_enumeration(has_action_masks):
         for parameter in learner.critic.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
         batch = random_batch(spec, 6, 3)
-        (q,) = learner.critic(batch.observation)
+        (q,) = learner.critic(batch.observation).q
         found = spread(q, batch.available_actions)
         for row, allowed in enumerate(batch.available_actions):
             lists = [[a for a in range(k) if allowed[i, a]] for i, k in enumerate(spec.cardinalities)]
@@ -233,7 +233,7 @@ def test_a_critic_that_knows_nothing_does_not_set_the_temperature():
     batch = random_batch(spec, 20, 2)
     learner.update(batch._replace(reward=torch.zeros(20, 2)), progress=0.0)
     assert learner.temperature.value == 1.0
-    assert spread(learner.critic(batch.observation)[0], batch.available_actions).max() < 0.05
+    assert spread(learner.critic(batch.observation).q[0], batch.available_actions).max() < 0.05
     learner.update(batch._replace(reward=torch.full((20, 2), -8.0)), progress=0.0)
     assert learner.temperature.spread == pytest.approx(LEAST_SPREAD * 8.0)
 
@@ -247,14 +247,14 @@ def test_of_two_critics_the_smaller_expectation_counts_for_target_and_actor():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     batch = random_batch(spec, 200, 2)
     pi = learner.actor(batch.next_observation)
-    first, second = (pi.expectation(q) for q in learner.target_critic(batch.next_observation))
+    first, second = (pi.expectation(q) for q in learner.target_critic(batch.next_observation).q)
     assert (first < second).any()
     assert (second < first).any()
     soft = torch.minimum(first, second) + 0.3 * (pi.entropy() - math.log(6))
     expected = batch.reward.mean(-1) + 0.95 * torch.where(batch.terminated, 0.0, soft)
     torch.testing.assert_close(learner.targets(batch), expected.detach())
     pi = learner.actor(batch.observation)
-    bound = torch.stack([pi.expectation(q) for q in learner.critic(batch.observation)]).amin(0) + 0.3 * pi.entropy()
+    bound = torch.stack([pi.expectation(q) for q in learner.critic(batch.observation).q]).amin(0) + 0.3 * pi.entropy()
     before = [parameter.clone() for parameter in learner.critic.parameters()]
     assert learner.update(batch, progress=0.0)["elbo"] == pytest.approx(bound.mean().item(), abs=1e-5)
     moved = [not torch.equal(a, b) for a, b in zip(before, learner.critic.parameters(), strict=True)]
@@ -298,7 +298,7 @@ def test_the_state_reaches_whom_the_setting_names(name, state):
     def changes(answer):
         return not torch.equal(answer(batch.state), answer(other))
 
-    q = changes(lambda seen: learner.values(learner.critic, batch.observation, seen)[0].flat)
+    q = changes(lambda seen: learner.values(learner.critic, batch.observation, seen).q[0].flat)
     pi = changes(lambda seen: learner.policy(batch.observation, seen, batch.available_actions).logits)
     assert (q, pi) == (state != "none", state == "both")
     assert all(map(math.isfinite, learner.update(batch, progress=0.0).values()))
@@ -308,7 +308,7 @@ def test_the_state_reaches_whom_the_setting_names(name, state):
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_time_limits_bootstrap_and_ends_do_not(ending):
     learner = learn("spn_ac", chain(ending), updates=220, batch_size=64, **CHAIN_OPTIONS)
-    (q,) = learner.critic(chain_observation()[0])
+    (q,) = learner.critic(chain_observation()[0]).q
     value = CHAIN_VALUE_OF_B[ending]
     np.testing.assert_allclose(q.max()[0].detach(), [0.8 * value, value], rtol=0.01)
 
@@ -325,7 +325,7 @@ def test_a_new_residual_policy_is_the_boltzmann_policy_of_the_critic(plays_by):
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     batch = random_batch(spec, 20, 2)
     pi = learner.policy(batch.observation, batch.state, batch.available_actions)
-    (q,) = critic(batch.observation)
+    (q,) = critic(batch.observation).q
     joint = torch.cartesian_prod(torch.arange(3), torch.arange(2))
     expected = (q(joint[:, None].expand(-1, 20, -1)) / 0.05).log_softmax(0)
     torch.testing.assert_close(pi.log_prob(joint[:, None].expand(-1, 20, -1)), expected, rtol=1e-4, atol=1e-4)
@@ -334,7 +334,36 @@ def test_a_new_residual_policy_is_the_boltzmann_policy_of_the_critic(plays_by):
     assert learner.update(batch, progress=0.0)["actor_gradient_norm"] < 1e-2, "there is nothing to learn for the actor"
 
 
-@pytest.mark.parametrize("options", [{"potentials": "residual"}, {"solver": "exact"}], ids=["residual", "exact"])
+def test_a_shared_encoder_learns_from_the_critic_alone_and_is_run_once():
+    env = make_env("coverage", agents=3, size=4, num_envs=3)
+    network = {"kind": "exchangeable", "hidden": (16,), "features": {"frequencies": 0}}
+    options = {"potentials": "residual", "shares_encoder": True, "labels": 9, "plays_by": "target"}
+    learner = make_algorithm("spn_ac", env.spec, Streams(0), network=network, **options)
+    batch = random_batch(env.spec, 20, 2)
+    judged = learner.values(learner.critic, batch.observation, batch.state)
+    _, loss = learner.actor_loss(batch, judged._replace(q=[q.detach() for q in judged.q]))
+    loss.backward()
+    assert all(parameter.grad is None for parameter in learner.critic.networks[0].encoder.parameters())
+    assert any(parameter.grad is not None for parameter in learner.actor.parameters())
+    passes = []
+    encoder = learner.target_critic.networks[0].encoder
+    encoder.register_forward_hook(lambda *_: passes.append(1))
+    learner.act(env.reset(seed=0), explore=True)
+    assert len(passes) == 1
+
+
+@pytest.mark.parametrize("options", [{"potentials": "own"}, {"potentials": "residual", "state": "critic"}])
+def test_an_encoder_is_shared_only_where_the_policy_may_see_what_the_critic_does(options):
+    spec = EnvSpec((3, 2), 5, 10, has_action_masks=False)
+    with pytest.raises(ConfigError, match="shares_encoder is for potentials 'residual'"):
+        make_algorithm("spn_ac", spec, Streams(0), shares_encoder=True, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"potentials": "residual"}, {"potentials": "residual", "shares_encoder": True}, {"solver": "exact"}],
+    ids=["residual", "shared", "exact"],
+)
 def test_one_learner_goes_on_with_other_teams_and_comes_back(options):
     """Retargeted to other numbers, it is the learner that was made for them and was given its weights."""
     tasks = {agents: make_env("coverage", agents=agents, size=2 + agents, num_envs=3) for agents in (3, 4, 2)}
@@ -390,10 +419,14 @@ def test_entropy_counts_at_every_step_or_where_a_return_bootstraps(solver, count
         "spn_ac", spec, Streams(0), solver=solver, entropy_counts=counts, plays_by="target", value_bounds=False,
         **options,
     )  # fmt: skip
-    window = as_window(full_batch([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    window = as_window(random_batch(spec, 5, 3)._replace(terminated=torch.zeros(5, dtype=torch.bool)))
+    window = window._replace(
+        **{name: x.expand(4, *x.shape[1:]) for name, x in window._asdict().items() if name != "memory"}
+    )
+    window = window._replace(ended=torch.zeros(4, 5, dtype=torch.bool))
     following = window.next_observation, window.next_state
     pi = learner.policy(*following, window.next_available_actions)
-    (q,) = learner.target_critic(window.next_observation)
+    (q,) = learner.target_critic(window.next_observation).q
     bonus = 0.2 * (pi.entropy() - math.log(6))
     on_the_way = bonus if counts == "at_every_step" else 0.0
     expected = value_target(learner.config, window, pi.expectation(q) + bonus, bonus_tp1=on_the_way)
