@@ -517,6 +517,14 @@ QUERY_ROWS = (
             c.joint, oracles.factor_table([(s, t.numpy()) for s, t in c.factors], c.cards), c.n
         ),
     ),
+    # An edge that earns its own log weight: the sum is the log probability, of which the mean is minus the entropy.
+    Query(
+        "expected_score",
+        lambda c: c.pi.expected_score(c.pi.log_weights.clamp_min(-1e4), 3.0),
+        lambda c: 2.0 * oracles.entropy(c.joint, c.n),
+        True,
+        lambda pi: pi.expected_score(pi.log_weights),
+    ),
     Query(
         "kl_divergence",
         lambda c: c.pi.kl_divergence(c.partner),

@@ -1,10 +1,11 @@
 """Expected score: what the choices of a circuit earn on average, and what their entropy is worth, in one pass."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuits.engine.scores import mean_score
-from circuits.errors import StructureError
+from circuits.errors import EvidenceError, StructureError
 from circuits.queries.entropy import require_deterministic
 from circuits.weights import WeightedCircuit
 
@@ -28,6 +29,7 @@ def expected_score(
     Raises:
         NotTractableError: some sum is not deterministic.
         StructureError: the scores have another shape.
+        EvidenceError: scores are nan or infinite.
     Requires: determinism.
     Cost: one upward pass, and one downward pass for the gradient: O(edges).
     Source: Shih and Ermon 2020 (exact ELBO with selective SPNs), with the recursion of policy evaluation.
@@ -39,4 +41,12 @@ def expected_score(
             f"expected_score: the scores have shape {tuple(scores.shape)}, but edges and batch {tuple(logits.shape)}."
         )
     normalized = distribution.log_weights, distribution.weights
-    return mean_score(distribution.circuit.compiled, logits, normalized, scores, temperature)
+    answer = mean_score(distribution.circuit.compiled, logits, normalized, scores, temperature)
+    # A finite sum has finite terms only, and there are far fewer answers than scores.
+    if not torch.compiler.is_compiling() and not bool(answer.detach().sum().isfinite()):
+        wrong = (~scores.detach().isfinite()).nonzero()
+        if len(wrong):
+            raise EvidenceError(
+                f"expected_score: the scores hold nan or an infinity, first at index {wrong[0].tolist()}."
+            )
+    return answer

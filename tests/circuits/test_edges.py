@@ -50,6 +50,7 @@ TAKE_NUMBERS: dict[str, Callable[[CircuitDistribution, float], object]] = {
     "constrain": lambda pi, bad: pi.constrain(pi.circuit),  # whose weights do not count
     "cross_entropy": lambda pi, bad: pi.cross_entropy(CircuitDistribution(pi.circuit, torch.full((5,), bad))),
     "expectation": lambda pi, bad: pi.expectation([((0,), torch.zeros(2)), ((0, 1), torch.full((2, 3), bad))]),
+    "expected_score": lambda pi, bad: pi.expected_score(torch.full((5,), bad)),
     "kl_divergence": lambda pi, bad: pi.kl_divergence(CircuitDistribution(pi.circuit, torch.full((5,), bad))),
     "log_evidence": lambda pi, bad: pi.log_evidence(torch.full((2, 3), bad)),
     "multiply": lambda pi, bad: pi.multiply(CircuitDistribution(pi.circuit, torch.full((5,), bad))),
@@ -100,7 +101,7 @@ ASK_TOO_MUCH: dict[str, Callable[[], object]] = {
 """Queries whose answer is as large as one asks for."""
 AS_LARGE_AS_GIVEN = {
     *("condition", "conditionals", "constrain", "cross_entropy"),
-    *("kl_divergence", "log_evidence", "log_prob", "multiply"),
+    *("expected_score", "kl_divergence", "log_evidence", "log_prob", "multiply"),
 }
 """Queries whose answer is as large as what one brings along."""
 
