@@ -366,4 +366,25 @@ BUGS = (
         "            pass\n",
         ("tests/spnpolicy/networks/test_policy.py",),
     ),
+    Bug(
+        "coverage: who has broken down walks on",
+        "spnpolicy/envs/coverage/coverage.py",
+        "stands = board.agent_flags | board.broken",
+        "stands = board.agent_flags",
+        (f"{RULES}::test_agrees_with_the_oracle",),
+    ),
+    Bug(
+        "coverage: nobody sees who has broken down",
+        "spnpolicy/envs/coverage/board.py",
+        "board.agent_flags | board.broken)",
+        "board.agent_flags)",
+        (f"{RULES}::test_agrees_with_the_oracle",),
+    ),
+    Bug(
+        "coverage: the best team counts on those that break on the way",
+        "spnpolicy/envs/coverage/board.py",
+        "np.where(distances <= board.breaks[:, :, None], distances, NEVER)",
+        "distances",
+        (f"{RULES}::test_the_best_team_knows_who_will_break",),
+    ),
 )

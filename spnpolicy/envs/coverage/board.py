@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from spnpolicy.base.errors import CheckpointError
 from spnpolicy.data.entities import Entities, EntitySet
 from spnpolicy.data.env import EnvSpec
+from spnpolicy.envs.coverage.breakdowns import NEVER
 from spnpolicy.envs.options import check_array
 
 ACTION_NAMES = ("stay", "up", "down", "left", "right", "claim")
@@ -31,13 +32,25 @@ class Board:
     """The goal is claimed (variant "simultaneous": some agent stands on it)."""
     steps: Int[np.ndarray, " envs"]
     """Steps done in the episode."""
+    breaks: Int[np.ndarray, "envs agents"]
+    """Step of the episode in which each agent breaks down; `NEVER` for those that do not."""
+
+    @property
+    def broken(self) -> Bool[np.ndarray, "envs agents"]:
+        """Which agents have broken down."""
+        return self.steps[:, None] >= self.breaks
 
     def rows(self, rows: Int[np.ndarray, " rows"]) -> "Board":
         """Return a copy of some of the games."""
         return Board(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @classmethod
-    def start(cls, agent_cells: Int[np.ndarray, "envs agents"], goal_cells: Int[np.ndarray, "envs goals"]) -> "Board":
+    def start(
+        cls,
+        agent_cells: Int[np.ndarray, "envs agents"],
+        goal_cells: Int[np.ndarray, "envs goals"],
+        breaks: Int[np.ndarray, "envs agents"],
+    ) -> "Board":
         """Return games at the start of an episode."""
         return cls(
             agent_cells=agent_cells.copy(),
@@ -46,16 +59,17 @@ class Board:
             agent_flags=np.zeros(agent_cells.shape, bool),
             goal_flags=np.zeros(goal_cells.shape, bool),
             steps=np.zeros(len(agent_cells), np.intp),
+            breaks=breaks.copy(),
         )
 
 
 class Grid:
     """Lookup tables of a square grid."""
 
-    def __init__(self, size: int, agents: int, goals: int) -> None:
+    def __init__(self, size: int, agents: int, goals: int, *, has_masks: bool = False) -> None:
         self.size = size
         self.num_cells = size * size
-        self.spec = _spec(size, agents, goals)
+        self.spec = _spec(size, agents, goals, has_masks)
         self._moves = _move_table(size)
         row, column = np.divmod(np.arange(self.num_cells), size)
         self._positions = np.zeros((self.num_cells, ENTITY), np.float32)
@@ -74,7 +88,7 @@ class Grid:
         """Return a fresh array of what every agent sees; the layout is described in `Coverage`."""
         envs, agents = board.agent_cells.shape
         goals = self._entities(board.goal_cells, board.goal_flags).reshape(envs, 1, -1)
-        own = self._entities(board.agent_cells, board.agent_flags)
+        own = self._entities(board.agent_cells, board.agent_flags | board.broken)
         first_other = ENTITY + goals.shape[2]
         # Long rows are what makes numpy fast here: start from one's own position, repeated for every
         # entity, and replace it in place by "their position minus mine" (flags minus zero).
@@ -93,14 +107,14 @@ class Grid:
         return entities
 
 
-def _spec(size: int, agents: int, goals: int) -> EnvSpec:
+def _spec(size: int, agents: int, goals: int, has_masks: bool) -> EnvSpec:
     place = {"size": ENTITY, "positions": (0, 1)}
     own = EntitySet("itself", 0, 1, **place)
     seen = EntitySet("goals", own.stop, goals, **place, is_shared=True)
     others = EntitySet("others", seen.stop, agents - 1, **place)
     entities = Entities(own, (seen, others), cells=size - 1, is_relative=True, state_is_observations=True)
     counts, bounds = (len(ACTION_NAMES),) * agents, (-1.0, 1.0)
-    return EnvSpec(counts, others.stop, agents * others.stop, False, entities=entities, observation_bounds=bounds)
+    return EnvSpec(counts, others.stop, agents * others.stop, has_masks, entities=entities, observation_bounds=bounds)
 
 
 def _others(entities: Float[np.ndarray, "envs agents 3"]) -> Float[np.ndarray, "envs agents others"]:
@@ -128,11 +142,12 @@ def _move_table(size: int) -> Int[np.ndarray, "actions cells"]:
 
 
 def start_distances(board: Board, size: int) -> Int[np.ndarray, "envs agents goals"]:
-    """Return the Manhattan distance from the first cell of every agent to every goal."""
+    """Return the Manhattan distance from the first cell of every agent to every goal; `NEVER` if it breaks before."""
     agent_row, agent_column = np.divmod(board.start_cells, size)
     goal_row, goal_column = np.divmod(board.goal_cells, size)
     rows = np.abs(agent_row[:, :, None] - goal_row[:, None, :])
-    return rows + np.abs(agent_column[:, :, None] - goal_column[:, None, :])
+    distances = rows + np.abs(agent_column[:, :, None] - goal_column[:, None, :])
+    return np.where(distances <= board.breaks[:, :, None], distances, NEVER)
 
 
 def check_saved_board(board: Board, envs: int, agents: int, goals: int, size: int, episode_limit: int) -> None:
@@ -148,6 +163,7 @@ def check_saved_board(board: Board, envs: int, agents: int, goals: int, size: in
         ("agent_flags", (envs, agents), "b", 2),
         ("goal_flags", (envs, goals), "b", 2),
         ("steps", (envs,), "i", episode_limit),
+        ("breaks", (envs, agents), "i", NEVER + 1),
     ):
         what = f"coverage: {name} of the saved state"
         check_array(what, getattr(board, name), shape, kind, top, error=CheckpointError)

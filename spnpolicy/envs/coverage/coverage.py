@@ -3,12 +3,13 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Integer, UInt8
+from jaxtyping import Bool, Float, Int, Integer, UInt8
 
 from spnpolicy.base.errors import ConfigError, EnvError
 from spnpolicy.data.env import Step
 from spnpolicy.envs.coverage.assignment import bottleneck_assignment
 from spnpolicy.envs.coverage.board import ACTION_NAMES, CLAIM, STAY, Board, Grid, check_saved_board, start_distances
+from spnpolicy.envs.coverage.breakdowns import Breakdowns
 from spnpolicy.envs.coverage.goals import FreeGoals
 from spnpolicy.envs.coverage.layouts import LayoutStream, checked_layout
 from spnpolicy.envs.options import (
@@ -48,7 +49,8 @@ class Coverage:
     3. for agent i+1, i+2, ... (mod agents): row and column minus own row and column, flag of that agent.
 
     The flag of an agent says that it is latched, that of a goal that it is claimed; in variant "simultaneous"
-    they say that the agent stands on a goal and that the goal is occupied. The state is all observations side
+    they say that the agent stands on a goal and that the goal is occupied. An agent that has broken down shows its
+    flag as well, wherever it stands, and can only stay. The state is all observations side
     by side, agent 0 first: a reshaped view of the same memory. Every step returns new arrays, so that what
     an earlier step returned never changes; `observation` and `final_observation` are one and the same array
     when no episode ends.
@@ -61,6 +63,8 @@ class Coverage:
         placement: "random" draws a new layout for every episode, "fixed" draws one layout from `layout_seed`.
         layout_seed: seed of the fixed layout.
         episode_limit: steps after which an episode is truncated.
+        broken: most agents that break down in an episode: 0 to so many do, each number equally likely, each of them in
+            one of the first `size` steps, and never move again. At most agents - goals, so that the task can be done.
         num_envs: number of games in the batch.
 
     Raises:
@@ -80,6 +84,7 @@ class Coverage:
         placement: str = "random",
         layout_seed: int = 0,
         episode_limit: int = 200,
+        broken: int = 0,
         num_envs: int = 1,
     ) -> None:
         self.agents = whole_number(self.name, "agents", agents, 1)
@@ -89,9 +94,10 @@ class Coverage:
         self.placement = one_of(self.name, "placement", placement, PLACEMENTS)
         self.layout_seed = whole_number(self.name, "layout_seed", layout_seed, 0)
         self.episode_limit = whole_number(self.name, "episode_limit", episode_limit, 1)
+        self.broken = whole_number(self.name, "broken", broken, 0)
         self.num_envs = whole_number(self.name, "num_envs", num_envs, 1)
         self._check_sizes()
-        self._grid = Grid(self.size, self.agents, self.goals)
+        self._grid = Grid(self.size, self.agents, self.goals, has_masks=self.broken > 0)
         self.spec = self._grid.spec
         self._cardinalities = np.array(self.spec.cardinalities)
         self._available = np.broadcast_to(True, (self.num_envs, self.agents, len(ACTION_NAMES)))
@@ -102,12 +108,18 @@ class Coverage:
         is_fixed = self.placement == "fixed"
         self._fixed_layout = self._open_stream(self.layout_seed).draw(1) if is_fixed else None
         self._layouts: LayoutStream | None = None
+        self._breakdowns = self._open_breakdowns(self.layout_seed)
         self._board: Board | None = None
         self._finished_rows = np.zeros(0, np.intp)
         self._finished: Board | None = None
 
     def _check_sizes(self) -> None:
         entities = self.agents + self.goals
+        if self.broken > self.agents - self.goals >= 0:
+            raise ConfigError(
+                f"coverage: broken={self.broken} of agents={self.agents} may leave too few for goals={self.goals}; "
+                f"use broken={self.agents - self.goals} or less, or more agents."
+            )
         if self.goals > self.agents:
             raise ConfigError(
                 f"coverage: goals={self.goals} can never all be covered by agents={self.agents}; "
@@ -129,7 +141,7 @@ class Coverage:
         """Start a new episode in every game; a seed makes all layouts that follow reproducible."""
         checked_seed(self.name, seed)
         if seed is not None or self._layouts is None:
-            self._layouts = self._open_stream(seed)
+            self._layouts, self._breakdowns = self._open_stream(seed), self._open_breakdowns(seed)
         layouts = self._draw_layouts(self.num_envs)
         return self._begin(layouts[:, : self.agents], layouts[:, self.agents :])
 
@@ -159,11 +171,12 @@ class Coverage:
         board = self._started_board()
         actions = checked_actions(self.name, actions, self.num_envs, self._cardinalities)
         if self.variant == "simultaneous":
-            board.agent_cells = self._grid.move(board.agent_cells, actions)
+            board.agent_cells = self._grid.move(board.agent_cells, np.where(board.broken, STAY, actions))
             self._free_goals.occupy(board)
         else:
-            board.agent_cells = self._grid.move(board.agent_cells, np.where(board.agent_flags, STAY, actions))
-            self._free_goals.latch(board, actions == CLAIM if self.variant == "claim" else None)
+            stands = board.agent_flags | board.broken
+            board.agent_cells = self._grid.move(board.agent_cells, np.where(stands, STAY, actions))
+            self._free_goals.latch(board, (actions == CLAIM) & ~stands if self.variant == "claim" else None)
         board.steps += 1
         terminated = np.all(board.goal_flags, axis=1)
         truncated = (board.steps >= self.episode_limit) & ~terminated
@@ -173,7 +186,7 @@ class Coverage:
         reward[terminated] = 1.0
         return Step.showing(
             observation,
-            self._available,
+            self._available_on(board),
             reward=reward,
             terminated=terminated,
             truncated=truncated,
@@ -198,13 +211,14 @@ class Coverage:
         board.agent_flags[rows] = False
         board.goal_flags[rows] = False
         board.steps[rows] = 0
+        board.breaks[rows] = self._breakdowns.draw(len(rows))
         self._mark_goals(rows, board)
         observation = final_observation.copy()
         observation[rows] = self._grid.observe(board.rows(rows))
         return observation
 
     def _begin(self, agent_cells: Int[np.ndarray, "envs agents"], goal_cells: Int[np.ndarray, "envs goals"]) -> Step:
-        self._board = Board.start(agent_cells, goal_cells)
+        self._board = Board.start(agent_cells, goal_cells, self._breakdowns.draw(self.num_envs))
         self._finished_rows = np.zeros(0, np.intp)
         self._mark_goals(np.arange(self.num_envs), self._board)
         return self._show_current()
@@ -213,14 +227,21 @@ class Coverage:
         self._free_goals.mark(board, rows, claimed_are_free=self.variant == "simultaneous")
 
     def _show_current(self) -> Step:
-        return Step.showing(self._grid.observe(self._started_board()), self._available)
+        board = self._started_board()
+        return Step.showing(self._grid.observe(board), self._available_on(board))
+
+    def _available_on(self, board: Board) -> Bool[np.ndarray, "envs agents actions"]:
+        if not self.broken:
+            return self._available
+        return self._available & (~board.broken[..., None] | (np.arange(len(ACTION_NAMES)) == STAY))
 
     def optimal_steps(self) -> Int[np.ndarray, " envs"]:
         """Return the length of the best possible episode from the start of each current episode.
 
         It is the bottleneck assignment of agents to goals under the Manhattan distance, plus one step for the
         claim itself in variant "claim". Nobody starts on a goal, so it is at least 1. Exact for
-        "simultaneous" and "claim"; a lower bound for "latch", where an agent cannot walk across a free goal.
+        "simultaneous" and "claim"; a lower bound for "latch", where an agent cannot walk across a free goal. With
+        breakdowns it is the best of a team that knows them in advance.
 
         Raises:
             EnvError: `reset` was never called.
@@ -288,6 +309,8 @@ class Coverage:
             "agent_flags": board.agent_flags.copy(),
             "goal_flags": board.goal_flags.copy(),
             "steps": board.steps.copy(),
+            "breaks": board.breaks.copy(),
+            "breakdowns": self._breakdowns.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> Step:
@@ -297,19 +320,34 @@ class Coverage:
             board = Board(**{name: np.array(state[name]) for name in Board.__slots__})
             layouts = self._open_stream(0)
             layouts.load_state_dict(state["layouts"])
+            breakdowns = self._open_breakdowns(0)
+            breakdowns.load_state_dict(state["breakdowns"])
         check_saved_options(self.name, options, self._options())
         check_saved_board(board, self.num_envs, self.agents, self.goals, self.size, self.episode_limit)
-        self._board, self._layouts = board, layouts
+        self._board, self._layouts, self._breakdowns = board, layouts, breakdowns
         self._finished_rows = np.zeros(0, np.intp)
         self._mark_goals(np.arange(self.num_envs), board)
         return self._show_current()
 
     def _options(self) -> dict[str, Any]:
-        names = ("agents", "goals", "size", "variant", "placement", "layout_seed", "episode_limit", "num_envs")
+        names = (
+            "agents",
+            "goals",
+            "size",
+            "variant",
+            "placement",
+            "layout_seed",
+            "episode_limit",
+            "broken",
+            "num_envs",
+        )
         return {name: getattr(self, name) for name in names}
 
     def _open_stream(self, seed: int | None) -> LayoutStream:
         return LayoutStream(seed, self._grid.num_cells, self.agents + self.goals)
+
+    def _open_breakdowns(self, seed: int | None) -> Breakdowns:
+        return Breakdowns(seed, self.agents, self.broken, self.size)
 
     def _draw_layouts(self, rows: int) -> Int[np.ndarray, "rows entities"]:
         if self._fixed_layout is not None:

@@ -13,7 +13,7 @@ UP, DOWN, LEFT, RIGHT, CLAIM = 1, 2, 3, 4, 5
 
 
 @st.composite
-def games(draw):
+def games(draw, *, may_break=False):
     """Options of a small game that can be solved, with a seed for layouts and actions."""
     agents = draw(st.integers(1, 4))
     goals = draw(st.integers(1, agents))
@@ -24,6 +24,7 @@ def games(draw):
         "size": draw(st.integers(max(2, smallest), 5)),
         "variant": draw(st.sampled_from(VARIANTS)),
         "episode_limit": draw(st.integers(1, 40)),
+        **({"broken": draw(st.integers(0, agents - goals))} if may_break else {}),
     }
     return options, draw(st.integers(0, 2**32 - 1))
 
@@ -34,20 +35,23 @@ def random_layouts(options, num_envs, generator):
     return layouts[:, : options["agents"]], layouts[:, options["agents"] : options["agents"] + options["goals"]]
 
 
-def oracle_of(options, agent_cells, goal_cells):
+def oracle_of(options, agent_cells, goal_cells, breaks):
     size = options["size"]
     agents, goals = ([divmod(int(cell), size) for cell in cells] for cells in (agent_cells, goal_cells))
-    return OracleGame(size, agents, goals, options["variant"], options["episode_limit"])
+    return OracleGame(size, agents, goals, options["variant"], options["episode_limit"], breaks.tolist())
 
 
 def restarted_oracles(env, options, rows):
     """Build oracles for games that have just begun, from what the environment shows of their layouts."""
     boards = {row: env.board(row) for row in rows}
-    return {row: oracle_of(options, board.agent_cells[0], board.goal_cells[0]) for row, board in boards.items()}
+    return {
+        row: oracle_of(options, board.agent_cells[0], board.goal_cells[0], board.breaks[0])
+        for row, board in boards.items()
+    }
 
 
 @settings(max_examples=60, deadline=None)
-@given(games())
+@given(games(may_break=True))
 def test_agrees_with_the_oracle(game):
     options, seed = game
     generator = np.random.default_rng(seed)
@@ -55,8 +59,12 @@ def test_agrees_with_the_oracle(game):
     env = Coverage(num_envs=num_envs, **options)
     agent_cells, goal_cells = random_layouts(options, num_envs, generator)
     shown = env.set_layout(agent_cells, goal_cells)
-    oracles = dict(enumerate(map(oracle_of, [options] * num_envs, agent_cells, goal_cells)))
+    oracles = restarted_oracles(env, options, range(num_envs))
     for row, oracle in oracles.items():
+        assert (oracle.agents, oracle.goals) == (
+            [divmod(int(cell), options["size"]) for cell in agent_cells[row]],
+            [divmod(int(cell), options["size"]) for cell in goal_cells[row]],
+        )
         np.testing.assert_allclose(shown.observation[row], oracle.observation(), atol=1e-6)
     for _ in range(60):
         actions = generator.integers(0, 6, (num_envs, options["agents"]))
@@ -71,6 +79,11 @@ def test_agrees_with_the_oracle(game):
         oracles |= restarted_oracles(env, options, ended)
         for row in ended:
             np.testing.assert_allclose(step.observation[row], oracles[row].observation(), atol=1e-6)
+        if options["broken"]:
+            for row, oracle in oracles.items():
+                stuck = [i for i in range(options["agents"]) if oracle.is_broken(i)]
+                assert np.flatnonzero(~step.available_actions[row, :, 1:].any(-1)).tolist() == stuck
+                assert step.available_actions[row, :, 0].all()
 
 
 @settings(max_examples=25, deadline=None)
@@ -141,6 +154,53 @@ def test_success_on_the_last_step_is_no_truncation():
     step = env.step(np.array([[RIGHT]]))
     assert step.terminated[0]
     assert not step.truncated[0]
+
+
+def test_breakdowns_are_uniform_and_change_no_layout():
+    options = {"agents": 5, "goals": 3, "size": 4, "num_envs": 6_000}
+    env, same, plain = Coverage(broken=2, **options), Coverage(broken=2, **options), Coverage(**options)
+    for each in (env, same, plain):
+        each.reset(seed=3)
+    boards, others = ([each.board(row) for row in range(6_000)] for each in (env, plain))
+    assert all(np.array_equal(one.agent_cells, other.agent_cells) for one, other in zip(boards, others, strict=True))
+    breaks = np.concatenate([board.breaks for board in boards])
+    assert np.array_equal(breaks, np.concatenate([same.board(row).breaks for row in range(6_000)]))
+    is_broken = breaks < 10**6
+    # Standard errors are 0.006 and 0.007; five of them: a false alarm in fewer than 1 of 100,000 seeds.
+    assert np.bincount(is_broken.sum(1), minlength=3) / 6_000 == pytest.approx([1 / 3] * 3, abs=0.031)
+    assert is_broken.mean(0) == pytest.approx([0.2] * 5, abs=0.026)
+    assert np.bincount(breaks[is_broken]) / is_broken.sum() == pytest.approx([0.25] * 4, abs=0.03)
+    assert plain.spec.has_action_masks is False
+    assert env.spec.has_action_masks is True
+
+
+def test_a_team_that_could_not_do_the_task_without_the_broken_is_refused():
+    with pytest.raises(ConfigError, match="broken=2 of agents=4 may leave too few for goals=3; use broken=1"):
+        Coverage(agents=4, goals=3, broken=2)
+
+
+def test_the_best_team_knows_who_will_break():
+    env = Coverage(agents=2, goals=1, size=5, broken=1)
+    env.set_layout(np.array([[0, 24]]), np.array([[2]]))
+    board = env._board
+    for breaks, steps in (([9, 9], 2), ([2, 9], 2), ([1, 9], 6), ([9, 5], 2)):
+        board.breaks[:] = breaks
+        assert env.optimal_steps().tolist() == [steps]
+
+
+def test_breakdowns_go_on_from_a_saved_state():
+    options = {"agents": 4, "goals": 2, "size": 4, "broken": 2, "episode_limit": 7, "num_envs": 5}
+    first, second = Coverage(**options), Coverage(**options)
+    first.reset(seed=5)
+    generator = np.random.default_rng(0)
+    for _ in range(9):
+        first.step(generator.integers(0, 6, (5, 4)))
+    shown = second.load_state_dict(first.state_dict())
+    for _ in range(30):
+        actions = generator.integers(0, 6, (5, 4))
+        expected, shown = first.step(actions), second.step(actions)
+        np.testing.assert_array_equal(shown.observation, expected.observation)
+        np.testing.assert_array_equal(shown.available_actions, expected.available_actions)
 
 
 def test_layouts_are_distinct_and_uniform():
