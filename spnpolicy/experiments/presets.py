@@ -5,6 +5,32 @@ from typing import Any
 
 from spnpolicy.training.config import Curriculum, TrainConfig
 
+FACTORED = ("iql", "vdn", "qmix", "ippo", "mappo")
+"""Who decides for every agent alone."""
+JOINT = ("spn_ac", "mean_field", "reinforce_vi", "coordinated", "dcg")
+"""Who values or decides for all agents together, and still answers where joint actions are too many to list."""
+
+SHARED: dict[str, Any] = {
+    "network": {"kind": "exchangeable", "hidden": [32], "rounds": 2, "features": {"frequencies": 0}},
+    "max_gradient_norm": 1.0,
+    # Fresh rollouts, every step in two gradient steps of 256 steps each.
+    "rollout": 16, "passes": 2, "minibatch": 256, "epochs": 2, "minibatches": 4,
+    "trace": 0.7,
+}  # fmt: skip
+"""Networks and data of all algorithms."""
+
+_SOFT: dict[str, Any] = {
+    "potentials": "residual", "shares_encoder": True, "plays_by": "target", "target": {"rate": 0.02},
+    "entropy_counts": "where_it_bootstraps", "value_bounds": False,
+    "temperature": {"initial": 0.2, "falls_with": "evidence", "start": 0.9, "end": 0.1, "share": 1.0},
+}  # fmt: skip
+_GREEDY: dict[str, Any] = {"target": {"rate": 0.02}}
+OWN: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("spn_ac", "mean_field", "reinforce_vi"), _SOFT),
+    **dict.fromkeys(("iql", "vdn", "qmix", "coordinated", "dcg", "central_q"), _GREEDY),
+}
+"""What the settings of a kind of algorithm need: soft policies a temperature, greedy ones a slow target."""
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -24,48 +50,58 @@ class Preset:
     """Runs per algorithm."""
     algorithms: tuple[str, ...] = ("spn_ac", "mean_field", "vdn", "iql")
     """Who is compared."""
-    algorithm_options: dict[str, Any] = field(
-        default_factory=lambda: {"network": {"hidden": [64, 64], "features": {"frequencies": 4}}}
-    )
-    """Settings that all algorithms share: the same networks and the same features."""
-    learning_rate: float = 1e-3
-    """Step size of every actor and every critic."""
-    own_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    algorithm_options: dict[str, Any] = field(default_factory=lambda: SHARED)
+    """Settings that all algorithms share: each takes those that it has."""
+    descent: dict[str, Any] = field(default_factory=lambda: {"learning_rate": 1e-3, "rectified": True, "final": 0.05})
+    """How every actor and every critic descends."""
+    own_options: dict[str, dict[str, Any]] = field(default_factory=lambda: OWN)
     """Settings of single algorithms, by name; they come on top of the shared ones."""
     evaluation_episodes: int = 1_000
     """Episodes of the final evaluation of each run, on layouts that all runs share."""
 
 
+_EVERYBODY = (*JOINT[:3], *FACTORED, *JOINT[3:])
+
 COVERAGE: dict[str, Preset] = {
     "quick": Preset(
-        "5x5 grid, 3 agents, 4 algorithms with 3 seeds: about ten minutes on two cores",
+        "5x5 grid, 3 agents, 4 algorithms with 3 seeds: minutes on two cores",
         env_options={"size": 5, "agents": 3, "variant": "latch"},
         train=TrainConfig(
-            steps=400_000, discount=0.95, num_envs=64, batch_size=256, updates=1, replay_capacity=100_000,
-            evaluate_every=25_000,
-            checkpoint_every=100_000, log_every=10_000,
+            steps=400_000, discount=0.95, num_envs=64,
+            evaluate_every=50_000, checkpoint_every=100_000, log_every=10_000,
         ),
     ),
     "standard": Preset(
-        "10x10 grid, 4 agents, 4 algorithms with 5 seeds: hours on two cores",
+        "10x10 grid, 4 agents, 10 algorithms with 5 seeds: hours on two cores",
         env_options={"size": 10, "agents": 4, "variant": "latch"},
+        curriculum=Curriculum(({"size": 5}, {"size": 7})),
         train=TrainConfig(
-            steps=4_000_000, discount=0.95, num_envs=64, batch_size=256, updates=1, replay_capacity=200_000,
-            evaluate_every=100_000, checkpoint_every=400_000, log_every=50_000,
+            steps=2_000_000, discount=0.95, num_envs=64,
+            evaluate_every=200_000, checkpoint_every=400_000, log_every=50_000,
         ),
         seeds=5,
-        algorithm_options={"network": {"hidden": [64, 64], "features": {"frequencies": 8}}},
+        algorithms=_EVERYBODY,
     ),
     "paper": Preset(
-        "20x20 grid, 6 agents, 6 goals, 200 steps, 4 algorithms with 5 seeds: for a machine with many cores",
+        "20x20 grid, 6 agents, 6 goals, 200 steps, 10 algorithms with 3 seeds: a day on two cores",
         env_options={"size": 20, "agents": 6, "goals": 6, "variant": "latch", "episode_limit": 200},
+        curriculum=Curriculum(({"size": 5}, {"size": 6}, {"size": 8}, {"size": 11}, {"size": 15})),
         train=TrainConfig(
-            steps=20_000_000, discount=0.95, num_envs=64, batch_size=256, updates=1, replay_capacity=500_000,
-            evaluate_every=500_000, checkpoint_every=1_000_000, log_every=250_000,
+            steps=3_000_000, discount=0.95, num_envs=64,
+            evaluate_every=300_000, checkpoint_every=300_000, log_every=50_000,
+        ),
+        algorithms=_EVERYBODY,
+    ),
+    "simultaneous": Preset(
+        "8x8 grid, 3 agents that must be on all goals at once, 11 algorithms with 5 seeds: hours on two cores",
+        env_options={"size": 8, "agents": 3, "variant": "simultaneous"},
+        curriculum=Curriculum(({"size": 4}, {"size": 6})),
+        train=TrainConfig(
+            steps=1_000_000, discount=0.95, num_envs=64,
+            evaluate_every=100_000, checkpoint_every=200_000, log_every=50_000,
         ),
         seeds=5,
-        algorithm_options={"network": {"hidden": [128, 128], "features": {"frequencies": 12}}},
-        learning_rate=5e-4,
+        algorithms=(*_EVERYBODY, "central_q"),
     ),
 }  # fmt: skip
 """Presets of `spnpolicy benchmark coverage` by name."""

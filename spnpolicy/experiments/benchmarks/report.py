@@ -26,10 +26,15 @@ def write_report(results: Results, text_path: Path, table_path: Path, episodes_p
 
 def table(results: Results) -> list[str]:
     """Return the lines of the table, references last."""
-    rows = [_HEADERS, *map(_row, results.scores), *_reference_rows(results)]
-    lines = aligned(rows)
-    rule = "-" * max(map(len, lines))
-    return [lines[0], rule, *lines[1 : len(results.scores) + 1], rule, *lines[len(results.scores) + 1 :]]
+    parts = [
+        [_HEADERS],
+        *([*map(_row, scores)] for scores in (results.scores, results.drawn)),
+        _reference_rows(results),
+    ]
+    lines = iter(aligned([row for part in parts for row in part]))
+    blocks = [[next(lines) for _ in part] for part in parts if part]
+    rule = "-" * max(len(line) for block in blocks for line in block)
+    return [line for block in blocks for line in (*block, rule)][:-1]
 
 
 def statements(results: Results) -> list[str]:
@@ -54,6 +59,10 @@ def _notes(results: Results) -> list[str]:
         "optimum is that of",
         "walking freely (bottleneck assignment), which agents that latch onto the first goal they touch may miss.",
     ]
+    if results.drawn:
+        lines.append(
+            'Beside it: "sampled" draws joint actions from the policy, "cooled" at a quarter of its temperature.'
+        )
     few = few_runs_note(score.runs for score in results.scores)
     return [*lines, few] if few else lines
 

@@ -12,7 +12,14 @@ from spnpolicy.envs import make_env
 from spnpolicy.experiments.statistics.bootstrap import Interval, interval_over_runs
 from spnpolicy.experiments.statistics.curves import Curve, History, common_curve
 from spnpolicy.experiments.sweeps.plan import Plan, trial_folder
-from spnpolicy.experiments.sweeps.trials import EVALUATION_FILE, FinalEvaluation, is_finished, read_evaluation
+from spnpolicy.experiments.sweeps.trials import (
+    EVALUATION_FILE,
+    FinalEvaluation,
+    drawn_file,
+    is_finished,
+    read_evaluation,
+)
+from spnpolicy.training.evaluation import PLAYS
 from spnpolicy.training.metrics import read_metrics, stage_changes
 
 MEASURES = ("success", "steps", "fraction_of_optimum")
@@ -52,6 +59,8 @@ class Results:
     references: References
     stage_changes: dict[str, list[int]] = field(default_factory=dict)
     """Algorithm -> env steps at which curricula of its runs went on to the next stage; only those with one."""
+    drawn: list[Score] = field(default_factory=list)
+    """The same layouts with actions drawn from the joint policies, see `PLAYS`; named "ALGORITHM, PLAY"."""
 
 
 def load_results(plan: Plan, folder: Path) -> Results:
@@ -66,9 +75,13 @@ def load_results(plan: Plan, folder: Path) -> Results:
     evaluations: dict[str, dict[int, FinalEvaluation]] = {}
     histories: dict[str, list[History]] = {}
     changes: dict[str, list[int]] = {}
+    drawn: dict[str, list[FinalEvaluation]] = {}
     for config in finished:
         own = trial_folder(folder, config)
         evaluations.setdefault(config.algorithm, {})[config.train.seed] = read_evaluation(own / EVALUATION_FILE)
+        for play in PLAYS:
+            if (path := drawn_file(own, play)).is_file():
+                drawn.setdefault(f"{config.algorithm}, {play}", []).append(read_evaluation(path))
         records = read_metrics(own / "metrics.jsonl").records
         histories.setdefault(config.algorithm, []).append(_history(records))
         if found := stage_changes(records):
@@ -76,7 +89,8 @@ def load_results(plan: Plan, folder: Path) -> Results:
     ordered = {name: evaluations[name] for name in plan.algorithms if name in evaluations}
     scores = [_score(name, list(runs.values())) for name, runs in ordered.items()]
     curves = {name: common_curve(histories[name]) for name in ordered}
-    return Results(plan, ordered, scores, curves, _references(plan), changes)
+    by_drawing = [_score(name, runs) for name, runs in drawn.items()]
+    return Results(plan, ordered, scores, curves, _references(plan), changes, by_drawing)
 
 
 def _score(algorithm: str, runs: list[FinalEvaluation]) -> Score:

@@ -106,8 +106,7 @@ def make_plan(
     options: dict[str, dict[str, Any]] = {}
     for algorithm in names:
         own = preset.own_options.get(algorithm, {})
-        shared = merged(_step_sizes(algorithm, preset.learning_rate), preset.algorithm_options)
-        options[algorithm] = merged(merged(shared, own), algorithm_options or {})
+        options[algorithm] = merged(merged(_shared(algorithm, preset), own), algorithm_options or {})
     environment = Environment(preset.env, {**preset.env_options, **(env_options or {})}, preset.curriculum)
     return cross(
         name,
@@ -119,10 +118,11 @@ def make_plan(
     )
 
 
-def _step_sizes(algorithm: str, learning_rate: float) -> dict[str, dict[str, float]]:
-    """Return the same step size for the actor and the critic, of which an algorithm may have one only."""
+def _shared(algorithm: str, preset: Preset) -> dict[str, Any]:
+    """Return those of a preset's settings for all that an algorithm has."""
     known = {known.name for known in fields(config_class(algorithm))}
-    return {part: {"learning_rate": learning_rate} for part in ("actor", "critic") if part in known}
+    descent = {part: preset.descent for part in ("actor", "critic") if part in known}
+    return descent | {name: value for name, value in preset.algorithm_options.items() if name in known}
 
 
 def cross(

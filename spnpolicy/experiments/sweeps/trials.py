@@ -17,7 +17,7 @@ from spnpolicy.base.strict_json import read_json
 from spnpolicy.base.tables import csv_text
 from spnpolicy.experiments.sweeps.plan import Plan, Trial, run_config, trial_folder
 from spnpolicy.training.config import RunConfig
-from spnpolicy.training.evaluation import EvaluationResult, evaluate
+from spnpolicy.training.evaluation import PLAYS, EvaluationResult, evaluate
 from spnpolicy.training.loop import Progress, TrainResult, resume, train
 from spnpolicy.training.runs import close_env, load_run
 
@@ -58,12 +58,20 @@ def run_trial(plan: Plan, trial: Trial, folder: Path, *, on_progress: Callable[[
     discount = trial.train.discount
     try:
         episodes, seed = plan.evaluation_episodes, plan.evaluation_seed
-        result = evaluate(loaded.algorithm, loaded.env, episodes, discount, seed, plays=())
+        result = evaluate(loaded.algorithm, loaded.env, episodes, discount, seed, plays=tuple(PLAYS))
     finally:
         close_env(loaded.env)
+    for play, drawn in result.drawn.items():
+        _write_evaluation(drawn_file(own, play), drawn)
+    # Last, because a trial that has it is finished.
     _write_evaluation(own / EVALUATION_FILE, result)
     (own / FAILURE_FILE).unlink(missing_ok=True)
     return True
+
+
+def drawn_file(own: Path, play: str) -> Path:
+    """Return where a trial keeps the same episodes with actions drawn from its joint policy, see `PLAYS`."""
+    return own / f"evaluation_{play}.csv"
 
 
 def is_finished(trial: Trial, folder: Path) -> bool:

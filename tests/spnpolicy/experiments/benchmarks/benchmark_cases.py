@@ -16,6 +16,7 @@ TINY = replace(
     seeds=2,
     algorithms=("vdn", "iql"),
     algorithm_options={"network": {"hidden": [8]}},
+    descent={"learning_rate": 1e-3},
     evaluation_episodes=20,
 )
 """A preset whose runs take a moment."""

@@ -6,7 +6,7 @@ import pytest
 from benchmark_cases import tiny_plan
 
 from spnpolicy.envs import make_env
-from spnpolicy.experiments.benchmarks.report import statements, table, write_report
+from spnpolicy.experiments.benchmarks.report import _notes, statements, table, write_report
 from spnpolicy.experiments.benchmarks.results import References, Results, Score, _references, _score
 from spnpolicy.experiments.media.lines import _LABEL_GAP, _TOP, _spread
 from spnpolicy.experiments.statistics.bootstrap import interval_over_runs
@@ -49,6 +49,18 @@ def test_one_run_claims_nothing():
     assert "one run shows no variation" in text
     assert "above it in a single run: vdn" in text.lower()
     assert any("0.9500 (one run)" in line for line in table(found))
+
+
+def test_drawn_play_stands_beside_greedy_play_and_is_explained():
+    found = results({"spn_ac": [0.95, 0.96], "iql": [0.5, 0.6]})
+    found = replace(found, drawn=[replace(found.scores[0], algorithm="spn_ac, sampled")])
+    lines = table(found)
+    names = [line.split("  ")[0] for line in lines]
+    assert names.index("iql") < names.index("spn_ac, sampled") < names.index("exact optimum")
+    assert sum(set(line) == {"-"} for line in lines) == 3
+    assert '"sampled" draws joint actions' in " ".join(_notes(found))
+    assert '"sampled"' not in " ".join(_notes(replace(found, drawn=[])))
+    assert not any("sampled" in line for line in statements(found)), "verdicts are about greedy play"
 
 
 def test_equal_results_are_called_equal():

@@ -1,7 +1,9 @@
 import json
+from dataclasses import fields
 
 import pytest
 
+from spnpolicy.algorithms import ALGORITHMS, config_class
 from spnpolicy.base.decoding import decode, encode
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.experiments.presets import COVERAGE
@@ -21,13 +23,29 @@ from tests.spnpolicy.experiments.benchmarks.benchmark_cases import TINY, tiny_pl
 @pytest.mark.parametrize("name", COVERAGE)
 def test_presets_are_valid_and_fair(name):
     plan = make_plan(name, COVERAGE[name])
-    assert plan.algorithms == ["spn_ac", "mean_field", "vdn", "iql"]
+    assert plan.algorithms[:2] == ["spn_ac", "mean_field"]
+    assert {"vdn", "iql"} < set(plan.algorithms)
     assert len({trial.name for trial in plan.trials}) == len(plan.trials)
-    # All algorithms get the same task, the same data and the same networks.
-    assert len({str(trial.algorithm_options["network"]) for trial in plan.trials}) == 1
+    # All algorithms get the same task, the same data, the same networks and the same kind of descent.
+    for shared in ("network", "rollout", "max_gradient_norm", "trace"):
+        assert len({str(trial.algorithm_options[shared]) for trial in plan.trials}) == 1, shared
+    descents = [
+        trial.algorithm_options[part]
+        for trial in plan.trials
+        for part in ("actor", "critic")
+        if part in trial.algorithm_options
+    ]
+    assert len({(each["rectified"], each["final"]) for each in descents}) == 1
     for seed in {trial.train.seed for trial in plan.trials}:
         assert len({str((trial.env_options, trial.train)) for trial in plan.trials if trial.train.seed == seed}) == 1
     assert decode(Plan, encode(plan), path="plan") == plan
+
+
+@pytest.mark.parametrize("name", COVERAGE)
+def test_every_setting_of_a_preset_is_somebodys(name):
+    preset = COVERAGE[name]
+    known = {field.name for algorithm in ALGORITHMS for field in fields(config_class(algorithm))}
+    assert set(preset.algorithm_options) <= known
 
 
 def test_paper_is_the_task_of_the_paper():
