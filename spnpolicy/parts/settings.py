@@ -7,14 +7,14 @@ critic, has no such setting.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import nn
 
 from spnpolicy.base.decoding import Checked
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.base.ranges import Amount, Count, Positive, Repeats, Share, StepSize, Weight
+from spnpolicy.base.ranges import Amount, Count, Positive, Range, Repeats, Share, StepSize, Weight
 from spnpolicy.data.protocol import Needs
 from spnpolicy.networks.encoders import OVER_ENTITIES, Kind, Network, require_known_kind
 
@@ -74,14 +74,17 @@ class AdamSettings(Checked):
     learning_rate: Positive = 5e-4
     """Step size of Adam."""
     final: Share = 1.0
-    """What is left of the step size at the end of training; it falls in a straight line over the second half."""
+    """What is left of the step size at the end of training."""
+    falls_after: Annotated[float, Range(0.0, 0.99)] = 0.5
+    """Share of training after which it begins to fall, in a straight line."""
     rectified: bool = False
     """Take RAdam: steps are small until the size of gradients is known, over about a thousand of them, so that values
     do not run ahead of a critic that has hardly seen a reward. Source: Liu et al. 2020."""
 
     def step_size_at(self, progress: float) -> float:
         """Return the step size at this share of training."""
-        return self.learning_rate * (1.0 - (1.0 - self.final) * max(2.0 * progress - 1.0, 0.0))
+        fallen = max((progress - self.falls_after) / (1.0 - self.falls_after), 0.0)
+        return self.learning_rate * (1.0 - (1.0 - self.final) * fallen)
 
 
 def step_size(learning_rate: float) -> Callable[[], AdamSettings]:

@@ -86,3 +86,9 @@ def test_a_run_lets_them_fall_and_goes_on_bit_for_bit_after_a_resume(tmp_path):
     assert used == pytest.approx([0.006, 0.004, 0.002]) == go_on(second, 64)
     ours, theirs = (flatten(each.algorithm.state_dict())[1] for each in (first, second))
     assert all(torch.equal(ours[place], theirs[place]) for place in ours)
+
+
+def test_they_begin_to_fall_when_it_is_said():
+    early = AdamSettings(1.0, final=0.1, falls_after=0.2)
+    shares = {0.0: 1.0, 0.2: 1.0, 0.6: 0.55, 1.0: 0.1}
+    assert [early.step_size_at(progress) for progress in shares] == pytest.approx(list(shares.values()))
