@@ -11,7 +11,7 @@ JOINT = ("spn_ac", "mean_field", "reinforce_vi", "coordinated", "dcg")
 """Who values or decides for all agents together, and still answers where joint actions are too many to list."""
 
 SHARED: dict[str, Any] = {
-    "network": {"kind": "exchangeable", "hidden": [32], "rounds": 2, "features": {"frequencies": 0}},
+    "network": {"kind": "exchangeable", "hidden": [64], "rounds": 2, "features": {"frequencies": 0}},
     "max_gradient_norm": 1.0,
     # Fresh rollouts, every step in two gradient steps of 256 steps each.
     "rollout": 16, "passes": 2, "minibatch": 256, "epochs": 2, "minibatches": 4,

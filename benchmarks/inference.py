@@ -1,0 +1,331 @@
+"""What a learned joint policy answers while it plays: lost communication, anomalies, and what its correlation is worth.
+
+    python benchmarks/inference.py RUN --out benchmarks/results/inference
+
+RUN is the folder of a trained run with a joint policy on gridworld coverage, such as
+benchmarks/results/coverage_paper/run. Every number is about fresh episodes that all ways of play share; intervals are
+95 % bootstrap intervals over episodes. Exact are all marginals, likelihoods, entropies and informations; what is drawn
+is drawn from them.
+
+lost communication   k agents, drawn anew in each game, hear of nobody any more. They draw from their own marginals, or
+                     stay where they are; the others draw from the joint marginal of those that are left. With a
+                     shared random seed all draw the same joint action, and nothing is lost.
+anomaly              one agent draws actions uniformly, is stuck, or always takes its least probable action. Watched is
+                     the surprise -log pi(u | s) less its exact mean, in exact standard deviations; the factored rival
+                     watches the same of the product of the policy's marginals. Found out is the agent with the most
+                     surprising action given what all others do, pi(u_i | u_-i, s).
+correlation          the exact total correlation of the policy along its play, the information I(u_i; u_j | s) by the
+                     distance of two agents, and the return without it: play from the product of the marginals.
+"""
+
+import argparse
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuits import CircuitDistribution
+from spnpolicy import evaluate, load_run
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
+
+STAY = 0
+WATCHED = 20
+"""Steps of an episode in which an anomaly is looked for."""
+FALSE_ALARMS = 0.01
+"""Share of healthy episodes that may raise an alarm, for the delay."""
+MOST_SURPRISE = 50.0
+"""Nats beyond which one action is no more surprising: a probability of 0 would decide alone."""
+RESAMPLES = 2_000
+Draw = Callable[[CircuitDistribution, Any], Tensor]
+"""From the policies of all games, and what the agents see, to joint actions (games, agents)."""
+
+
+class Estimate(NamedTuple):
+    """A mean over episodes with its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Team:
+    """Plays by a draw from the policy of a run."""
+
+    def __init__(self, algorithm: Any, draw: Draw) -> None:
+        self._algorithm, self._draw = algorithm, draw
+
+    def act(self, step: Any, *, explore: bool, progress: float = 1.0) -> np.ndarray:
+        """Return the joint actions of all games."""
+        return self._draw(self._algorithm.policy_at(step), step).numpy()
+
+    def __getattr__(self, name: str) -> Any:
+        """Be the algorithm in all else."""
+        return getattr(self._algorithm, name)
+
+
+def main(options: argparse.Namespace) -> None:
+    """Do all experiments, and write tables and pictures."""
+    torch.set_num_threads(options.threads)
+    loaded = load_run(options.run, num_envs=options.episodes)
+    loaded.algorithm.policy_at(loaded.env.reset(seed=options.seed))  # refuses runs without a joint policy
+    options.out.mkdir(parents=True, exist_ok=True)
+    discount = loaded.config.train.discount
+    links = lost_communication(loaded, discount, options)
+    found = anomalies(loaded, options)
+    values = correlation(loaded, discount, options)
+    for name, rows in {"communication": links, "anomalies": found, "correlation": values}.items():
+        with (options.out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        print(f"\n{name}\n{as_text(rows)}", flush=True)
+    draw_pictures(links, found, values, options.out)
+
+
+def lost_communication(loaded: Any, discount: float, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Play with k agents that hear of nobody."""
+    agents = loaded.env.spec.num_agents
+    generator = torch.Generator().manual_seed(options.seed)
+    lost_order = torch.rand(options.episodes, agents, generator=generator).argsort(-1).argsort(-1)
+    rows = []
+    for count in range(agents + 1):
+        is_lost = lost_order < count
+        for way, draw in {
+            "own marginal": lambda pi, _, lost=is_lost: torch.where(
+                lost, independent(pi, generator), pi.sample(generator=generator)
+            ),
+            "most probable of own marginal": lambda pi, _, lost=is_lost: torch.where(
+                lost, pi.marginals().argmax(-1), pi.sample(generator=generator)
+            ),
+            "stay": lambda pi, _, lost=is_lost: pi.sample(generator=generator).masked_fill(lost, STAY),
+            "shared seed": lambda pi, _: pi.sample(generator=generator),
+        }.items():
+            rows.append({"lost agents": count, "way": way} | played(loaded, draw, discount, options))
+    return rows
+
+
+def played(loaded: Any, draw: Draw, discount: float, options: argparse.Namespace) -> dict[str, Any]:
+    """Return success and fraction of the optimum of a way of play, with intervals."""
+    team = Team(loaded.algorithm, draw)
+    result = evaluate(team, loaded.env, options.episodes, discount, options.seed, plays=())
+    measures = {"success": result.episodes.successes, "fraction of optimum": result.fraction_of_optimum}
+    return {
+        f"{name}{part}": value
+        for name, values in measures.items()
+        for part, value in zip(("", " low", " high"), interval(np.asarray(values, dtype=float)), strict=True)
+    }
+
+
+def independent(pi: CircuitDistribution, generator: torch.Generator) -> Tensor:
+    """Draw every agent's action from its own marginal."""
+    marginals = pi.marginals().clamp_min(0.0)
+    return torch.multinomial(marginals.flatten(0, -2), 1, generator=generator).view(marginals.shape[:-1])
+
+
+def anomalies(loaded: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Watch teams in which one agent does not play by the policy."""
+    generator = torch.Generator().manual_seed(options.seed + 1)
+    agents = loaded.env.spec.num_agents
+    culprit = torch.randint(agents, (options.episodes,), generator=generator)
+    kinds: dict[str, Callable[[CircuitDistribution, Tensor], Tensor]] = {
+        "healthy": lambda pi, u: u,
+        "uniform": lambda pi, u: torch.randint(pi.marginals().shape[-1], u.shape, generator=generator),
+        "stuck": lambda pi, u: torch.full_like(u, STAY),
+        "adversarial": lambda pi, u: pi.marginals().argmin(-1),
+    }
+    watched = {kind: watch(loaded, options, culprit, change, generator) for kind, change in kinds.items()}
+    # Other healthy episodes than those that thresholds come from.
+    calibration = watch(loaded, options, culprit, kinds["healthy"], generator, seed=options.seed + 10_000)
+    rows = []
+    for kind, seen in list(watched.items())[1:]:
+        row: dict[str, Any] = {"anomaly": kind}
+        for name, healthy, ill, level in (
+            ("joint", watched["healthy"].joint, seen.joint, calibration.joint),
+            ("product of marginals", watched["healthy"].factored, seen.factored, calibration.factored),
+        ):
+            area = auroc(healthy[:, -1], ill[:, -1], options.seed)
+            threshold = np.quantile(level.max(1), 1.0 - FALSE_ALARMS)
+            alarm = np.where((ill > threshold).any(1), (ill > threshold).argmax(1) + 1.0, np.inf)
+            row |= {f"{name}: AUROC": area.mean, f"{name}: AUROC low": area.low, f"{name}: AUROC high": area.high}
+            row |= {
+                f"{name}: median delay": float(np.median(alarm)),
+                f"{name}: found": float(np.isfinite(alarm).mean()),
+            }
+        row["agent found out"] = float((seen.by_agent.argmax(1) == culprit.numpy()).mean())
+        rows.append(row)
+    return rows
+
+
+class Watched(NamedTuple):
+    """What was seen of each episode; after its end nothing is added."""
+
+    joint: np.ndarray
+    """Standardised surprise so far, (episodes, WATCHED)."""
+    factored: np.ndarray
+    by_agent: np.ndarray
+    """Surprise of each agent's actions given those of all others, less its mean, (episodes, agents)."""
+
+
+def watch(
+    loaded: Any,
+    options: argparse.Namespace,
+    culprit: Tensor,
+    change: Callable[[CircuitDistribution, Tensor], Tensor],
+    generator: torch.Generator,
+    seed: int | None = None,
+) -> Watched:
+    """Play the first steps of episodes in which `culprit` does something else, and watch."""
+    env = loaded.env
+    step = env.reset(seed=options.seed if seed is None else seed)
+    rows, agents = len(culprit), env.spec.num_agents
+    running = torch.ones(rows, dtype=torch.bool)
+    surprise, variance = torch.zeros(2, rows), torch.zeros(2, rows)
+    by_agent = torch.zeros(rows, agents)
+    scores: list[Tensor] = []
+    for _ in range(WATCHED):
+        pi = loaded.algorithm.policy_at(step)
+        u = pi.sample(generator=generator)
+        u[torch.arange(rows), culprit] = change(pi, u)[torch.arange(rows), culprit]
+        marginals = pi.marginals()
+        logs = marginals.clamp_min(1e-30).log()
+        own = logs.gather(-1, u.unsqueeze(-1)).squeeze(-1)
+        own_mean = (marginals * logs).sum(-1)
+        own_variance = (marginals * (logs - own_mean.unsqueeze(-1)).square()).sum((-1, -2))
+        seen = torch.stack([-pi.log_prob(u), -own.sum(-1)]).clamp_max(MOST_SURPRISE)
+        expected = torch.stack([pi.entropy(), -own_mean.sum(-1)])
+        spread = torch.stack([pi.log_prob_variance(), own_variance])
+        surprise += torch.where(running, seen - expected, 0.0)
+        variance += torch.where(running, spread, 0.0)
+        given = pi.conditionals(u).clamp_min(1e-30).log()
+        chosen = given.gather(-1, u.unsqueeze(-1)).squeeze(-1).clamp_min(-MOST_SURPRISE)
+        by_agent += torch.where(running.unsqueeze(-1), (given.exp() * given).sum(-1) - chosen, 0.0)
+        scores.append(surprise / variance.sqrt().clamp_min(0.1))
+        step = env.step(u.numpy())
+        running &= torch.from_numpy(~(step.terminated | step.truncated))
+    joint, factored = torch.stack(scores, -1).numpy()
+    return Watched(joint, factored, by_agent.numpy())
+
+
+def correlation(loaded: Any, discount: float, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure what agents' actions have to do with each other, and what is lost without it."""
+    generator = torch.Generator().manual_seed(options.seed + 2)
+    rows = [
+        {"what": way} | played(loaded, draw, discount, options)
+        for way, draw in {
+            "joint policy, drawn": lambda pi, _: pi.sample(generator=generator),
+            "product of its marginals, drawn": lambda pi, _: independent(pi, generator),
+            "joint policy, mode": lambda pi, _: pi.mode,
+            "product of its marginals, mode": lambda pi, _: pi.marginals().argmax(-1),
+        }.items()
+    ]
+    step = loaded.env.reset(seed=options.seed)
+    running = np.ones(options.episodes, bool)
+    totals: list[np.ndarray] = []
+    near: dict[int, list[float]] = {}
+    agents = loaded.env.spec.num_agents
+    for _ in range(WATCHED):
+        pi = loaded.algorithm.policy_at(step)
+        totals.append(np.asarray(pi.total_correlation())[running])
+        cells = loaded.env.spec.entities.cells
+        place = step.observation[:, :, :2] * cells
+        for first in range(agents):
+            for second in range(first + 1, agents):
+                shared = np.asarray(pi.mutual_information([first], [second]))
+                distance = np.rint(np.abs(place[:, first] - place[:, second]).sum(-1)).astype(int)
+                for d, value in zip(distance[running], shared[running], strict=True):
+                    near.setdefault(int(d), []).append(float(value))
+        step = loaded.env.step(pi.sample(generator=generator).numpy())
+        running &= ~(step.terminated | step.truncated)
+    everything = np.concatenate(totals)
+    measured = {"total correlation (nats)": everything}
+    measured |= {f"information of two agents {d} cells apart (nats)": np.array(near[d]) for d in sorted(near)}
+    for what, values in measured.items():
+        mean = interval(values)
+        blank = dict.fromkeys(list(rows[0])[1:], "")
+        rows.append({"what": what} | blank | {"mean": mean.mean, "mean low": mean.low, "mean high": mean.high})
+    for row in rows:
+        row.update({name: row.get(name, "") for name in ("mean", "mean low", "mean high")})
+    return rows
+
+
+def interval(values: np.ndarray) -> Estimate:
+    """Return the mean with its 95 % bootstrap interval."""
+    generator = np.random.default_rng(0)
+    counts = generator.multinomial(len(values), np.full(len(values), 1 / len(values)), size=RESAMPLES)
+    low, high = np.quantile(counts @ values / len(values), [0.025, 0.975])
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
+def auroc(healthy: np.ndarray, ill: np.ndarray, seed: int) -> Estimate:
+    """Return the probability that an ill episode scores above a healthy one, ties counting half, with its interval."""
+
+    def area(first: np.ndarray, second: np.ndarray) -> float:
+        ordered = np.sort(first)
+        below = np.searchsorted(ordered, second, "left") + np.searchsorted(ordered, second, "right")
+        return float(below.mean() / (2 * len(first)))
+
+    generator = np.random.default_rng(seed)
+    draws = [
+        area(generator.choice(healthy, len(healthy)), generator.choice(ill, len(ill))) for _ in range(RESAMPLES // 4)
+    ]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Estimate(area(healthy, ill), float(low), float(high))
+
+
+def as_text(rows: list[dict[str, Any]]) -> str:
+    """Return a table, numbers with three digits."""
+    table = [list(rows[0]), *([f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
+
+
+def draw_pictures(
+    links: list[dict[str, Any]], found: list[dict[str, Any]], values: list[dict[str, Any]], out: Path
+) -> None:
+    """Write one picture of the three experiments."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    for way in dict.fromkeys(row["way"] for row in links):
+        own = [row for row in links if row["way"] == way]
+        x = [row["lost agents"] for row in own]
+        left.plot(x, [row["fraction of optimum"] for row in own], marker="o", label=way)
+        bounds = ([row[f"fraction of optimum {part}"] for row in own] for part in ("low", "high"))
+        left.fill_between(x, *bounds, alpha=0.2)
+    left.set(
+        xlabel="agents without communication", ylabel="return / exact optimum", title="A link is lost", ylim=(0, 1.02)
+    )
+    left.legend(fontsize=8)
+    place = np.arange(len(found))
+    for shift, name in ((-0.2, "joint"), (0.2, "product of marginals")):
+        middle.bar(place + shift, [row[f"{name}: AUROC"] for row in found], 0.4, label=name)
+    middle.set_xticks(place, [row["anomaly"] for row in found])
+    middle.set(ylabel=f"AUROC after {WATCHED} steps", title="An agent misbehaves", ylim=(0.5, 1.02))
+    middle.legend(fontsize=8, loc="lower right")
+    pairs = [row for row in values if str(row["what"]).startswith("information")]
+    distance = [int(str(row["what"]).split()[4]) for row in pairs]
+    right.plot(distance, [row["mean"] for row in pairs])
+    right.fill_between(distance, *([row[f"mean {part}"] for row in pairs] for part in ("low", "high")), alpha=0.2)
+    right.set(xlabel="cells between two agents", ylabel="I(u_i; u_j | s) in nats", title="Who decides together")
+    figure.savefig(out / "inference.png", dpi=120)
+    plt.close(figure)
+
+
+def read_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a trained run")
+    parser.add_argument("--episodes", type=int, default=1_000, help="episodes of every way of play")
+    parser.add_argument("--seed", type=int, default=20_000, help="seed of layouts and draws")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--out", type=Path, default=Path("runs/inference"), help="folder for tables and pictures")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main(read_options())

@@ -1,0 +1,101 @@
+"""The program that asks a learned policy while it plays: its statistics, and the whole of it on a small run."""
+
+import csv
+import importlib.util
+from argparse import Namespace
+from itertools import product
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from circuits import CircuitDistribution, structures
+from spnpolicy import RunConfig, TrainConfig, load_run, train
+from tests.test_house import ROOT
+
+
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("inference_program", ROOT / "benchmarks" / "inference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("inference") / "run"
+    options = {"network": {"hidden": (16,)}, "temperature": {"fixed": 0.05}}
+    task = {"size": 3, "agents": 2, "goals": 1, "episode_limit": 12}
+    settings = TrainConfig(steps=640, num_envs=16, batch_size=32, warmup_steps=32, evaluation_episodes=4)
+    train(RunConfig("spn_ac", "coverage", options, task, settings), folder)
+    return folder
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+def options_of(run, tmp_path, episodes=40):
+    return Namespace(run=run, episodes=episodes, seed=7, threads=1, out=tmp_path)
+
+
+def test_area_under_the_curve_counts_pairs(program: ModuleType) -> None:
+    generator = np.random.default_rng(0)
+    healthy, ill = generator.integers(0, 6, 30) * 1.0, generator.integers(2, 8, 20) * 1.0
+    pairs = [(a < b) + 0.5 * (a == b) for a, b in product(healthy, ill)]
+    found = program.auroc(healthy, ill, 0)
+    assert found.mean == pytest.approx(np.mean(pairs))
+    assert found.low < found.mean < found.high
+
+
+def test_an_interval_holds_the_mean_and_shrinks_with_more_episodes(program: ModuleType) -> None:
+    values = np.random.default_rng(1).random(400)
+    wide, narrow = program.interval(values[:100]), program.interval(values)
+    for found, seen in ((wide, values[:100]), (narrow, values)):
+        assert found.mean == pytest.approx(seen.mean())
+        # A mean of uniform numbers has the standard error 0.289 / sqrt(count).
+        assert found.high - found.low == pytest.approx(2 * 1.96 * 0.289 / len(seen) ** 0.5, rel=0.2)
+    assert narrow.high - narrow.low < wide.high - wide.low
+
+
+def test_independent_draws_have_the_marginals_and_nothing_in_common(program: ModuleType) -> None:
+    circuit = structures.keep_set([2, 2], labels=4)
+    best = torch.tensor([[0, 0], [1, 1]])
+    pi = CircuitDistribution(circuit, torch.zeros(circuit.num_parameters))
+    logits = torch.linspace(-1, 1, circuit.num_parameters) + 2.0 * pi.log_prob(best).sum()
+    pi = CircuitDistribution(circuit, logits.expand(20_000, -1))
+    drawn = program.independent(pi, torch.Generator().manual_seed(0)).float()
+    # Four standard errors of a share are 0.014: a false alarm in 1 of 5,000 seeds.
+    torch.testing.assert_close(drawn.mean(0), pi.marginals()[0, :, 1], rtol=0, atol=0.0145)
+    assert abs(float(torch.corrcoef(drawn.t())[0, 1])) < 4 / 20_000**0.5
+
+
+def test_healthy_teams_surprise_as_much_as_they_should_and_stuck_ones_more(program, run, tmp_path) -> None:
+    loaded = load_run(run, num_envs=400)
+    options = options_of(run, tmp_path, 400)
+    culprit = torch.zeros(400, dtype=torch.long)
+    generator = torch.Generator().manual_seed(3)
+    healthy = program.watch(loaded, options, culprit, lambda pi, u: u, generator)
+    # Standardised sums of martingale differences: mean 0, and four standard errors of 400 means are 0.2.
+    assert abs(healthy.joint[:, -1].mean()) < 0.2
+    assert 0.7 < healthy.joint[:, -1].std() < 1.3
+    rare = program.watch(loaded, options, culprit, lambda pi, u: pi.marginals().argmin(-1), generator)
+    assert rare.joint[:, -1].mean() > healthy.joint[:, -1].mean() + 1.0
+    assert (rare.by_agent.argmax(1) == 0).mean() > (healthy.by_agent.argmax(1) == 0).mean()
+
+
+def test_the_program_writes_its_tables_and_its_picture(program, run, tmp_path, capsys) -> None:
+    program.main(options_of(run, tmp_path))
+    printed = capsys.readouterr().out
+    for name in ("communication", "anomalies", "correlation"):
+        assert rows_of(tmp_path / f"{name}.csv")
+        assert name in printed
+    links = rows_of(tmp_path / "communication.csv")
+    shared = {row["fraction of optimum"] for row in links if row["way"] == "stay" and row["lost agents"] == "2"}
+    assert shared == {"0.0"}, "a team that stays where it is reaches nothing"
+    assert (tmp_path / "inference.png").stat().st_size > 5_000
