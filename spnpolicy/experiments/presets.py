@@ -70,8 +70,8 @@ COVERAGE: dict[str, Preset] = {
         "5x5 grid, 3 agents, 4 algorithms with 3 seeds: minutes on two cores",
         env_options={"size": 5, "agents": 3, "variant": "latch"},
         train=TrainConfig(
-            steps=400_000, discount=0.95, num_envs=64,
-            evaluate_every=50_000, checkpoint_every=100_000, log_every=10_000,
+            steps=300_000, discount=0.95, num_envs=64,
+            evaluate_every=25_000, checkpoint_every=100_000, log_every=10_000,
         ),
     ),
     "standard": Preset(
