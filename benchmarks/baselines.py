@@ -164,7 +164,8 @@ SUITES: dict[str, Suite] = {
         is_long=True,
         own=FEW_CANDIDATES,
         note="The discount is 0.99: of the teams that walk at random one in seven succeeds within 200 steps, which is "
-        "worth 0.042 then, but 0.002 at 0.95, the preset's. The preset takes 4,000,000 env steps, ten times as many. "
+        "worth 0.042 then, but 0.002 at 0.95, the preset's. The preset takes 2,000,000 env steps and "
+        "begins on smaller boards. "
         "aql has 32 candidates instead of its default of 500.",
     ),
     "foraging": Suite(
