@@ -291,9 +291,11 @@ class SPNActorCritic:
         critic, actor = self._playing
         judged = valued if critic is self.target_critic else self.values(critic, *following)
         pi = self._policy(actor, judged, *following, batch.next_available_actions)
-        # The optimal policy of the values that count has the value log Z, of which its entropy would be a derivative.
-        is_optimal = isinstance(pi, Boltzmann) and judged is valued and len(valued.q) == 1
-        value = pi.soft_value if is_optimal else self._elbo(pi, valued.q)
+        if isinstance(pi, Boltzmann) and judged is valued and len(valued.q) == 1:
+            # It is optimal for the values that count: log Z says what it is worth, and its entropy would take longer.
+            value = pi.soft_value
+        else:
+            value = self._elbo(pi, valued.q)
         return self.target(batch, value, pi.entropy)
 
     def target(

@@ -63,7 +63,8 @@ class TargetUpdate(Checked):
         """Update the target if it is due after this many gradient steps."""
         if updates % self.every:
             return
-        torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), self.rate)
+        for slow, fast in zip(target.parameters(), online.parameters(), strict=True):
+            slow.lerp_(fast, self.rate)
 
 
 @dataclass(frozen=True)

@@ -285,8 +285,8 @@ BUGS = (
     Bug(
         "coverage: an agent on its goal can walk away",
         "spnpolicy/envs/coverage/coverage.py",
-        "np.where(board.agent_flags, STAY, actions)",
-        "actions",
+        "np.where(stands, STAY, actions)",
+        "np.where(board.broken, STAY, actions)",
         (RULES,),
     ),
     Bug(

@@ -45,7 +45,7 @@ BUGS = (
     Bug(
         "step sizes: fall from the start",
         "spnpolicy/parts/settings.py",
-        "max(2.0 * progress - 1.0, 0.0)",
+        "max((progress - self.falls_after) / (1.0 - self.falls_after), 0.0)",
         "progress",
         (STEP_SIZES,),
     ),
