@@ -42,7 +42,7 @@ for name, option in {"learned": {"pairs": found.interactions}, "random": {"num_p
         run = spnpolicy.load_run(Path(folder) / "run", num_envs=1)
     learner: Any = run.algorithm
     with torch.no_grad():
-        (q,) = learner.critic(torch.tensor(run.env.reset(seed=0).observation))
+        (q,), _ = learner.critic(torch.tensor(run.env.reset(seed=0).observation))
     values = q(joint.unsqueeze(1)).flatten()
     error = float((values - torch.from_numpy(table).flatten()).square().mean().sqrt())
     print(f"{name} pairs: values of all joint actions are off by {error:.2f} (they spread by {table.std():.2f})")
