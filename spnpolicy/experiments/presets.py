@@ -18,7 +18,7 @@ SHARED: dict[str, Any] = {
     "trace": 0.6,
 }  # fmt: skip
 """Networks and data of all algorithms."""
-DESCENT: dict[str, Any] = {"learning_rate": 2e-3, "rectified": True, "final": 0.02, "falls_after": 0.1}
+DESCENT: dict[str, Any] = {"learning_rate": 1e-3, "method": "muon", "final": 0.02, "falls_after": 0.1}
 """How all networks learn; on 10x10, with a step size that fell over the second half only, nothing got better until
 then."""
 

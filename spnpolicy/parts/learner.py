@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spnpolicy.base.distributed import average
+from spnpolicy.parts.muon import Muon
 from spnpolicy.parts.rectified_adam import RectifiedAdam
 from spnpolicy.parts.settings import AdamSettings
 
@@ -23,7 +24,7 @@ def frozen_copy(network: Module) -> Module:
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: AdamSettings) -> torch.optim.Adam:
-    """Return Adam, or RAdam, in its fused form, which needs one call for all parameters on every device we use.
+    """Return Adam or a relative, in its fused form, which needs one call for all parameters on every device we use.
 
     Raises:
         ValueError: a parameter is not contiguous. Fused Adam walks through parameter and moments side by side in
@@ -32,7 +33,9 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: AdamSettings) -
     parameters = list(parameters)
     if not all(parameter.is_contiguous() for parameter in parameters):
         raise ValueError("every parameter must be contiguous: make it with nn.Parameter(tensor.contiguous()).")
-    kind = RectifiedAdam if settings.rectified else torch.optim.Adam
+    if settings.method == "muon":
+        return Muon(parameters, settings.learning_rate)
+    kind = RectifiedAdam if settings.method == "radam" else torch.optim.Adam
     return kind(parameters, lr=settings.learning_rate, fused=True)
 
 

@@ -7,7 +7,7 @@ critic, has no such setting.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -77,9 +77,10 @@ class AdamSettings(Checked):
     """What is left of the step size at the end of training."""
     falls_after: Annotated[float, Range(0.0, 0.99)] = 0.5
     """Share of training after which it begins to fall, in a straight line."""
-    rectified: bool = False
-    """Take RAdam: steps are small until the size of gradients is known, over about a thousand of them, so that values
-    do not run ahead of a critic that has hardly seen a reward. Source: Liu et al. 2020."""
+    method: Literal["adam", "radam", "muon"] = "adam"
+    """"radam" takes small steps until the size of gradients is known, over about a thousand of them, so that values do
+    not run ahead of a critic that has hardly seen a reward. "muon" does so with everything but matrices; these move
+    equally far in all directions. Sources: Liu et al. 2020; Jordan et al. 2024."""
 
     def step_size_at(self, progress: float) -> float:
         """Return the step size at this share of training."""

@@ -38,7 +38,7 @@ def test_the_share_of_a_full_step_grows_towards_one():
 
 def test_settings_choose_it_and_it_goes_on_from_a_checkpoint():
     parameter = nn.Parameter(torch.ones(3))
-    settings = AdamSettings(0.1, rectified=True)
+    settings = AdamSettings(0.1, method="radam")
     first = make_optimizer([parameter], settings)
     assert type(first) is RectifiedAdam
     assert type(make_optimizer([parameter], AdamSettings(0.1))) is torch.optim.Adam

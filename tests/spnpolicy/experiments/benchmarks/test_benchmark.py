@@ -143,7 +143,7 @@ def test_ctrl_c_stops_cleanly(tmp_path):
 def test_failed_runs_end_with_3_and_say_where_to_look(tmp_path, capsys):
     flags = ["1" if word == "2" and FLAGS[i - 1] == "--seeds" else word for i, word in enumerate(FLAGS)]
     flags.remove("spn_ac")
-    spoiled = {"critic.learning_rate": "1e38", "critic.rectified": "false", "rollout": "1"}
+    spoiled = {"critic.learning_rate": "1e38", "critic.method": "adam", "rollout": "1"}
     flags += [word for name, value in spoiled.items() for word in (f"--algorithm.{name}", value)]
     assert main([*flags, "--out", str(tmp_path / "out")]) == 3
     errors = capsys.readouterr().err

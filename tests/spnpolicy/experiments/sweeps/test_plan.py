@@ -35,7 +35,7 @@ def test_presets_are_valid_and_fair(name):
         for part in ("actor", "critic")
         if part in trial.algorithm_options
     ]
-    assert len({(each["rectified"], each["final"]) for each in descents}) == 1
+    assert len({(each["method"], each["final"]) for each in descents}) == 1
     for seed in {trial.train.seed for trial in plan.trials}:
         assert len({str((trial.env_options, trial.train)) for trial in plan.trials if trial.train.seed == seed}) == 1
     assert decode(Plan, encode(plan), path="plan") == plan
