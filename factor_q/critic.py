@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -11,13 +11,19 @@ from torch import Tensor, nn
 
 from circuits import Circuit
 from circuits.errors import StructureError
+from factor_q.choices import ChoiceHead, Choices, Codes
 from factor_q.circuit_q import CircuitQ
+from factor_q.congestion import Congestion
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
 from factor_q.layers import mlp
 
 OUTPUT_SCALE = 0.01
 """Factor by which the weights of the last layer are shrunk at the start, so that Q starts near 0."""
+RIVALRY_SCALE = 0.3
+"""The same for what rivals take from each other: a product of two such numbers, which from 0 would never move."""
+PAIR_RANK = 8
+"""Rank of the tables of two agents who choose among things."""
 
 
 class FactorQ(nn.Module):
@@ -33,6 +39,11 @@ class FactorQ(nn.Module):
     `relations(observation, first, second)`, which returns as many numbers for each pair of agents, shape
     (*batch, pairs, relation_features); with `per_agent` the tables of pairs then depend on them too.
 
+    An encoder of agents whose actions are things that they see says so with `choices` (`factor_q.choices`) and a
+    method `encode`, which returns the codes of agents and things together. With `per_agent` the entries of an agent's
+    own table then come from the codes of the things, whatever their number, and tables of pairs are of low rank; with
+    `rivalry`, all pairs of agents count who choose the same thing.
+
     Args:
         graph: the scopes.
         observation_size: numbers per state, or per agent with `per_agent`; not used with an `encoder`.
@@ -47,6 +58,8 @@ class FactorQ(nn.Module):
         output_scale: factor by which the weights of the last layer are shrunk at the start; 0 makes all tables 0.
         symmetric: with `per_agent`, the table of a pair with equal cardinalities is the mean of what its network says
             in both orders of the pair, so that nothing depends on how agents are numbered.
+        rivalry: where agents choose among things, numbers for each of these that say what two agents who choose the
+            same one take from each other; the critic then gives `Congestion`. 0 leaves it out.
 
     Raises:
         StructureError: an option does not fit the mode, or a size is not positive.
@@ -69,6 +82,7 @@ class FactorQ(nn.Module):
         agent_id: bool = False,
         output_scale: float = OUTPUT_SCALE,
         symmetric: bool = False,
+        rivalry: int = 0,
     ) -> None:
         super().__init__()
         _check_sizes("FactorQ", observation_size, hidden)
@@ -86,12 +100,20 @@ class FactorQ(nn.Module):
         self.trunk = mlp(sizes, output_gain=None, ends_in_relu=True)
         relations = cast(int, getattr(encoder, "relation_features", 0))
         self.heads = (
-            _AgentHeads(graph, _Heads(hidden[-1], share_factors, symmetric, output_scale, relations))
+            _AgentHeads(graph, _Heads(hidden[-1], share_factors, symmetric, output_scale, relations, self._choices))
             if per_agent
             else _small(_StackedLinear(1, hidden[-1], graph.num_entries), output_scale)
         )
+        if rivalry and self._choices is None:
+            raise StructureError("FactorQ: rivalry is for agents that choose among things; the encoder shows none.")
+        width = hidden[-1]
+        self.rivals = (
+            ChoiceHead(width, self._choices.features, width, 0, RIVALRY_SCALE, rivalry)
+            if rivalry and self._choices is not None
+            else None
+        )
 
-    def forward(self, observation: Float[Tensor, "*batch features"], *context: Float[Tensor, "..."]) -> Factors:
+    def forward(self, observation: Float[Tensor, "*batch features"], *context: Any) -> Factors | Congestion:
         """Return the factors of each state.
 
         Args:
@@ -106,28 +128,37 @@ class FactorQ(nn.Module):
         """
         return self.from_codes(observation, self.codes(observation, *context))
 
-    def codes(self, observation: Float[Tensor, "*batch features"], *context: Float[Tensor, "..."]) -> Tensor:
-        """Return what the hidden layers make of each state, or of each agent: (*batch, width), (*batch, n, width).
+    @property
+    def _choices(self) -> Choices | None:
+        return cast(Choices | None, getattr(self.encoder, "choices", None)) if self.per_agent else None
+
+    def codes(self, observation: Float[Tensor, "*batch features"], *context: Any) -> Codes:
+        """Return what the hidden layers make of each state, or of each agent.
 
         Args and errors as in `forward`.
         """
         # An encoder says itself what it can read.
         size = observation.shape[-1] if self.encoder is not None else self.observation_size
         _check_observation(self, observation, (self.graph.num_variables, size), self.per_agent)
-        seen = observation if self.encoder is None else self.encoder(observation, *context)
+        choices = None
+        if self._choices is not None:
+            seen, choices = cast(Any, self.encoder).encode(observation, *context)
+        else:
+            seen = observation if self.encoder is None else self.encoder(observation, *context)
         if self.agent_id:
             identity = torch.eye(self.graph.num_variables, dtype=seen.dtype, device=seen.device)
             seen = torch.cat([seen, identity.expand(*seen.shape[:-1], -1)], dim=-1)
-        return self.trunk(seen)
+        return Codes(self.trunk(seen), choices)
 
-    def from_codes(
-        self, observation: Float[Tensor, "*batch features"], codes: Float[Tensor, "*batch width"]
-    ) -> Factors:
+    def from_codes(self, observation: Float[Tensor, "*batch features"], codes: Codes) -> Factors | Congestion:
         """Return the factors from what `codes` made of the same observations."""
         if not isinstance(self.heads, _AgentHeads):
-            return Factors.from_flat(self.graph, self.heads(codes))
+            return Factors.from_flat(self.graph, self.heads(codes.agents))
         relate = getattr(self.encoder, "relations", None)
-        return Factors.from_flat(self.graph, self.heads(codes, relate and partial(relate, observation)))
+        own = Factors.from_flat(self.graph, self.heads(codes, relate and partial(relate, observation)))
+        if self.rivals is None:
+            return own
+        return Congestion(own, self.rivals(codes) / math.sqrt(self.graph.num_variables))
 
     def retarget(self, graph: FactorGraph) -> None:
         """Give the factors of another graph from now on, with the same weights: of other agents, or other pairs.
@@ -143,7 +174,7 @@ class FactorQ(nn.Module):
                 "FactorQ: only weights that all agents and factors share fit another graph: "
                 "per_agent=True, agent_id=False, share_factors=True."
             )
-        self.heads.retarget(graph)
+        self.heads.retarget(graph, self._choices)
         self.graph = graph
 
     def extra_repr(self) -> str:
@@ -241,6 +272,7 @@ class _Heads(NamedTuple):
     symmetric: bool
     output_scale: float
     relations: int
+    choices: Choices | None
 
 
 class _AgentHeads(nn.Module):
@@ -250,41 +282,64 @@ class _AgentHeads(nn.Module):
 
     def __init__(self, graph: FactorGraph, options: _Heads) -> None:
         super().__init__()
-        members = _by_shape(graph)
+        members = _by_shape(graph, options.choices)
         self.shapes = tuple(members)
         self.groups = nn.ModuleList(
-            _FactorGroup([graph.scopes[i] for i in factors], shape, options) for shape, factors in members.items()
+            (_ChoiceGroup if options.choices is not None and shape else _FactorGroup)(
+                [graph.scopes[i] for i in factors], shape, options
+            )
+            for shape, factors in members.items()
         )
         self.register_buffer("entry_order", _entry_order(graph, members), persistent=False)
 
-    def retarget(self, graph: FactorGraph) -> None:
+    def retarget(self, graph: FactorGraph, choices: Choices | None) -> None:
         """Give the tables of another graph, with the same weights."""
-        members = _by_shape(graph)
+        members = _by_shape(graph, choices)
         for shape in members:
             if shape not in self.shapes:
                 raise StructureError(f"FactorQ: no weights for tables of shape {shape}; it has {list(self.shapes)}.")
         members = {shape: members.get(shape, []) for shape in self.shapes}
         for group, factors in zip(self.groups, members.values(), strict=True):
-            assert isinstance(group, _FactorGroup)
+            assert isinstance(group, _FactorGroup | _ChoiceGroup)
             group.retarget([graph.scopes[i] for i in factors])
         order, device = _entry_order(graph, members), next(self.parameters()).device
         self.entry_order = None if order is None else order.to(device)
 
-    def forward(self, embeddings: Tensor, relate: Relate | None) -> Tensor:
-        """Map (*batch, n, width) to (*batch, num_entries)."""
-        batch = embeddings.shape[:-2]
+    def forward(self, codes: Codes, relate: Relate | None) -> Tensor:
+        """Map the codes of (*batch, n) agents to (*batch, num_entries)."""
+        batch = codes.agents.shape[:-2]
         if not self.groups:
-            return embeddings.new_zeros(*batch, 0)
+            return codes.agents.new_zeros(*batch, 0)
         # Agents first: what a factor takes of an agent is then one long stretch of memory.
-        rows = embeddings.reshape(-1, *embeddings.shape[-2:]).transpose(0, 1).contiguous()
-        entries = torch.cat([group(rows, relate) for group in self.groups if group.count], dim=-1)
+        rows = codes.agents.reshape(-1, *codes.agents.shape[-2:]).transpose(0, 1).contiguous()
+        things = None if codes.choices is None else codes.choices.reshape(-1, *codes.choices.shape[-3:])
+        entries = torch.cat(
+            [
+                group(rows, things) if isinstance(group, _ChoiceGroup) else group(rows, relate)
+                for group in self.groups
+                if group.count
+            ],
+            dim=-1,
+        )
         entries = entries if self.entry_order is None else entries.index_select(-1, self.entry_order)
         return entries.reshape(*batch, entries.shape[-1])
 
 
-def _by_shape(graph: FactorGraph) -> dict[tuple[int, ...], list[int]]:
+def _by_shape(graph: FactorGraph, choices: Choices | None) -> dict[tuple[int, ...], list[int]]:
+    """Return which factors share a network: where agents choose among things, whatever the number of these.
+
+    Raises:
+        StructureError: an agent has fewer actions than things, or there are tables of more than two who choose.
+    """
     groups: dict[tuple[int, ...], list[int]] = {}
     for factor, shape in enumerate(graph.table_shapes):
+        if choices is not None and shape:
+            if len(shape) > 2 or min(shape) < choices.count:
+                raise StructureError(
+                    f"FactorQ: no table of shape {shape} for agents who choose among {choices.count} things; it has "
+                    "those of one agent and of two, with an action for every thing."
+                )
+            shape = tuple(size - choices.count for size in shape)
         groups.setdefault(shape, []).append(factor)
     return groups
 
@@ -294,6 +349,43 @@ def _entry_order(graph: FactorGraph, members: Mapping[tuple[int, ...], Sequence[
     starts = [(graph.offsets[i], graph.table_sizes[i]) for factors in members.values() for i in factors]
     produced = [entry for start, size in starts for entry in range(start, start + size)]
     return None if produced == sorted(produced) else torch.tensor(produced, dtype=torch.long).argsort()
+
+
+class _ChoiceGroup(nn.Module):
+    """The tables of all agents, or of all pairs of them, who choose among things.
+
+    The table of a pair is a product of what two actions show, at rank `PAIR_RANK`, and another one that counts where
+    both are the same: it has the size of the things squared, its weights do not.
+    """
+
+    def __init__(self, scopes: Sequence[tuple[int, ...]], shape: tuple[int, ...], options: _Heads) -> None:
+        super().__init__()
+        assert options.choices is not None, "made for choices only"
+        width, features, extra = options.width, options.choices.features, shape[0]
+        self.of_pairs = len(shape) == 2
+        if self.of_pairs:
+            self.head = ChoiceHead(width, features, width, extra, RIVALRY_SCALE, 2 * PAIR_RANK)
+            # Products that begin small by what they are multiplied with: two small factors would hardly ever grow.
+            self.weight = nn.Parameter(options.output_scale * torch.randn(2, PAIR_RANK))
+        else:
+            self.head = ChoiceHead(width, features, width, extra, options.output_scale)
+        self.retarget(scopes)
+
+    def retarget(self, scopes: Sequence[tuple[int, ...]]) -> None:
+        """Give the tables of other agents."""
+        self.count, self.scopes = len(scopes), [list(agents) for agents in zip(*scopes, strict=True)]
+
+    def forward(self, rows: Float[Tensor, "agents rows width"], choices: Tensor) -> Float[Tensor, "rows entries"]:
+        """Return the entries of the group, factor after factor."""
+        # The common reward is a mean over the agents, of which one has an n-th to give.
+        shown = self.head(Codes(rows.transpose(0, 1), choices)) / len(rows)
+        if not self.of_pairs:
+            return shown.index_select(1, torch.tensor(self.scopes[0], device=rows.device)).flatten(1)
+        first, second = (shown[:, agents] for agents in self.scopes)
+        apart, same = (self.weight * len(rows)).unbind()
+        tables = (first[..., :PAIR_RANK] * apart) @ second[..., :PAIR_RANK].mT
+        meeting = (first[..., PAIR_RANK:] * second[..., PAIR_RANK:]) @ same
+        return (tables + meeting.diag_embed()).flatten(1)
 
 
 class _FactorGroup(nn.Module):

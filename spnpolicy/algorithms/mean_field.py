@@ -5,16 +5,18 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits import CircuitDistribution, structures
-from factor_q import Factors, approximate
+from factor_q import FactorGraph, Factors, approximate
+from factor_q.congestion import Congestion
 from spnpolicy.algorithms import spn_ac
 from spnpolicy.base.ranges import Range, Repeats
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
+from spnpolicy.networks.joint_values import ActionValues
 from spnpolicy.parts.joint_settings import JointSettings
 from spnpolicy.parts.learner import saves
 
@@ -79,13 +81,13 @@ class MeanField:
         return self.learner.update(batch, progress=progress)
 
     def _solve(
-        self, q: Factors, available: Bool[Tensor, "*batch agents actions"], temperature: float
+        self, q: ActionValues, available: Bool[Tensor, "*batch agents actions"], temperature: float
     ) -> CircuitDistribution:
         return coordinate_ascent(q, available, temperature, sweeps=self.config.sweeps, starts=self.config.starts)
 
 
 def coordinate_ascent(
-    q: Factors, available: Bool[Tensor, "*batch agents actions"], temperature: float, *, sweeps: int, starts: int
+    q: ActionValues, available: Bool[Tensor, "*batch agents actions"], temperature: float, *, sweeps: int, starts: int
 ) -> CircuitDistribution:
     """Return independent policies of which no agent alone can raise E[Q] + temperature * H; a local optimum.
 
@@ -96,6 +98,8 @@ def coordinate_ascent(
         sweeps: most times that every agent is improved.
         starts: the first one is uniform over the available actions, the others are random and always the same.
     """
+    if isinstance(q, Congestion):
+        return _of(q.independent(temperature, available, sweeps=sweeps), q.graph, q.batch_shape)
     batch = q.batch_shape
     exists = available.expand(*batch, -1, -1)
     tables = [
@@ -106,6 +110,13 @@ def coordinate_ascent(
         Factors(q.graph, tables), temperature, restarts=starts, start=exists.to(q.dtype), steps=sweeps,
         tolerance=TOLERANCE, generator=torch.Generator(q.device).manual_seed(START_SEED),
     )  # fmt: skip
-    circuit = structures.mean_field(q.cardinalities)
-    uniform = CircuitDistribution(circuit, torch.zeros(*batch, circuit.num_parameters, dtype=q.dtype, device=q.device))
-    return uniform.condition((found.marginals * exists).log())
+    return _of(found.marginals * exists, q.graph, batch)
+
+
+def _of(
+    probabilities: Float[Tensor, "*batch agents actions"], graph: FactorGraph, batch: torch.Size
+) -> CircuitDistribution:
+    """Return independent policies as a circuit."""
+    circuit = structures.mean_field(graph.cardinalities)
+    uniform = torch.zeros(*batch, circuit.num_parameters, dtype=probabilities.dtype, device=probabilities.device)
+    return CircuitDistribution(circuit, uniform).condition(probabilities.log())

@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits import CircuitDistribution
-from factor_q import Factors
 from spnpolicy.algorithms import spn_ac
 from spnpolicy.base.decoding import require
 from spnpolicy.base.ranges import Repeats
@@ -18,7 +17,7 @@ from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import policy_gradient_loss
-from spnpolicy.networks.joint_values import Judged, least
+from spnpolicy.networks.joint_values import ActionValues, Judged, least
 from spnpolicy.parts.learner import saves
 from spnpolicy.parts.solvers import Boltzmann
 
@@ -97,13 +96,13 @@ class ReinforceVI:
         loss = score_function_loss(drawn, self.config.baseline, rows.valid)
         return drawn.soft_return.mean(0), loss
 
-    def _draw(self, pi: CircuitDistribution | Boltzmann, q: Sequence[Factors]) -> Drawn:
+    def _draw(self, pi: CircuitDistribution | Boltzmann, q: Sequence[ActionValues]) -> Drawn:
         assert isinstance(pi, CircuitDistribution), "a network gives circuits"
         return draw(pi, q, self.learner.temperature.value, self.config.samples, self._sample_generator)
 
 
 def draw(
-    pi: CircuitDistribution, q: Sequence[Factors], temperature: float, count: int, generator: torch.Generator
+    pi: CircuitDistribution, q: Sequence[ActionValues], temperature: float, count: int, generator: torch.Generator
 ) -> Drawn:
     """Draw joint actions and say how probable and how good they are.
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from circuits import Circuit, CircuitDistribution, StructureError, structures
 from factor_q import FactorGraph, FactorQ, Factors
+from factor_q.congestion import Congestion
 from spnpolicy.base.distributed import mean
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.ranges import Range, Repeats
@@ -22,7 +23,7 @@ from spnpolicy.data.protocol import Batch
 from spnpolicy.maths.losses import mean_of_valid, squared_td_loss
 from spnpolicy.maths.masks import require_some_action, usable, zero_where_stuck
 from spnpolicy.networks.encoders import Borrowed, encoder_for, retarget
-from spnpolicy.networks.joint_values import JointValues, Judged, average_of, least
+from spnpolicy.networks.joint_values import ActionValues, JointValues, Judged, average_of, least
 from spnpolicy.networks.policy import SPNPolicy
 from spnpolicy.networks.potentials import ResidualPolicy
 from spnpolicy.parts import solvers
@@ -53,6 +54,14 @@ class Config(JointSettings):
     solver_steps: Repeats = 3
     """Natural-gradient steps in every state."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rivalry and (self.structure != "mean_field" or self.solver != "gradient"):
+            raise ConfigError(
+                f"rivalry is {self.rivalry}: what all pairs of agents take from each other has an exact expectation "
+                "for independent agents only. Take structure 'mean_field' and solver 'gradient', or rivalry 0."
+            )
+
 
 ROWS_THAT_TELL = 64
 """Rows of a batch from which the temperature learns how far values spread."""
@@ -60,7 +69,7 @@ ROWS_THAT_TELL = 64
 ActorLoss = Callable[[Batch, Judged], tuple[Tensor, Tensor]]
 """Gives the ELBO of every row, and the actor's loss, from rows and what the critic says there."""
 
-Solver = Callable[[Factors, Bool[Tensor, "*batch agents actions"], float], CircuitDistribution | Boltzmann]
+Solver = Callable[[Any, Bool[Tensor, "*batch agents actions"], float], CircuitDistribution | Boltzmann]
 """Finds the policy for given action values, available actions and temperature, without a network."""
 
 
@@ -108,7 +117,13 @@ class SPNActorCritic:
         }  # fmt: skip
         with streams.initialization("spn_ac"):
             encoders = [encoder_for(network, spec, sees_state=config.state != "none") for _ in range(config.critics)]
-            self.critic = JointValues([FactorQ(graph, encoder=encoder, **options) for encoder in encoders])
+            if config.rivalry and getattr(encoders[0], "choices", None) is None:
+                raise ConfigError(
+                    f"rivalry is {config.rivalry}, but agents choose among nothing that they see: it is for networks "
+                    "of kind 'exchangeable' or 'entities', where the environment declares entities.actions."
+                )
+            critics = [FactorQ(graph, encoder=encoder, rivalry=config.rivalry, **options) for encoder in encoders]
+            self.critic = JointValues(critics)
             if config.shares_encoder:
                 encoder: nn.Module = Borrowed(encoders[0], network.hidden[-1])
             else:
@@ -224,7 +239,11 @@ class SPNActorCritic:
         rows = some_rows(batch, ROWS_THAT_TELL)
         allowed = usable(rows.available_actions, self._spec.cardinalities)
         judged = self.values(self.critic, rows.observation, rows.state)
-        seen = self.policy_on(rows, judged).entropy(), self._largest_entropy(allowed), spread(judged.q[0], allowed)
+        seen = (
+            self.policy_on(rows, judged).entropy(),
+            self._largest_entropy(allowed),
+            spread(judged.q[0], allowed),
+        )
         numbers["entropy"], largest, of_values = mean(*(float(mean_of_valid(each, rows.valid)) for each in seen))
         at = progress if self.config.temperature.falls_with == "progress" else self.evidence.value
         if self.bounds.largest > 0.0:
@@ -237,10 +256,10 @@ class SPNActorCritic:
         bound = self._elbo(self.policy_on(rows, judged), judged.q)
         return bound, -mean_of_valid(bound, rows.valid)
 
-    def _elbo(self, pi: CircuitDistribution | Boltzmann, q: Sequence[Factors]) -> Float[Tensor, "*batch"]:
+    def _elbo(self, pi: CircuitDistribution | Boltzmann, q: Sequence[ActionValues]) -> Float[Tensor, "*batch"]:
         temperature = self.temperature.value
         if isinstance(pi, Boltzmann):
-            return least(pi.expectation(each) for each in q) + temperature * pi.entropy()
+            return least(pi.expectation(cast(Factors, each)) for each in q) + temperature * pi.entropy()
         return least(self._bound(pi, each, temperature) for each in q)
 
     def policy_on(self, rows: Batch, judged: Judged) -> CircuitDistribution | Boltzmann:
@@ -278,7 +297,9 @@ class SPNActorCritic:
         seen = (observation, state) if self.config.state == "both" else (observation,)
         if judged is not None and self.config.potentials == "residual":
             seen = (observation, judged.codes.detach()) if self.config.shares_encoder else seen
-            pi: CircuitDistribution = actor(average_of(judged.q), temperature, *seen)
+            tables = average_of(judged.q)
+            own = tables.own if isinstance(tables, Congestion) else tables
+            pi: CircuitDistribution = actor(own, temperature, *seen)
         else:
             pi = actor(*seen)
         return pi.condition(allowed) if self._spec.has_action_masks else pi

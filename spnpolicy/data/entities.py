@@ -67,12 +67,19 @@ class Entities:
     """Positions in `sets` count from the agent's own; false means that both count from the same origin."""
     state_is_observations: bool = False
     """The state is all observations side by side, agent 0 first."""
+    actions: str | None = None
+    """Name of the set that agents choose among: action j is to choose its entity j, and actions behind the last entity
+    choose none. Networks over entities then value an action by what it chooses, whatever the number of entities."""
 
     def __post_init__(self) -> None:
         require(self.own.count == 1, f"entities.{self.own.name}.count", self.own.count, "1: it is the agent itself")
         require(self.cells > 0.0, "entities.cells", self.cells, "above 0")
         names = [part.name for part in self.parts]
         require(len(set(names)) == len(names), "entities", names, "sets of different names")
+        require(
+            self.actions is None or self.actions in [part.name for part in self.sets],
+            "entities.actions", self.actions, f"the name of a set, one of {[part.name for part in self.sets]}",
+        )  # fmt: skip
         placed = [part for part in self.sets if part.positions]
         axes = {len(part.positions) for part in ([*placed] if self.is_relative else [self.own, *placed])}
         if placed and len(axes) > 1:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from factor_q.choices import ChoiceHead, Choices, Codes
 from factor_q.layers import initialize_orthogonal, mlp
 from spnpolicy.data.env import EnvSpec, Step
 from spnpolicy.data.protocol import Batch, Memory, seen
@@ -66,9 +67,12 @@ class AgentNetwork(nn.Module):
         self.memory_size = hidden[0] if recurrent else 0
         if recurrent:
             self.cell = GatedCell(hidden[0], agents)
-        widths = (*hidden, max(spec.cardinalities) if outputs is None else outputs)
         # No ReLU behind a cell: what it remembers is bounded already, and its sign means something.
-        self.head = _layers(widths, agents, output_gain)
+        choices = getattr(self.encoder, "choices", None) if outputs is None and shared else None
+        if choices is None:
+            self.head: nn.Module = _layers((*hidden, outputs or max(spec.cardinalities)), agents, output_gain)
+        else:
+            self.head = _BehindLayers(hidden, choices, max(spec.cardinalities) - choices.count, output_gain)
         missing = ~existing_actions(spec.cardinalities)
         self.missing_actions: Tensor | None
         has_missing = outputs is None and bool(missing.any())
@@ -87,8 +91,8 @@ class AgentNetwork(nn.Module):
         state: Float[Tensor, "*batch state"] | None = None,
     ) -> tuple[Float[Tensor, "*batch agents outputs"], Float[Tensor, "*batch agents memory"]]:
         """Return the outputs of a recurrent network for one more step, and what it then remembers."""
-        hidden = self.cell(self.cell.inputs(self._embed(observation, state)), hidden)
-        return self._outputs(hidden), hidden
+        hidden = self.cell(self.cell.inputs(self._embed(observation, state).agents), hidden)
+        return self._outputs(Codes(hidden)), hidden
 
     def look(self, step: Step, memory: Memory | None = None) -> Float[Tensor, "envs agents outputs"]:
         """Return the outputs for what the agents see, without gradient and on the CPU; a memory is taken on.
@@ -114,7 +118,7 @@ class AgentNetwork(nn.Module):
         """Return the outputs at the observations of a batch."""
         if not self.is_recurrent:
             return self(batch.observation, batch.state)
-        return self._outputs(self._unroll(batch))
+        return self._outputs(Codes(self._unroll(batch)))
 
     def both(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the outputs at the observations of a batch and, without gradient, at the next ones."""
@@ -124,7 +128,7 @@ class AgentNetwork(nn.Module):
         hidden = self._unroll(batch)
         with torch.no_grad():
             following, _ = self.advance(batch.next_observation, hidden, batch.next_state)
-        return self._outputs(hidden), following
+        return self._outputs(Codes(hidden)), following
 
     @torch.no_grad()
     def following(self, batch: Batch) -> Float[Tensor, "*batch agents outputs"]:
@@ -143,16 +147,20 @@ class AgentNetwork(nn.Module):
         following[is_cut] = self(batch.next_observation[is_cut], batch.next_state[is_cut])
         return following
 
-    def _embed(self, observation: Tensor, state: Tensor | None) -> Tensor:
+    def _embed(self, observation: Tensor, state: Tensor | None) -> Codes:
         if self._sees_state and state is None:
             raise ValueError("this network sees the state: give it beside the observation.")
-        seen = self.encoder(observation, state) if self._sees_state else self.encoder(observation)
+        shown = (observation, state) if self._sees_state else (observation,)
+        is_choosing = isinstance(self.head, _BehindLayers)
+        seen = cast(Any, self.encoder).encode(*shown) if is_choosing else Codes(self.encoder(*shown))
         if self._is_shared:
-            return nn.functional.linear(seen, self.observation_weight).add_(self.agent_offset).relu_()
-        return self.first(seen).relu()
+            agents = nn.functional.linear(seen.agents, self.observation_weight).add_(self.agent_offset).relu_()
+        else:
+            agents = self.first(seen.agents).relu()
+        return seen._replace(agents=agents)
 
-    def _outputs(self, embedded: Tensor) -> Tensor:
-        values = self.head(embedded)
+    def _outputs(self, embedded: Codes) -> Tensor:
+        values = self.head(embedded if isinstance(self.head, _BehindLayers) else embedded.agents)
         if self.missing_actions is None:
             return values
         return values.masked_fill(self.missing_actions, -math.inf)
@@ -164,7 +172,7 @@ class AgentNetwork(nn.Module):
         """
         if batch.ended is None or batch.memory is None:
             raise ValueError("a recurrent network learns from windows of steps, not from single transitions.")
-        inputs = self.cell.inputs(self._embed(batch.observation, batch.state))
+        inputs = self.cell.inputs(self._embed(batch.observation, batch.state).agents)
         hidden, history = batch.memory, []
         if not hidden.shape[-1]:  # a network that did not act, such as a critic, begins without a memory
             hidden = hidden.new_zeros(*hidden.shape[:-1], self.memory_size)
@@ -174,6 +182,26 @@ class AgentNetwork(nn.Module):
             history.append(hidden)
             hidden = (hidden if counts_t else hidden.detach()).masked_fill(ended_t[:, None, None], 0.0)
         return torch.stack(history)
+
+
+class _BehindLayers(nn.Module):
+    """Hidden layers of agents, and behind them one output for everything that they choose among.
+
+    Args:
+        hidden: widths of the hidden layers, from the first one on, which is there already.
+        choices: what agents choose among.
+        extra: actions that choose nothing.
+        output_gain: scale of the last weights at the start.
+    """
+
+    def __init__(self, hidden: Sequence[int], choices: Choices, extra: int, output_gain: float):
+        super().__init__()
+        self.layers = mlp(hidden, output_gain=math.sqrt(2), ends_in_relu=True) if len(hidden) > 1 else nn.Identity()
+        self.head = ChoiceHead(hidden[-1], choices.features, hidden[-1], extra, output_gain)
+
+    def forward(self, codes: Codes) -> Float[Tensor, "*batch agents outputs"]:
+        """Return the outputs."""
+        return self.head(codes._replace(agents=self.layers(codes.agents))).squeeze(-1)
 
 
 class AgentLinear(nn.Module):

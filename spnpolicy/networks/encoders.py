@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from factor_q.choices import Choices, Codes
 from factor_q.layers import mlp
 from spnpolicy.base.decoding import Checked, require
 from spnpolicy.base.errors import ConfigError
@@ -166,12 +167,24 @@ class Beside(nn.Module):
         self.out_features = agents.out_features + cast(int, state.out_features)
         self.relation_features = agents.relation_features if isinstance(agents, ExchangeableEncoder) else 0
 
+    @property
+    def choices(self) -> Choices | None:
+        """What agents choose among, if that is a set that they see."""
+        return self.agents.choices
+
     def forward(
         self, observation: Float[Tensor, "*batch agents features"], state: Float[Tensor, "*batch state"]
     ) -> Float[Tensor, "*batch agents more"]:
         """Return the codes of all agents."""
-        own, whole = self.agents(observation), self.state(state)
-        return torch.cat([own, whole.unsqueeze(-2).expand(*own.shape[:-1], -1)], -1)
+        return self.encode(observation, state).agents
+
+    def encode(
+        self, observation: Float[Tensor, "*batch agents features"], state: Float[Tensor, "*batch state"]
+    ) -> Codes:
+        """Return the codes of all agents, and of what they choose among."""
+        own, whole = self.agents.encode(observation), self.state(state)
+        whole = whole.unsqueeze(-2).expand(*own.agents.shape[:-1], -1)
+        return own._replace(agents=torch.cat([own.agents, whole], -1))
 
     def relations(
         self,
@@ -197,12 +210,23 @@ class Borrowed(nn.Module):
         self.entities = agents.entities if isinstance(agents, ExchangeableEncoder) else None
         self.relation_features = cast(int, getattr(lender, "relation_features", 0))
         self.out_features = size
+        # In a tuple: its weights are not this network's.
+        self._lender = (lender,)
+
+    @property
+    def choices(self) -> Choices | None:
+        """What agents choose among, where the lender shows it."""
+        return cast(Choices | None, getattr(self._lender[0], "choices", None))
 
     def read(self, entities: Entities) -> None:
         """Read the observations of another task, which the lender can read as well."""
         self.entities = None if self.entities is None else entities
 
-    def forward(self, observation: Tensor, codes: Float[Tensor, "*batch code"]) -> Float[Tensor, "*batch code"]:
+    def forward(self, observation: Tensor, codes: Codes) -> Float[Tensor, "*batch code"]:
+        """Return the codes of agents."""
+        return codes.agents
+
+    def encode(self, observation: Tensor, codes: Codes) -> Codes:
         """Return the codes."""
         return codes
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from factor_q.choices import Choices, Codes
 from factor_q.layers import initialize_orthogonal
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.entities import Entities
@@ -45,6 +46,7 @@ class EntityEncoder(nn.Module):
         super().__init__()
         self.entities = entities
         self.features = features
+        self.width = width
         sets = entities.sets
         own = features.size(entities.own.size)
         sizes = [features.size(len(part.others)) for part in sets]
@@ -70,11 +72,30 @@ class EntityEncoder(nn.Module):
         """
         self.entities = of_same_kind(self.entities, entities)
 
+    @property
+    def choices(self) -> Choices | None:
+        """What agents choose among, if that is a set that they see."""
+        part = self._chosen
+        return None if part is None else Choices(self.entities.sets[part].count, self.width)
+
+    @property
+    def _chosen(self) -> int | None:
+        names = [part.name for part in self.entities.sets]
+        return names.index(self.entities.actions) if self.entities.actions in names else None
+
     def forward(self, observation: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch code"]:
         """Return the codes of observations."""
+        return self.encode(observation).agents
+
+    def encode(self, observation: Float[Tensor, "*batch features"]) -> Codes:
+        """Return the codes of observations, and the units of what their agents choose among."""
         own, seen = self._see(observation)
-        code = torch.cat([own, self.norm(self._pooled(seen, self._units(own, seen)))], -1)
-        return code.reshape(*observation.shape[:-1], -1)
+        units = self._units(own, seen)
+        code = torch.cat([own, self.norm(self._pooled(seen, units))], -1).reshape(*observation.shape[:-1], -1)
+        if self._chosen is None:
+            return Codes(code)
+        chosen = units[self._chosen]
+        return Codes(code, chosen.reshape(*observation.shape[:-1], *chosen.shape[1:]))
 
     def units(self, observation: Float[Tensor, "*batch features"]) -> list[Float[Tensor, "*batch count width"]]:
         """Return the units of every entity, set by set; 0 where there is none. They go where the entities go."""
@@ -121,13 +142,13 @@ def of_same_kind(known: Entities, entities: Entities) -> Entities:
     """Return the entities of another task, if a network that knows these can read them.
 
     Raises:
-        ConfigError: the sets have other names, numbers or positions.
+        ConfigError: the sets have other names, numbers or positions, or actions choose from another one.
     """
     here, there = (
         [(part.name, part.size, part.positions, part.presence, part.is_shared) for part in kind.parts]
         for kind in (known, entities)
     )
-    if here != there or entities.is_relative != known.is_relative:
+    if here != there or (entities.is_relative, entities.actions) != (known.is_relative, known.actions):
         raise ConfigError(f"entities: the network reads {here}, but the other task shows {there}.")
     return entities
 

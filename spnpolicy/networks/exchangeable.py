@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from factor_q.choices import Choices, Codes
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.entities import Entities, EntitySet
 from spnpolicy.networks.entities import (
@@ -72,12 +73,31 @@ class ExchangeableEncoder(nn.Module):
         """
         self.entities = of_same_kind(self.entities, entities)
 
+    @property
+    def choices(self) -> Choices | None:
+        """What agents choose among, if that is a set that all of them see."""
+        part = self._chosen
+        return None if part is None else Choices(self.entities.shared[part].count, self.out_features // 2)
+
+    @property
+    def _chosen(self) -> int | None:
+        names = [part.name for part in self.entities.shared]
+        return names.index(self.entities.actions) if self.entities.actions in names else None
+
     def forward(self, observation: Float[Tensor, "*batch agents features"]) -> Float[Tensor, "*batch agents code"]:
         """Return the codes of all agents, each with what it heard of the others."""
+        return self.encode(observation).agents
+
+    def encode(self, observation: Float[Tensor, "*batch agents features"]) -> Codes:
+        """Return the codes of all agents, and those of what they choose among: the units of its edges."""
         own, edges = self._edges(observation.reshape(-1, *observation.shape[-2:]))
         pooled = [_pooled(each, (1,))[0] for each in edges]
         codes = self.out(torch.cat([*pooled, own], -1)).relu()
-        return codes.transpose(0, 1).reshape(*observation.shape[:-1], -1)
+        agents = codes.transpose(0, 1).reshape(*observation.shape[:-1], -1)
+        if self._chosen is None:
+            return Codes(agents)
+        units = edges[self._chosen].units.permute(2, 0, 1, 3)
+        return Codes(agents, units.reshape(*observation.shape[:-1], *units.shape[2:]))
 
     def units(self, observation: Float[Tensor, "*batch agents features"]) -> list[Float[Tensor, "..."]]:
         """Return the units of all edges, set by set: (*batch, agents, count, width), 0 where there is no entity."""

@@ -8,15 +8,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from factor_q import FactorGraph, FactorQ, Factors
+from factor_q.choices import Codes
+from factor_q.congestion import Congestion
+
+ActionValues = Factors | Congestion
 
 
 class Judged(NamedTuple):
     """What critics say about some rows."""
 
-    q: Sequence[Factors]
+    q: Sequence[ActionValues]
     """Action values of each network."""
-    codes: Tensor
-    """What the first network made of the observations before its heads, (*batch, agents, width)."""
+    codes: Codes
+    """What the first network made of the observations before its heads."""
 
     def detach(self) -> "Judged":
         """Return it without gradient."""
@@ -64,9 +68,9 @@ def least(values: Iterable[Float[Tensor, "*batch"]]) -> Float[Tensor, "*batch"]:
     return first
 
 
-def average_of(values: Sequence[Factors]) -> Factors:
-    """Return the mean of several functions on one graph."""
+def average_of(values: Sequence[ActionValues]) -> ActionValues:
+    """Return the mean of several functions on one graph; several are never of congestion."""
     first, *others = values
-    for other in others:
-        first = first + other
-    return first / len(values) if others else first
+    if not others:
+        return first
+    return sum((cast(Factors, each) for each in others), start=cast(Factors, first)) / len(values)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from circuits import Circuit, CircuitDistribution
 from factor_q import FactorGraph, Factors
+from factor_q.congestion import Congestion
 from spnpolicy.networks.potentials import TableLogits
 
 
@@ -32,12 +33,16 @@ class ExactBound(nn.Module):
         entries = torch.cat([torch.zeros(0, dtype=torch.long), *positions])
         self.register_buffer("entries", entries, persistent=False)
 
-    def forward(self, pi: CircuitDistribution, q: Factors, temperature: float) -> Float[Tensor, "*batch"]:
+    def forward(self, pi: CircuitDistribution, q: Factors | Congestion, temperature: float) -> Float[Tensor, "*batch"]:
         """Return the ELBO of every row, differentiable once.
+
+        With `Congestion` the circuit must be one of independent agents, which is not checked here.
 
         Raises:
             NotTractableError: the circuit is not deterministic.
         """
+        if isinstance(q, Congestion):
+            return self(pi, q.own, temperature) - q.of_pairs(pi.marginals())
         if self.entries.device != q.device:
             self.to(q.device)
         flat, batch = q.flat, q.batch_shape

@@ -8,7 +8,7 @@ from circuits import StructureError
 from factor_q import FactorGraph, random_pairs
 from spnpolicy.base.decoding import require
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.base.ranges import Amount, Count, Range
+from spnpolicy.base.ranges import Amount, Range
 from spnpolicy.parts.settings import AdamSettings, DataSettings, TargetUpdate, step_size
 from spnpolicy.parts.temperature import TemperatureConfig
 
@@ -21,12 +21,16 @@ class JointSettings(DataSettings):
     """How action values descend."""
     actor: AdamSettings = field(default_factory=step_size(1e-3))
     """How the policy descends."""
-    num_pairs: Count = 20
+    num_pairs: Amount = 20
     """Pair factors of the critic: all pairs of agents if they are no more than this, else so many at random, and never
-    fewer than give every agent a partner."""
+    fewer than give every agent a partner; 0 for none at all."""
     pairs: tuple[tuple[Amount, Amount], ...] = ()
     """The pair factors of the critic themselves, by the agents' numbers, instead of `num_pairs`; what
     `factor_q.learn_factor_graph` finds in joint actions and returns, for example."""
+    rivalry: Annotated[int, Range(0, 64)] = 0
+    """Where agents choose among things that they see (`Entities.actions`): so many numbers per agent and thing say what
+    two agents take from each other who choose the same one, for all pairs of agents at the cost of single ones. The
+    expectation is exact for independent agents only, so it is for mean_field, and for num_pairs 0."""
     critics: Annotated[int, Range(1, 2)] = 1
     """2: two critics that start differently, and the smaller expectation counts; against values that are too high."""
     value_bounds: bool = True
@@ -64,6 +68,7 @@ class JointSettings(DataSettings):
                 "critic's codes sees what the critic sees."
             )
         require(not is_unused, "num_pairs", self.num_pairs, "left out where pairs are given")
+        require(not self.rivalry or self.critics == 1, "critics", self.critics, "1 with rivalry")
 
 
 def critic_graph(config: JointSettings, cardinalities: tuple[int, ...], seed: int) -> FactorGraph:
@@ -73,7 +78,7 @@ def critic_graph(config: JointSettings, cardinalities: tuple[int, ...], seed: in
         ConfigError: a pair names an agent that is not there, or one twice.
     """
     scopes: Iterable[tuple[int, ...]] = ((agent,) for agent in range(len(cardinalities)))
-    if not config.pairs:
+    if not config.pairs and config.num_pairs:
         enough = -(-len(cardinalities) // 2)
         scopes = random_pairs(cardinalities, max(config.num_pairs, enough), seed=seed).scopes
     try:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from factor_q import Factors
+from factor_q.congestion import Congestion
 from spnpolicy.base.decoding import Checked
 from spnpolicy.base.ranges import Range, Share
 from spnpolicy.parts.settings import LinearSchedule
@@ -102,19 +103,20 @@ class Temperature:
         self.multiple, self.spread = state["multiple"], state["spread"]
 
 
-def spread(q: Factors, available: Bool[Tensor, "*batch agents actions"]) -> Float[Tensor, "*batch"]:
+def spread(q: Factors | Congestion, available: Bool[Tensor, "*batch agents actions"]) -> Float[Tensor, "*batch"]:
     """Return the standard deviation of Q over joint actions drawn uniformly from the available ones, exactly.
 
     The variance is that of each agent's main effect plus that of each pair's interaction; these are uncorrelated.
 
     Args:
-        q: factors of at most two agents each.
+        q: factors of at most two agents each; of congestion, only what agents' choices are worth alone is looked at.
         available: which actions may be drawn, at least one per agent; its rows are those of `q`.
 
     Raises:
         ValueError: a factor has more than two agents.
     Source: Hoeffding 1948 (decomposition of functions of independent variables).
     """
+    q = q.own if isinstance(q, Congestion) else q
     weight = available / available.sum(-1, keepdim=True)
     effects, variance = torch.zeros_like(weight), weight.new_zeros(weight.shape[:-2])
     groups: dict[tuple[int, ...], list[int]] = {}

@@ -79,7 +79,7 @@ class AssignmentGame:
         self.action_names = (*(f"task {j}" for j in range(self.tasks)), *["idle"] * idle)
         # An agent sees nothing of itself, only what each task is worth to it.
         tasks_seen = (EntitySet("tasks", 0, self.tasks, 1, is_shared=True),)
-        entities = Entities(EntitySet("itself", 0, 1, 0), tasks_seen, state_is_observations=True)
+        entities = Entities(EntitySet("itself", 0, 1, 0), tasks_seen, state_is_observations=True, actions="tasks")
         counts, state_size = (actions,) * self.agents, self.agents * self.tasks
         self.spec = EnvSpec(counts, self.tasks, state_size, False, entities=entities, observation_bounds=(0.0, 1.0))
         self._available = np.broadcast_to(True, (self.num_envs, self.agents, actions))

@@ -159,3 +159,23 @@ def test_masks_hold_in_play_and_greedy_play_moves_no_stream():
 def test_an_unknown_solver_is_refused():
     with pytest.raises(ConfigError, match="solver"):
         make_algorithm("mean_field", game_spec([[0.0, 1.0], [1.0, 0.0]]), Streams(0), solver="newton")
+
+
+@pytest.mark.parametrize(
+    ("solver", "least"), [({"solver": "coordinate_ascent"}, 0.93), ({"potentials": "residual"}, 0.75)]
+)
+def test_with_rivalry_agents_learn_to_divide_tasks_and_a_larger_team_knows_it_at_once(solver, least):
+    """Agents who each take their own best task earn 0.74 of the optimum, 0.69 where they are twelve."""
+    env = make_env("assignment_game", agents=6, num_envs=64)
+    descent = {"learning_rate": 1e-2, "method": "muon"}
+    learner = learn(
+        "mean_field", env, updates=200, rollout=1, num_pairs=0, rivalry=4, critic=descent, actor=descent,
+        network={"kind": "exchangeable", "hidden": [16], "features": {"frequencies": 0}},
+        temperature={"fixed": 0.01}, **solver,
+    )  # fmt: skip
+    for agents in (6, 12):
+        env = make_env("assignment_game", agents=agents, num_envs=200)
+        learner.retarget(env.spec)
+        step = env.reset(seed=1)
+        best = env.optimal_return(1.0).mean()
+        assert env.step(learner.act(step, explore=False)).reward[:, 0].mean() > least * best

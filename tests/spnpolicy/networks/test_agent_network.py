@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from factor_q.choices import Codes
 from spnpolicy.algorithms import make_algorithm
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.env import EnvSpec
@@ -125,7 +126,7 @@ def test_rows_that_warm_up_the_memory_are_seen_and_pass_no_gradient_on():
     """Every row shows 1 to a memory that counts: two rows for its warmth, then four that are learned from."""
     network = network_of((1,), "recurrent")
     network.cell, batch = Counting(), window(rows=2, memory=1)
-    network._embed = lambda observation, state: torch.ones(*observation.shape[:-1], 1)
+    network._embed = lambda observation, state: Codes(torch.ones(*observation.shape[:-1], 1))
     batch.ended.zero_()
     batch.ended[0, 1] = True
     batch.valid[:2] = False

@@ -1,0 +1,174 @@
+"""Teams that grow: one policy, trained with few agents, divides tasks among many without further training.
+
+    python benchmarks/scale.py --out benchmarks/results/scale
+
+mean_field with rivalry learns the assignment game with a few agents, and then plays it with ever more: no weight of
+its networks knows how many agents or tasks there are. Return is the share of the exact optimum (Hungarian method), with
+95 % bootstrap intervals over games; beside it stand random play, and agents who each take their own best task. Acting
+is one decision of one team, an update is one gradient step on a batch of games; both are medians, on one thread, each
+size in a process of its own, which tells its peak of memory. The exponent is the slope of log time over log agents,
+from 16 agents on.
+"""
+
+import argparse
+import csv
+import json
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+
+import spnpolicy
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
+
+DESCENT = {"learning_rate": 1e-3, "method": "muon", "final": 0.02, "falls_after": 0.1}
+ALGORITHM: dict[str, Any] = {
+    "network": {"kind": "exchangeable", "hidden": [16], "features": {"frequencies": 0}},
+    "rollout": 1, "num_pairs": 0, "rivalry": 8, "solver": "coordinate_ascent", "value_bounds": False,
+    "critic": DESCENT, "actor": DESCENT, "max_gradient_norm": 1.0,
+    "temperature": {"initial": 0.5, "start": 0.9, "end": 0.1},
+}  # fmt: skip
+SIZES = (4, 8, 16, 30, 60, 100, 200)
+RESAMPLES = 2_000
+
+
+def main(options: argparse.Namespace) -> None:
+    """Train once, play with every number of agents, and write table and picture."""
+    if options.measure is not None:
+        print(json.dumps(measured(options.run, options.measure, options)))
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        run = options.run or Path(folder) / "run"
+        if options.run is None:
+            train = spnpolicy.TrainConfig(steps=options.steps, num_envs=64, evaluation_episodes=64)
+            config = spnpolicy.RunConfig("mean_field", "assignment_game", ALGORITHM, {"agents": options.agents}, train)
+            began = time.perf_counter()
+            spnpolicy.train(config, run)
+            print(f"trained with {options.agents} agents in {time.perf_counter() - began:.0f} s", flush=True)
+        rows = [in_own_process(run, agents, options) for agents in options.sizes]
+    with (options.out / "scale.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    large = [row for row in rows if row["agents"] >= 16]
+    for what in ("acting (ms)", "update (s)"):
+        if len(large) > 1:
+            slope = np.polyfit([math.log(r["agents"]) for r in large], [math.log(r[what]) for r in large], 1)[0]
+            print(f"exponent of {what}: {slope:.2f}")
+    draw_picture(rows, options.agents, options.out / "scale.png")
+
+
+def in_own_process(run: Path, agents: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one size where nothing else holds memory, and print it."""
+    command = [sys.executable, __file__, "--run", str(run), "--measure", str(agents)]
+    passed = ["--games", str(options.games), "--batch", str(options.batch), "--repeats", str(options.repeats)]
+    done = subprocess.run([*command, *passed], check=True, stdout=subprocess.PIPE, text=True)
+    row = json.loads(done.stdout)
+    print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
+    return row
+
+
+def measured(run: Path, agents: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Return return, times and memory of one number of agents."""
+    torch.set_num_threads(1)
+    learner: Any = spnpolicy.load_run(run, num_envs=1).algorithm
+    env = spnpolicy.make_env("assignment_game", agents=agents, num_envs=1)
+    learner.retarget(env.spec)
+    shares: dict[str, list[float]] = {"policy": [], "own best": [], "random": []}
+    random, acting = np.random.default_rng(0), []
+    step = env.reset(seed=20_000)
+    for _ in range(options.games):
+        worth, best = step.observation[0], float(env.optimal_return(1.0)[0])
+        began = time.perf_counter()
+        chosen = learner.act(step, explore=False)[0]
+        acting.append(time.perf_counter() - began)
+        ways = {"policy": chosen, "own best": worth.argmax(-1), "random": random.integers(agents, size=agents)}
+        for name, actions in ways.items():
+            paid = np.zeros(agents)
+            np.maximum.at(paid, actions, worth[np.arange(agents), actions])
+            shares[name].append(float(paid.sum()) / agents / best)
+        step = env.step(chosen[None])
+    row: dict[str, Any] = {"agents": agents}
+    for name, values in shares.items():
+        row |= dict(zip((name, f"{name} low", f"{name} high"), interval(np.array(values)), strict=True))
+    row["acting (ms)"] = 1e3 * float(np.median(acting))
+    row["acting, peak (GiB)"] = peak()
+    row["update (s)"] = float(np.median([updated(learner, agents, options.batch) for _ in range(options.repeats)]))
+    row["update, peak (GiB)"] = peak()
+    return row
+
+
+def updated(learner: Any, agents: int, batch: int) -> float:
+    """Return the seconds of an update on so many games that were just played."""
+    env = spnpolicy.make_env("assignment_game", agents=agents, num_envs=batch)
+    store = spnpolicy.data.store_for(
+        learner.needs, env.spec, capacity=batch, num_envs=batch, generator=torch.Generator().manual_seed(0)
+    )
+    before = env.reset(seed=0)
+    store.prepare(before)
+    actions = before.observation.argmax(-1)
+    store.add(before, actions, env.step(actions))
+    drawn = store.draw(batch)
+    began = time.perf_counter()
+    learner.update(drawn, progress=1.0)
+    return time.perf_counter() - began
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Return the mean with its 95 % bootstrap interval."""
+    counts = np.random.default_rng(0).multinomial(len(values), np.full(len(values), 1 / len(values)), size=RESAMPLES)
+    low, high = np.quantile(counts @ values / len(values), [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)
+
+
+def peak() -> float:
+    """Return the most memory that this process has held so far, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def draw_picture(rows: list[dict[str, Any]], trained: int, path: Path) -> None:
+    """Write what teams of every size earn, and what they cost."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    agents = [row["agents"] for row in rows]
+    for name in ("policy", "own best", "random"):
+        left.plot(agents, [row[name] for row in rows], marker="o", label=name)
+        left.fill_between(agents, *([row[f"{name} {end}"] for row in rows] for end in ("low", "high")), alpha=0.2)
+    left.axvline(trained, color="grey", linestyle=":", label="agents in training")
+    left.set(xscale="log", xlabel="agents", ylabel="return / exact optimum", ylim=(0, 1.02))
+    left.legend(fontsize=8)
+    for what, factor in (("acting (ms)", 1e-3), ("update (s)", 1.0)):
+        right.plot(agents, [row[what] * factor for row in rows], marker="o", label=what.partition(" (")[0])
+    right.set(xscale="log", yscale="log", xlabel="agents", ylabel="seconds")
+    right.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def read_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agents", type=int, default=30, help="agents in training")
+    parser.add_argument("--steps", type=int, default=60_000, help="games in training")
+    parser.add_argument("--run", type=Path, help="folder of a trained run, instead of training one")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="N", help="agents in play")
+    parser.add_argument("--games", type=int, default=50, help="games of every size")
+    parser.add_argument("--batch", type=int, default=32, help="games of an update")
+    parser.add_argument("--repeats", type=int, default=3, help="updates that are timed")
+    parser.add_argument("--out", type=Path, default=Path("runs/scale"), help="folder for table and picture")
+    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main(read_options())

@@ -1,0 +1,165 @@
+"""Actions that are things which agents see: values follow the things, and no weight knows how many there are."""
+
+import pytest
+import torch
+
+from factor_q import FactorGraph, FactorQ, StructureError
+from factor_q.choices import ChoiceHead, Choices, Codes
+from factor_q.congestion import Congestion
+from spnpolicy import make_env
+from spnpolicy.algorithms import make_algorithm
+from spnpolicy.base.errors import ConfigError
+from spnpolicy.base.seeding import Streams
+from spnpolicy.data.entities import Entities, EntitySet
+from spnpolicy.networks.agents import AgentNetwork
+from spnpolicy.networks.encoders import Borrowed, Network, encoder_for, retarget
+from spnpolicy.networks.features import FourierFeatures
+from tests.spnpolicy.networks.test_exchangeable import awake
+
+KINDS = ["entities", "exchangeable"]
+
+
+def game(agents, tasks=None, idle=False):
+    """The declaration of an assignment game."""
+    return make_env("assignment_game", agents=agents, tasks=tasks, idle=idle).spec
+
+
+def network_of(kind):
+    return Network(kind, (8,), FourierFeatures(1), rounds=2)
+
+
+def worths(spec, *batch, seed=0):
+    return torch.rand(*batch, spec.num_agents, spec.observation_size, generator=torch.Generator().manual_seed(seed))
+
+
+def graph_of(spec, pairs=()):
+    return FactorGraph(spec.cardinalities, [(), *((agent,) for agent in range(spec.num_agents)), *pairs])
+
+
+def critic_of(spec, kind="exchangeable", pairs=(), rivalry=0, output_scale=1.0):
+    torch.manual_seed(0)
+    encoder = encoder_for(network_of(kind), spec)
+    options = {"hidden": (8,), "per_agent": True, "symmetric": True, "output_scale": output_scale}
+    return FactorQ(graph_of(spec, pairs), encoder=encoder, rivalry=rivalry, **options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("idle", [False, True])
+def test_values_of_an_agents_network_go_where_the_things_go(kind, idle):
+    spec = game(3, 5, idle)
+    torch.manual_seed(0)
+    network = awake(AgentNetwork(spec, network_of(kind), output_gain=1.0))
+    seen, order = worths(spec, 4), torch.tensor([3, 0, 4, 1, 2])
+    values, moved = network(seen), network(seen[..., order])
+    assert values.shape == (4, 3, 5 + idle)
+    torch.testing.assert_close(moved[..., :5], values[..., :5][..., order])
+    torch.testing.assert_close(moved[..., 5:], values[..., 5:])
+    assert float(values[..., :5].detach().std(-1).min()) > 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_network_serves_any_number_of_things(kind):
+    small, large = game(3), game(6)
+    network = AgentNetwork(small, network_of(kind))
+    sizes = [tuple(parameter.shape) for parameter in network.parameters()]
+    retarget(network, large)
+    assert network(worths(large, 2)).shape == (2, 6, 6)
+    assert sizes == [tuple(each.shape) for each in AgentNetwork(large, network_of(kind)).parameters()]
+
+
+def test_tables_of_agents_and_pairs_go_where_things_and_agents_go():
+    spec = game(3, 4, idle=True)
+    critic = awake(critic_of(spec, pairs=[(0, 1), (2, 1)]))
+    seen, order = worths(spec, 2), torch.tensor([2, 0, 3, 1])
+    every = torch.tensor([*order.tolist(), 4])
+    before, after = dict(critic(seen)), dict(critic(seen[..., order]))
+    torch.testing.assert_close(after[()], before[()])
+    for agent in range(3):
+        torch.testing.assert_close(after[agent,], before[agent,][:, every])
+    for pair in ((0, 1), (2, 1)):
+        torch.testing.assert_close(after[pair], before[pair][:, every][:, :, every])
+    # Agents 0 and 2 change places: so do their tables, and what stands in a pair's table on the other side.
+    swapped = dict(critic(seen[:, [2, 1, 0]]))
+    torch.testing.assert_close(swapped[0,], before[2,])
+    torch.testing.assert_close(swapped[0, 1], before[2, 1])
+    assert float((before[0, 1] - before[0, 1].mT).detach().abs().max()) > 1e-3
+
+
+def test_a_pairs_table_sees_whether_both_choose_the_same_thing():
+    spec = game(2, 3)
+    critic = awake(critic_of(spec, pairs=[(0, 1)]))
+    alike = torch.full((1, 2, 3), 0.5)
+    table = dict(critic(alike))[0, 1][0].detach()
+    apart = table[~torch.eye(3, dtype=torch.bool)]
+    assert float(apart.std()) < 1e-6
+    assert float((table.diagonal() - apart[0]).abs().min()) > 1e-3
+
+
+@pytest.mark.parametrize("rivalry", [0, 3])
+def test_a_critic_is_led_to_more_agents_and_gradients_reach_every_weight(rivalry):
+    small, large = game(3), game(5)
+    critic = critic_of(small, pairs=[(0, 1)], rivalry=rivalry)
+    retarget(critic, large)
+    critic.retarget(graph_of(large, [(0, 4), (1, 2)]))
+    q = critic(worths(large, 64))
+    assert isinstance(q, Congestion) == (rivalry > 0)
+    values = q(torch.randint(5, (64, 5), generator=torch.Generator().manual_seed(1)))
+    (values - torch.rand(64)).square().mean().backward()
+    assert all(float(parameter.grad.abs().sum()) > 0 for parameter in critic.parameters())
+    again = critic_of(large, pairs=[(0, 4), (1, 2)], rivalry=rivalry)
+    again.load_state_dict(critic.state_dict())
+    torch.testing.assert_close(again(worths(large, 64)).flat, q.flat)
+
+
+def test_tables_begin_at_zero_where_a_correction_must_and_can_leave_it():
+    spec = game(3)
+    critic = critic_of(spec, pairs=[(0, 1)], output_scale=0.0)
+    factors = critic(worths(spec, 8))
+    assert not bool(factors.flat.any())
+    dict(factors)[0, 1].sum().backward()
+    assert float(critic.heads.groups[2].weight.grad.abs().sum()) > 0.0
+
+
+def test_what_one_agent_gives_is_its_share_of_the_mean_over_agents():
+    """The same weights give tables that fall with the number of agents, as their parts of a mean reward do."""
+    torch.manual_seed(0)
+    head = ChoiceHead(4, 4, 8, 0, 1.0)
+    codes = Codes(torch.randn(2, 3, 4), torch.randn(2, 3, 5, 4))
+    assert head(codes).shape == (2, 3, 5, 1)
+    small, large = game(2, 4), game(4, 4)
+    critic = critic_of(small)
+    seen = torch.full((1, 4, 4), 0.3)
+    few = dict(critic(seen[:, :2]))[0,]
+    retarget(critic, large)
+    critic.retarget(graph_of(large))
+    torch.testing.assert_close(dict(critic(seen))[0,] * 2, few)
+
+
+def test_a_borrower_has_the_choices_of_its_lender():
+    spec = game(3)
+    lender = encoder_for(network_of("exchangeable"), spec)
+    borrower = Borrowed(lender, 8)
+    assert borrower.choices == lender.choices == Choices(3, 8)
+    codes = lender.encode(worths(spec, 2))
+    assert borrower.encode(worths(spec, 2), codes) is codes
+    torch.testing.assert_close(borrower(worths(spec, 2), codes), codes.agents)
+    assert not list(borrower.parameters())
+
+
+def test_what_does_not_fit_is_refused():
+    spec = game(3)
+    with pytest.raises(StructureError, match="of two, with an action for every thing"):
+        critic_of(spec, pairs=[(0, 1, 2)])
+    with pytest.raises(StructureError, match="of two, with an action for every thing"):
+        critic_of(spec._replace(cardinalities=(2, 2, 2)))
+    coverage = make_env("coverage", size=4, agents=2).spec
+    with pytest.raises(StructureError, match="rivalry is for agents that choose among things"):
+        critic_of(coverage, rivalry=2)
+    with pytest.raises(ConfigError, match=r"entities\.actions"):
+        Entities(EntitySet("itself", 0, 1, 0), (EntitySet("tasks", 0, 3, 1),), actions="task")
+    with pytest.raises(ConfigError, match="independent agents only"):
+        make_algorithm("spn_ac", spec, Streams(0), rivalry=2)
+    with pytest.raises(ConfigError, match="critics"):
+        make_algorithm("mean_field", spec, Streams(0), rivalry=2, critics=2)
+    with pytest.raises(ConfigError, match="rivalry"):
+        make_algorithm("mean_field", coverage, Streams(0), rivalry=2)
