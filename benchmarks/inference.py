@@ -1,4 +1,4 @@
-"""What a learned joint policy answers while it plays: lost communication, anomalies, and what its correlation is worth.
+"""What a learned joint policy answers while it plays: lost links, anomalies, rules, and what its correlation is worth.
 
     python benchmarks/inference.py RUN --out benchmarks/results/inference
 
@@ -14,6 +14,9 @@ anomaly              one agent draws actions uniformly, is stuck, or always take
                      the surprise -log pi(u | s) less its exact mean, in exact standard deviations; the factored rival
                      watches the same of the product of the policy's marginals. Found out is the agent with the most
                      surprising action given what all others do, pi(u_i | u_-i, s).
+constraints          at most m agents may move in a step, a rule that training never saw. The joint policy is given it,
+                     by product with a circuit that counts; beside it the m agents most likely to move, or m drawn anew
+                     in every step, play as they would and the others stay.
 correlation          the exact total correlation of the policy along its play, the information I(u_i; u_j | s) by the
                      distance of two agents, and the return without it: play from the product of the marginals.
 """
@@ -30,12 +33,14 @@ import torch
 from torch import Tensor
 
 from circuits import CircuitDistribution
+from circuits.operations import exactly
 from spnpolicy import evaluate, load_run
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
 
 STAY = 0
+MOVES = range(1, 5)
 WATCHED = 20
 """Steps of an episode in which an anomaly is looked for."""
 FALSE_ALARMS = 0.01
@@ -79,14 +84,16 @@ def main(options: argparse.Namespace) -> None:
     discount = loaded.config.train.discount
     links = lost_communication(loaded, discount, options)
     found = anomalies(loaded, options)
+    rules = constraints(loaded, discount, options)
     values = correlation(loaded, discount, options)
-    for name, rows in {"communication": links, "anomalies": found, "correlation": values}.items():
+    tables = {"communication": links, "anomalies": found, "constraints": rules, "correlation": values}
+    for name, rows in tables.items():
         with (options.out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
         print(f"\n{name}\n{as_text(rows)}", flush=True)
-    draw_pictures(links, found, values, options.out)
+    draw_pictures(links, found, rules, values, options.out)
 
 
 def lost_communication(loaded: Any, discount: float, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -213,6 +220,37 @@ def watch(
     return Watched(joint, factored, by_agent.numpy())
 
 
+def constraints(loaded: Any, discount: float, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Play by a rule that training never saw: at most m agents move in a step."""
+    generator = torch.Generator().manual_seed(options.seed + 3)
+    agents = loaded.env.spec.num_agents
+
+    def only(movers: Tensor, pi: CircuitDistribution, count: int) -> Tensor:
+        """Draw a joint action, and let only the `count` agents move that come first."""
+        may_move = movers.argsort(-1, descending=True).argsort(-1) < count
+        drawn = pi.sample(generator=generator)
+        return torch.where(may_move | ~is_move(drawn), drawn, STAY)
+
+    def given(pi: CircuitDistribution, count: int) -> Tensor:
+        rule = exactly(pi.circuit.cardinalities, range(count + 1), action=MOVES, like=pi.circuit)
+        return pi.constrain(rule)[0].sample(generator=generator)
+
+    rows = []
+    for count in range(1, agents + 1):
+        for way, draw in {
+            "policy given the rule": lambda pi, _, m=count: given(pi, m),
+            "the most likely to move": lambda pi, _, m=count: only(pi.marginals()[..., list(MOVES)].sum(-1), pi, m),
+            "drawn anew": lambda pi, _, m=count: only(torch.rand(*pi.batch_shape, agents, generator=generator), pi, m),
+        }.items():
+            rows.append({"may move": count, "way": way} | played(loaded, draw, discount, options))
+    return rows
+
+
+def is_move(actions: Tensor) -> Tensor:
+    """Return which actions move their agent."""
+    return (actions >= MOVES[0]) & (actions <= MOVES[-1])
+
+
 def correlation(loaded: Any, discount: float, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure what agents' actions have to do with each other, and what is lost without it."""
     generator = torch.Generator().manual_seed(options.seed + 2)
@@ -287,20 +325,22 @@ def as_text(rows: list[dict[str, Any]]) -> str:
 
 
 def draw_pictures(
-    links: list[dict[str, Any]], found: list[dict[str, Any]], values: list[dict[str, Any]], out: Path
+    links: list[dict[str, Any]],
+    found: list[dict[str, Any]],
+    rules: list[dict[str, Any]],
+    values: list[dict[str, Any]],
+    out: Path,
 ) -> None:
-    """Write one picture of the three experiments."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    for way in dict.fromkeys(row["way"] for row in links):
-        own = [row for row in links if row["way"] == way]
-        x = [row["lost agents"] for row in own]
-        left.plot(x, [row["fraction of optimum"] for row in own], marker="o", label=way)
-        bounds = ([row[f"fraction of optimum {part}"] for row in own] for part in ("low", "high"))
-        left.fill_between(x, *bounds, alpha=0.2)
+    """Write one picture of the four experiments."""
+    figure, ((left, middle), (low, right)) = plt.subplots(2, 2, figsize=(10, 7.6), layout="constrained")
+    draw_by_count(left, links, "lost agents")
+    draw_by_count(low, rules, "may move")
+    low.set(
+        xlabel="agents that may move in a step", ylabel="return / exact optimum", title="A new rule", ylim=(0, 1.02)
+    )
     left.set(
         xlabel="agents without communication", ylabel="return / exact optimum", title="A link is lost", ylim=(0, 1.02)
     )
-    left.legend(fontsize=8)
     place = np.arange(len(found))
     for shift, name in ((-0.2, "joint"), (0.2, "product of marginals")):
         middle.bar(place + shift, [row[f"{name}: AUROC"] for row in found], 0.4, label=name)
@@ -314,6 +354,17 @@ def draw_pictures(
     right.set(xlabel="cells between two agents", ylabel="I(u_i; u_j | s) in nats", title="Who decides together")
     figure.savefig(out / "inference.png", dpi=120)
     plt.close(figure)
+
+
+def draw_by_count(axes: Any, rows: list[dict[str, Any]], count: str) -> None:
+    """Draw a line with its interval for every way of play."""
+    for way in dict.fromkeys(row["way"] for row in rows):
+        own = [row for row in rows if row["way"] == way]
+        x = [row[count] for row in own]
+        axes.plot(x, [row["fraction of optimum"] for row in own], marker="o", label=way)
+        bounds = ([row[f"fraction of optimum {part}"] for row in own] for part in ("low", "high"))
+        axes.fill_between(x, *bounds, alpha=0.2)
+    axes.legend(fontsize=8)
 
 
 def read_options() -> argparse.Namespace:

@@ -92,10 +92,30 @@ def test_healthy_teams_surprise_as_much_as_they_should_and_stuck_ones_more(progr
 def test_the_program_writes_its_tables_and_its_picture(program, run, tmp_path, capsys) -> None:
     program.main(options_of(run, tmp_path))
     printed = capsys.readouterr().out
-    for name in ("communication", "anomalies", "correlation"):
+    for name in ("communication", "anomalies", "constraints", "correlation"):
         assert rows_of(tmp_path / f"{name}.csv")
         assert name in printed
     links = rows_of(tmp_path / "communication.csv")
     shared = {row["fraction of optimum"] for row in links if row["way"] == "stay" and row["lost agents"] == "2"}
     assert shared == {"0.0"}, "a team that stays where it is reaches nothing"
+    ways = {(row["may move"], row["way"]) for row in rows_of(tmp_path / "constraints.csv")}
+    assert len(ways) == 2 * 3
     assert (tmp_path / "inference.png").stat().st_size > 5_000
+
+
+def test_a_rule_is_kept_in_every_joint_action(program, run, tmp_path, monkeypatch) -> None:
+    loaded, most = load_run(run, num_envs=40), []
+    step = loaded.env.step
+
+    def watched(actions):
+        most.append(int(program.is_move(torch.as_tensor(actions)).sum(-1).max()))
+        return step(actions)
+
+    monkeypatch.setattr(loaded.env, "step", watched)
+    rows = program.constraints(loaded, 0.95, options_of(run, tmp_path))
+    limits = [row["may move"] for row in rows]
+    assert limits == [1, 1, 1, 2, 2, 2]
+    # Episodes are at most 12 steps long; the first three ways let one agent move.
+    assert max(most) == 2
+    assert max(most[: most.index(2)]) == 1
+    assert most.index(2) >= 3
