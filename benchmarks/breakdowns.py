@@ -24,21 +24,38 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from spnpolicy import evaluate, load_run
-from spnpolicy.experiments.presets import FACTORED
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
 
 STAY, UP, DOWN, LEFT, RIGHT = range(5)
+FACTORED = ("iql", "vdn", "qmix", "ippo", "mappo")
 ORACLE, BLIND = "oracle", "not conditioned"
 RESAMPLES = 2_000
 
 
-class Oracle:
+class Player:
+    """Plays and learns nothing."""
+
+    config: Any = None
+
+    def update(self, batch: Any, *, progress: float) -> dict[str, float]:
+        """Learn nothing."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back nothing."""
+
+
+class Oracle(Player):
     """Sends working agents to free goals by an assignment whose longest way is shortest, made anew in every step."""
 
     def __init__(self, env: Any) -> None:
-        self._cells, self._goals, self.config = env.spec.entities.cells, env.goals, None
+        self._cells, self._goals = env.spec.entities.cells, env.spec.entities.sets[0].count
 
     def act(self, step: Any, *, explore: bool, progress: float = 1.0) -> np.ndarray:
         """Return the joint actions of all games."""
@@ -74,11 +91,11 @@ class Oracle:
         return max(clear or ways, default=(0, STAY, ()))[1]
 
 
-class Blind:
+class Blind(Player):
     """A joint policy that plays as if no agent were broken; those that are stay where they are."""
 
     def __init__(self, algorithm: Any) -> None:
-        self.config, self._algorithm = algorithm.config, algorithm
+        self._algorithm = algorithm
 
     def act(self, step: Any, *, explore: bool, progress: float = 1.0) -> np.ndarray:
         """Return the joint actions of all games."""
