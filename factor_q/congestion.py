@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuits.numerics import exponentials
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
 
@@ -96,7 +97,7 @@ class Congestion(NamedTuple):
         own = torch.stack([table for scope, table in self.own if len(scope) == 1], -2).masked_fill(~allowed, -torch.inf)
         worth = own.masked_fill(~allowed, 0.0)
         warm = max(float(worth.std(-1).mean()), temperature)
-        chosen = (own / warm).softmax(-1)
+        chosen = _softmax(own / warm)
         weighted = chosen[..., :things, None] * self.rivalry
         met = weighted.sum(-3)
         for sweep in range(sweeps):
@@ -106,7 +107,12 @@ class Congestion(NamedTuple):
                 met -= weighted[..., agent, :, :]
                 score = own[..., agent, :].clone()
                 score[..., :things] -= (mine * met).sum(-1)
-                chosen[..., agent, :] = (score / at).softmax(-1)
+                chosen[..., agent, :] = _softmax(score / at)
                 weighted[..., agent, :, :] = chosen[..., agent, :things, None] * mine
                 met += weighted[..., agent, :, :]
         return chosen
+
+
+def _softmax(scores: Float[Tensor, "*batch actions"]) -> Float[Tensor, "*batch actions"]:
+    """Return probabilities in place of scores, of which some are finite."""
+    return scores.div_(exponentials(scores, -1).unsqueeze(-1))

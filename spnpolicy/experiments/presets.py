@@ -72,8 +72,8 @@ COVERAGE: dict[str, Preset] = {
         "5x5 grid, 3 agents, 4 algorithms with 3 seeds: minutes on two cores",
         env_options={"size": 5, "agents": 3, "variant": "latch"},
         train=TrainConfig(
-            steps=300_000, discount=0.95, num_envs=64,
-            evaluate_every=25_000, checkpoint_every=100_000, log_every=10_000,
+            steps=200_000, discount=0.95, num_envs=64,
+            evaluate_every=20_000, checkpoint_every=100_000, log_every=10_000,
         ),
     ),
     "standard": Preset(
@@ -98,7 +98,7 @@ COVERAGE: dict[str, Preset] = {
         algorithms=_EVERYBODY,
     ),
     "breakdowns": Preset(
-        "20x20 grid, 6 agents for 3 goals, of which up to 3 break down, 5 algorithms with 3 seeds: hours on two cores",
+        "20x20 grid, 6 agents for 3 goals, of which up to 3 break down, 6 algorithms with 3 seeds: hours on two cores",
         env_options={
             "size": 20, "agents": 6, "goals": 3, "broken": 3, "variant": "latch", "episode_limit": 200,
         },
@@ -107,7 +107,7 @@ COVERAGE: dict[str, Preset] = {
             steps=1_000_000, discount=0.95, num_envs=64,
             evaluate_every=200_000, checkpoint_every=200_000, log_every=50_000,
         ),
-        algorithms=("spn_ac", "mean_field", "vdn", "qmix", "mappo"),
+        algorithms=("spn_ac", "mean_field", "iql", "vdn", "qmix", "mappo"),
     ),
     "simultaneous": Preset(
         "8x8 grid, 3 agents that must be on all goals at once, 11 algorithms with 5 seeds: hours on two cores",

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from circuits import Circuit, CircuitDistribution
 from factor_q import FactorGraph, FactorQ, Factors
+from factor_q.choices import Codes
 
 
 class TableLogits(nn.Module):
@@ -114,7 +115,7 @@ class ResidualPolicy(nn.Module):
         self.base.to(device)
         self.added.to(device)
 
-    def forward(self, tables: Factors, temperature: float, *seen: Tensor) -> CircuitDistribution:
+    def forward(self, tables: Factors, temperature: float, *seen: Tensor | Codes) -> CircuitDistribution:
         """Return the policy at these tables, into which no gradient flows.
 
         Args:

@@ -190,7 +190,7 @@ BUGS = (
     ),
     Bug(
         "factor_q: a critic's tables are handed to the wrong factors",
-        "factor_q/critic.py",
+        "factor_q/heads.py",
         "torch.tensor(produced, dtype=torch.long).argsort()",
         "torch.tensor(produced, dtype=torch.long)",
         ("tests/factor_q/test_critic.py",),
@@ -211,14 +211,14 @@ BUGS = (
     ),
     Bug(
         "factor_q: the order of a symmetric pair is ignored",
-        "factor_q/critic.py",
+        "factor_q/heads.py",
         "torch.arange(size).reshape(shape).t().flatten() if both_orders",
         "torch.arange(size) if both_orders",
         ("tests/spnpolicy/networks/test_exchangeable.py::test_symmetric_tables_are_the_mean_over_both_orders",),
     ),
     Bug(
         "factor_q: relations of the first order serve both",
-        "factor_q/critic.py",
+        "factor_q/heads.py",
         "found = relate(self.agents[0], self.agents[1])",
         "found = relate(self.agents.amin(0), self.agents.amax(0))",
         ("tests/spnpolicy/networks/test_exchangeable.py::test_permuted_agents_have_permuted_tables",),

@@ -5,6 +5,7 @@ from tests.planted import (
     bugs_in_approximate,
     bugs_in_baselines,
     bugs_in_bounds,
+    bugs_in_choices,
     bugs_in_circuits,
     bugs_in_curricula,
     bugs_in_factor_q,
@@ -29,4 +30,5 @@ BUGS: tuple[Bug, ...] = (
     *bugs_in_tools.BUGS,
     *bugs_in_baselines.BUGS,
     *bugs_in_bounds.BUGS,
+    *bugs_in_choices.BUGS,
 )

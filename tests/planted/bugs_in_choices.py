@@ -1,0 +1,109 @@
+"""Bugs in actions that are things, in congestion, in Muon, and in the programs about them."""
+
+from tests.planted.bug import Bug
+
+CONGESTION = "tests/factor_q/test_congestion.py"
+CHOICES = "tests/spnpolicy/networks/test_choices.py"
+MUON = "tests/spnpolicy/parts/test_muon.py"
+PROGRAMS = "tests/test_scale_benchmarks.py"
+
+BUGS = (
+    Bug(
+        "congestion: an agent meets itself",
+        "factor_q/congestion.py",
+        "- weighted.square().sum((-1, -2, -3))) / 2",
+        ") / 2",
+        (f"{CONGESTION}::test_what_pairs_take_is_the_mean_over_all_joint_actions",),
+    ),
+    Bug(
+        "congestion: who chooses nothing meets those at the last thing",
+        "factor_q/congestion.py",
+        "place = actions.clamp_max(things)",
+        "place = actions.clamp_max(things - 1)",
+        (f"{CONGESTION}::test_values_are_sums_over_all_pairs",),
+    ),
+    Bug(
+        "congestion: an agent that takes its turn still counts itself",
+        "factor_q/congestion.py",
+        "                met -= weighted[..., agent, :, :]\n",
+        "",
+        (f"{CONGESTION}::test_no_agent_alone_can_do_better_than_its_independent_policy",),
+    ),
+    Bug(
+        "congestion: the last sweep is at the warm temperature",
+        "factor_q/congestion.py",
+        "** ((sweep + 1) / sweeps)",
+        "** (sweep / sweeps)",
+        (f"{CONGESTION}::test_no_agent_alone_can_do_better_than_its_independent_policy",),
+    ),
+    Bug(
+        "choices: tables of pairs know no order of agents",
+        "factor_q/heads.py",
+        "first, second = (shown[:, agents] for agents in self.scopes)",
+        "second, first = (shown[:, agents] for agents in self.scopes)",
+        (f"{CHOICES}::test_tables_of_agents_and_pairs_go_where_things_and_agents_go",),
+    ),
+    Bug(
+        "choices: a pair does not see that both choose the same thing",
+        "factor_q/heads.py",
+        "tables + meeting.diag_embed()",
+        "tables",
+        (f"{CHOICES}::test_a_pairs_table_sees_whether_both_choose_the_same_thing",),
+    ),
+    Bug(
+        "choices: every agent gives as much as the whole team",
+        "factor_q/heads.py",
+        "shown = self.head(Codes(rows.transpose(0, 1), choices)) / len(rows)",
+        "shown = self.head(Codes(rows.transpose(0, 1), choices))",
+        (f"{CHOICES}::test_what_one_agent_gives_is_its_share_of_the_mean_over_agents",),
+    ),
+    Bug(
+        "choices: units of agents and things change places",
+        "spnpolicy/networks/exchangeable.py",
+        "units = edges[self._chosen].units.permute(2, 0, 1, 3)\n        return Codes(",
+        "units = edges[self._chosen].units.permute(2, 0, 1, 3).flip(-2)\n        return Codes(",
+        (CHOICES,),
+    ),
+    Bug(
+        "choices: rivalry is allowed where agents choose together",
+        "spnpolicy/algorithms/spn_ac.py",
+        'if self.rivalry and (self.structure != "mean_field" or',
+        'if False and (self.structure != "mean_field" or',
+        (f"{CHOICES}::test_what_does_not_fit_is_refused",),
+    ),
+    Bug(
+        "Muon: matrices on their side are turned another way",
+        "spnpolicy/parts/muon.py",
+        "return matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT",
+        "return matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.flip(-1).mT",
+        (MUON,),
+    ),
+    Bug(
+        "Muon: the momentum is forgotten",
+        "spnpolicy/parts/muon.py",
+        "matrix.grad.lerp(mean, MOMENTUM)",
+        "matrix.grad.lerp(mean, 0.0)",
+        (f"{MUON}::test_steps_are_those_of_torch_on_single_matrices",),
+    ),
+    Bug(
+        "Muon: vectors stay where they are",
+        "spnpolicy/parts/muon.py",
+        'if not group["orthogonal"]]\n        try:',
+        'if group["orthogonal"] is None]\n        try:',
+        (f"{MUON}::test_what_is_no_matrix_descends_by_radam_and_what_has_no_gradient_stays",),
+    ),
+    Bug(
+        "scale: breakdowns of the blind are played through",
+        "benchmarks/breakdowns.py",
+        "return np.where(allowed, actions, STAY)",
+        "return actions",
+        (f"{PROGRAMS}::test_broken_agents_are_counted_and_the_blind_ones_stay",),
+    ),
+    Bug(
+        "scale: the oracle walks through the goals of others",
+        "benchmarks/breakdowns.py",
+        "max(clear or ways, default=(0, STAY, ()))",
+        "max(ways, default=(0, STAY, ()))",
+        (f"{PROGRAMS}::test_the_oracle_plays_as_well_as_can_be_where_nothing_breaks_and_always_succeeds",),
+    ),
+)
