@@ -91,6 +91,14 @@ def test_no_agent_alone_can_do_better_than_its_independent_policy():
             assert bool((objective(q, other, temperature) <= best + 1e-4).all())
 
 
+def test_even_a_single_sweep_ends_at_the_temperature_that_is_asked_for():
+    worth = torch.tensor([[0.0, 1.0, 3.0]], dtype=torch.double)
+    q = Congestion(Factors.from_flat(FactorGraph([3], [(0,)]), worth), torch.zeros(1, 1, 3, 1, dtype=torch.double))
+    for sweeps in (1, 3):
+        chosen = q.independent(0.5, torch.ones(1, 1, 3, dtype=torch.bool), sweeps=sweeps)
+        torch.testing.assert_close(chosen[0], (worth / 0.5).softmax(-1))
+
+
 @pytest.mark.parametrize("agents", [5, 30])
 def test_independent_policies_divide_things_nearly_as_well_as_the_best_assignment(agents):
     """Where two on one thing always lose, the best joint action is the assignment of most worth."""

@@ -34,14 +34,14 @@ BUGS = (
         "factor_q/congestion.py",
         "** ((sweep + 1) / sweeps)",
         "** (sweep / sweeps)",
-        (f"{CONGESTION}::test_no_agent_alone_can_do_better_than_its_independent_policy",),
+        (f"{CONGESTION}::test_even_a_single_sweep_ends_at_the_temperature_that_is_asked_for",),
     ),
     Bug(
         "choices: tables of pairs know no order of agents",
         "factor_q/heads.py",
         "first, second = (shown[:, agents] for agents in self.scopes)",
         "second, first = (shown[:, agents] for agents in self.scopes)",
-        (f"{CHOICES}::test_tables_of_agents_and_pairs_go_where_things_and_agents_go",),
+        (f"{CHOICES}::test_rows_of_a_pairs_table_are_the_actions_of_its_first_agent",),
     ),
     Bug(
         "choices: a pair does not see that both choose the same thing",

@@ -85,6 +85,17 @@ def test_tables_of_agents_and_pairs_go_where_things_and_agents_go():
     assert float((before[0, 1] - before[0, 1].mT).detach().abs().max()) > 1e-3
 
 
+def test_rows_of_a_pairs_table_are_the_actions_of_its_first_agent():
+    spec = game(2, 4)
+    heads = awake(critic_of(spec, pairs=[(0, 1)])).heads
+    codes = Codes(torch.randn(1, 2, 8), torch.randn(1, 2, 4, 8))
+    before = heads(codes, None)[0, -16:].view(4, 4)
+    codes.choices[0, 0, 2] += 1.0  # what agent 0 sees of thing 2
+    changed = (heads(codes, None)[0, -16:].view(4, 4) - before).abs() > 1e-6
+    assert changed[2].all()
+    assert not changed[[0, 1, 3]].any()
+
+
 def test_a_pairs_table_sees_whether_both_choose_the_same_thing():
     spec = game(2, 3)
     critic = awake(critic_of(spec, pairs=[(0, 1)]))
