@@ -44,6 +44,7 @@ RESAMPLES = 2_000
 
 def main(options: argparse.Namespace) -> None:
     """Train once, play with every number of agents, and write table and picture."""
+    torch.set_num_threads(1)  # small networks: more threads only wait for each other
     if options.measure is not None:
         print(json.dumps(measured(options.run, options.measure, options)))
         return
@@ -81,7 +82,6 @@ def in_own_process(run: Path, agents: int, options: argparse.Namespace) -> dict[
 
 def measured(run: Path, agents: int, options: argparse.Namespace) -> dict[str, Any]:
     """Return return, times and memory of one number of agents."""
-    torch.set_num_threads(1)
     learner: Any = spnpolicy.load_run(run, num_envs=1).algorithm
     env = spnpolicy.make_env("assignment_game", agents=agents, num_envs=1)
     learner.retarget(env.spec)
