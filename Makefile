@@ -7,8 +7,14 @@ READY := $(VENV)/.ready
 
 .PHONY: coverage test test-all test-slow exactness factor-exactness fuzz faults sweep-faults planted lint format clean
 
+PAPER := benchmarks/results/coverage_paper/run
+
 coverage: $(READY)
 	$(BIN)/spnpolicy benchmark coverage --preset quick
+	@echo
+	@echo "The same on 20x20 with 6 agents and 6 goals, as it was learned before ($(PAPER)):"
+	$(BIN)/spnpolicy evaluate $(PAPER) --episodes 100
+	$(BIN)/spnpolicy query $(PAPER) --given 1=stay --picture runs/coverage-paper.png
 
 # Contracts, oracles and what catches planted bugs: minutes. The rest of the suite comes with `make test-all`.
 test: $(READY)

@@ -5,6 +5,9 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
+import torch
+
+from spnpolicy import evaluate, load_run
 from tests.test_house import PACKAGES, ROOT, dotted, name_of, offenders, parse
 from tests.test_readme import PAGES, blocks
 
@@ -81,3 +84,19 @@ def test_every_benchmark_is_in_the_list() -> None:
     assert not programs - links, "without a row in benchmarks/README.md"
     results = {f"results/{path.name}" for path in (folder / "results").iterdir()}
     assert not {r for r in results if not any(link.startswith(r) for link in links)}, "results that no row names"
+
+
+def test_the_kept_policy_of_the_papers_size_plays_and_answers() -> None:
+    folder = ROOT / "benchmarks" / "results" / "coverage_paper" / "run"
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 2e6
+    loaded = load_run(folder, num_envs=50)
+    assert loaded.env.spec.num_agents == 6
+    result = evaluate(loaded.algorithm, loaded.env, 50, 0.95, 7, plays=())
+    assert result.fraction_of_optimum is not None
+    assert result.episodes.successes.mean() >= 0.96
+    assert result.fraction_of_optimum.mean() > 0.93
+    one = load_run(folder, num_envs=1)
+    pi = one.algorithm.policy_at(one.env.reset(seed=0))
+    stays = torch.zeros(6, 6, dtype=torch.bool).logical_not()
+    stays[1, 1:] = False
+    torch.testing.assert_close(pi.condition(stays).marginals()[0, 1], torch.eye(6)[0])
