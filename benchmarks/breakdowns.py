@@ -24,6 +24,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from spnpolicy import evaluate, load_run
+from spnpolicy.experiments.media.lines import draw_intervals
+from spnpolicy.experiments.statistics import interval_of_mean
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
@@ -31,7 +33,6 @@ import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
 STAY, UP, DOWN, LEFT, RIGHT = range(5)
 FACTORED = ("iql", "vdn", "qmix", "ippo", "mappo")
 ORACLE, BLIND = "oracle", "not conditioned"
-RESAMPLES = 2_000
 
 
 class Player:
@@ -156,19 +157,11 @@ def table(
         for count in counts:
             row: dict[str, Any] = {"who": label, "broken": count}
             for what, of in (("success", succeeded), ("fraction of optimum", earned)):
-                values = interval(np.concatenate(of[label, count]))
-                row |= dict(zip((what, f"{what} low", f"{what} high"), values, strict=True))
+                row |= interval_of_mean(np.concatenate(of[label, count])).columns(what)
             factored = max((means[name, count] for name in FACTORED if (name, count) in means), default=np.nan)
             row["recovered"] = (means[label, count] - factored) / (means[ORACLE, count] - factored)
             rows.append(row)
     return rows
-
-
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Return the mean with its 95 % bootstrap interval."""
-    counts = np.random.default_rng(0).multinomial(len(values), np.full(len(values), 1 / len(values)), size=RESAMPLES)
-    low, high = np.quantile(counts @ values / len(values), [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
 
 
 def draw_picture(rows: list[dict[str, Any]], path: Path) -> None:
@@ -176,10 +169,7 @@ def draw_picture(rows: list[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
     for label in dict.fromkeys(row["who"] for row in rows):
         own = [row for row in rows if row["who"] == label]
-        x = [row["broken"] for row in own]
-        axes.plot(x, [row["fraction of optimum"] for row in own], marker="o", label=label)
-        bounds = ([row[f"fraction of optimum {end}"] for row in own] for end in ("low", "high"))
-        axes.fill_between(x, *bounds, alpha=0.2)
+        draw_intervals(axes, [row["broken"] for row in own], own, "fraction of optimum", label)
     axes.set(xlabel="agents that break down", ylabel="return / exact optimum")
     axes.set_xticks(sorted({row["broken"] for row in rows}))
     axes.legend(fontsize=8)

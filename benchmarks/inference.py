@@ -35,6 +35,8 @@ from torch import Tensor
 from circuits import CircuitDistribution
 from circuits.operations import exactly
 from spnpolicy import evaluate, load_run
+from spnpolicy.experiments.media.lines import draw_intervals
+from spnpolicy.experiments.statistics import Interval, interval_of_mean
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
@@ -50,14 +52,6 @@ MOST_SURPRISE = 50.0
 RESAMPLES = 2_000
 Draw = Callable[[CircuitDistribution, Any], Tensor]
 """From the policies of all games, and what the agents see, to joint actions (games, agents)."""
-
-
-class Estimate(NamedTuple):
-    """A mean over episodes with its interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 class Team:
@@ -123,11 +117,10 @@ def played(loaded: Any, draw: Draw, discount: float, options: argparse.Namespace
     team = Team(loaded.algorithm, draw)
     result = evaluate(team, loaded.env, options.episodes, discount, options.seed, plays=())
     measures = {"success": result.episodes.successes, "fraction of optimum": result.fraction_of_optimum}
-    return {
-        f"{name}{part}": value
-        for name, values in measures.items()
-        for part, value in zip(("", " low", " high"), interval(np.asarray(values, dtype=float)), strict=True)
-    }
+    row: dict[str, Any] = {}
+    for name, values in measures.items():
+        row |= interval_of_mean(np.asarray(values, dtype=float)).columns(name)
+    return row
 
 
 def independent(pi: CircuitDistribution, generator: torch.Generator) -> Tensor:
@@ -160,7 +153,7 @@ def anomalies(loaded: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
             area = auroc(healthy[:, -1], ill[:, -1], options.seed)
             threshold = np.quantile(level.max(1), 1.0 - FALSE_ALARMS)
             alarm = np.where((ill > threshold).any(1), (ill > threshold).argmax(1) + 1.0, np.inf)
-            row |= {f"{name}: AUROC": area.mean, f"{name}: AUROC low": area.low, f"{name}: AUROC high": area.high}
+            row |= area.columns(f"{name}: AUROC")
             row |= {
                 f"{name}: median delay": float(np.median(alarm)),
                 f"{name}: found": float(np.isfinite(alarm).mean()),
@@ -285,23 +278,14 @@ def correlation(loaded: Any, discount: float, options: argparse.Namespace) -> li
     measured = {"total correlation (nats)": everything}
     measured |= {f"information of two agents {d} cells apart (nats)": np.array(near[d]) for d in sorted(near)}
     for what, values in measured.items():
-        mean = interval(values)
         blank = dict.fromkeys(list(rows[0])[1:], "")
-        rows.append({"what": what} | blank | {"mean": mean.mean, "mean low": mean.low, "mean high": mean.high})
+        rows.append({"what": what} | blank | interval_of_mean(values).columns("mean"))
     for row in rows:
         row.update({name: row.get(name, "") for name in ("mean", "mean low", "mean high")})
     return rows
 
 
-def interval(values: np.ndarray) -> Estimate:
-    """Return the mean with its 95 % bootstrap interval."""
-    generator = np.random.default_rng(0)
-    counts = generator.multinomial(len(values), np.full(len(values), 1 / len(values)), size=RESAMPLES)
-    low, high = np.quantile(counts @ values / len(values), [0.025, 0.975])
-    return Estimate(float(values.mean()), float(low), float(high))
-
-
-def auroc(healthy: np.ndarray, ill: np.ndarray, seed: int) -> Estimate:
+def auroc(healthy: np.ndarray, ill: np.ndarray, seed: int) -> Interval:
     """Return the probability that an ill episode scores above a healthy one, ties counting half, with its interval."""
 
     def area(first: np.ndarray, second: np.ndarray) -> float:
@@ -314,7 +298,7 @@ def auroc(healthy: np.ndarray, ill: np.ndarray, seed: int) -> Estimate:
         area(generator.choice(healthy, len(healthy)), generator.choice(ill, len(ill))) for _ in range(RESAMPLES // 4)
     ]
     low, high = np.quantile(draws, [0.025, 0.975])
-    return Estimate(area(healthy, ill), float(low), float(high))
+    return Interval(area(healthy, ill), float(low), float(high))
 
 
 def as_text(rows: list[dict[str, Any]]) -> str:
@@ -349,8 +333,7 @@ def draw_pictures(
     middle.legend(fontsize=8, loc="lower right")
     pairs = [row for row in values if str(row["what"]).startswith("information")]
     distance = [int(str(row["what"]).split()[4]) for row in pairs]
-    right.plot(distance, [row["mean"] for row in pairs])
-    right.fill_between(distance, *([row[f"mean {part}"] for row in pairs] for part in ("low", "high")), alpha=0.2)
+    draw_intervals(right, distance, pairs, "mean", "")
     right.set(xlabel="cells between two agents", ylabel="I(u_i; u_j | s) in nats", title="Who decides together")
     figure.savefig(out / "inference.png", dpi=120)
     plt.close(figure)
@@ -360,10 +343,7 @@ def draw_by_count(axes: Any, rows: list[dict[str, Any]], count: str) -> None:
     """Draw a line with its interval for every way of play."""
     for way in dict.fromkeys(row["way"] for row in rows):
         own = [row for row in rows if row["way"] == way]
-        x = [row[count] for row in own]
-        axes.plot(x, [row["fraction of optimum"] for row in own], marker="o", label=way)
-        bounds = ([row[f"fraction of optimum {part}"] for row in own] for part in ("low", "high"))
-        axes.fill_between(x, *bounds, alpha=0.2)
+        draw_intervals(axes, [row[count] for row in own], own, "fraction of optimum", way)
     axes.legend(fontsize=8)
 
 

@@ -27,6 +27,8 @@ import numpy as np
 import torch
 
 import spnpolicy
+from spnpolicy.experiments.media.lines import draw_intervals
+from spnpolicy.experiments.statistics import interval_of_mean
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
@@ -39,7 +41,6 @@ ALGORITHM: dict[str, Any] = {
     "temperature": {"initial": 0.5, "start": 0.9, "end": 0.1},
 }  # fmt: skip
 SIZES = (4, 8, 16, 30, 60, 100, 200)
-RESAMPLES = 2_000
 
 
 def main(options: argparse.Namespace) -> None:
@@ -101,7 +102,7 @@ def measured(run: Path, agents: int, options: argparse.Namespace) -> dict[str, A
         step = env.step(chosen[None])
     row: dict[str, Any] = {"agents": agents}
     for name, values in shares.items():
-        row |= dict(zip((name, f"{name} low", f"{name} high"), interval(np.array(values)), strict=True))
+        row |= interval_of_mean(values).columns(name)
     row["acting (ms)"] = 1e3 * float(np.median(acting))
     row["acting, peak (GiB)"] = peak()
     row["update (s)"] = float(np.median([updated(learner, agents, options.batch) for _ in range(options.repeats)]))
@@ -125,13 +126,6 @@ def updated(learner: Any, agents: int, batch: int) -> float:
     return time.perf_counter() - began
 
 
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Return the mean with its 95 % bootstrap interval."""
-    counts = np.random.default_rng(0).multinomial(len(values), np.full(len(values), 1 / len(values)), size=RESAMPLES)
-    low, high = np.quantile(counts @ values / len(values), [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
-
-
 def peak() -> float:
     """Return the most memory that this process has held so far, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -142,8 +136,7 @@ def draw_picture(rows: list[dict[str, Any]], trained: int, path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     agents = [row["agents"] for row in rows]
     for name in ("policy", "own best", "random"):
-        left.plot(agents, [row[name] for row in rows], marker="o", label=name)
-        left.fill_between(agents, *([row[f"{name} {end}"] for row in rows] for end in ("low", "high")), alpha=0.2)
+        draw_intervals(left, agents, rows, name, name)
     left.axvline(trained, color="grey", linestyle=":", label="agents in training")
     left.set(xscale="log", xlabel="agents", ylabel="return / exact optimum", ylim=(0, 1.02))
     left.legend(fontsize=8)

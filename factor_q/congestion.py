@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuits.errors import StructureError
 from circuits.numerics import exponentials
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
@@ -32,19 +33,9 @@ class Congestion(NamedTuple):
         return self.own.graph
 
     @property
-    def flat(self) -> Tensor:
-        """Entries of f."""
-        return self.own.flat
-
-    @property
     def batch_shape(self) -> torch.Size:
         """Leading shape."""
         return self.own.batch_shape
-
-    @property
-    def device(self) -> torch.device:
-        """Where the numbers are."""
-        return self.own.device
 
     def detach(self) -> "Congestion":
         """Return it without gradient."""
@@ -78,6 +69,8 @@ class Congestion(NamedTuple):
     ) -> Float[Tensor, "*batch agents actions"]:
         """Return independent policies of high E[Q] + temperature * H: a local optimum, or close to one.
 
+        For f without tables of several agents, all agents with equally many actions.
+
         Agents take turns, each with what is best given the others. The first sweep is at a temperature at which nobody
         is certain, and the last at the one that is asked for: who is slightly worse off at a thing then leaves it
         first, where otherwise the first to take a turn would.
@@ -89,10 +82,21 @@ class Congestion(NamedTuple):
 
         Returns:
             The probability of every action.
+
+        Raises:
+            StructureError: f has a table of several agents, or agents have different numbers of actions.
+
         Cost: O(sweeps * agents * things * rank) per row, in sweeps * agents steps.
         Source: coordinate ascent on the ELBO (Jordan et al. 1999), annealed (Katahira, Watanabe and Okada 2008).
         """
         agents, things = self.rivalry.shape[-3:-1]
+        several = [scope for scope in self.graph.scopes if len(scope) > 1]
+        if several or len(set(self.graph.cardinalities)) > 1:
+            raise StructureError(
+                f"Congestion.independent: for tables of single agents with equally many actions, but there are tables "
+                f"of {several[:3]}{'...' if len(several) > 3 else ''} and cardinalities {self.graph.cardinalities}. "
+                "approximate.mean_field takes any Factors."
+            )
         allowed = available.expand(*self.batch_shape, -1, -1)
         own = torch.stack([table for scope, table in self.own if len(scope) == 1], -2).masked_fill(~allowed, -torch.inf)
         worth = own.masked_fill(~allowed, 0.0)

@@ -95,20 +95,17 @@ class FactorQ(nn.Module):
         # Torch's own first weights: the heads behind are scaled for them.
         sizes = [seen + (graph.num_variables if agent_id else 0), *hidden]
         self.trunk = mlp(sizes, output_gain=None, ends_in_relu=True)
-        relations = cast(int, getattr(encoder, "relation_features", 0))
+        relations, choices = cast(int, getattr(encoder, "relation_features", 0)), self._choices
         self.heads = (
-            AgentHeads(graph, HeadOptions(hidden[-1], share_factors, symmetric, output_scale, relations, self._choices))
+            AgentHeads(graph, HeadOptions(hidden[-1], share_factors, symmetric, output_scale, relations, choices))
             if per_agent
             else small(StackedLinear(1, hidden[-1], graph.num_entries), output_scale)
         )
-        if rivalry and self._choices is None:
-            raise StructureError("FactorQ: rivalry is for agents that choose among things; the encoder shows none.")
-        width = hidden[-1]
-        self.rivals = (
-            ChoiceHead(width, self._choices.features, width, 0, RIVALRY_SCALE, rivalry)
-            if rivalry and self._choices is not None
-            else None
-        )
+        self.rivals = None
+        if rivalry:
+            if choices is None:
+                raise StructureError("FactorQ: rivalry is for agents that choose among things; the encoder shows none.")
+            self.rivals = ChoiceHead(hidden[-1], choices.features, hidden[-1], 0, RIVALRY_SCALE, rivalry)
 
     def forward(self, observation: Float[Tensor, "*batch features"], *context: Any) -> Factors | Congestion:
         """Return the factors of each state.
@@ -124,10 +121,6 @@ class FactorQ(nn.Module):
             StructureError: the observation has another shape.
         """
         return self.from_codes(observation, self.codes(observation, *context))
-
-    @property
-    def _choices(self) -> Choices | None:
-        return cast(Choices | None, getattr(self.encoder, "choices", None)) if self.per_agent else None
 
     def codes(self, observation: Float[Tensor, "*batch features"], *context: Any) -> Codes:
         """Return what the hidden layers make of each state, or of each agent.
@@ -173,6 +166,10 @@ class FactorQ(nn.Module):
             )
         self.heads.retarget(graph, self._choices)
         self.graph = graph
+
+    @property
+    def _choices(self) -> Choices | None:
+        return cast(Choices | None, getattr(self.encoder, "choices", None)) if self.per_agent else None
 
     def extra_repr(self) -> str:
         """Return what print(critic) shows beside the layers."""

@@ -13,7 +13,8 @@ from factor_q.choices import ChoiceHead, Choices, Codes
 from factor_q.graph import FactorGraph
 
 RIVALRY_SCALE = 0.3
-"""The same for what rivals take from each other: a product of two such numbers, which from 0 would never move."""
+"""Factor by which last weights are shrunk whose outputs are multiplied with each other, such as what two rivals take
+from each other: from 0 the product would never move."""
 PAIR_RANK = 8
 """Rank of the tables of two agents who choose among things."""
 Relate = Callable[[Tensor, Tensor], Tensor]

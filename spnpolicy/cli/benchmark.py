@@ -13,7 +13,7 @@ from spnpolicy.experiments.presets import COVERAGE
 
 def _add_arguments(parser: Parser) -> None:
     offer(parser.add_argument("benchmark", metavar="BENCHMARK", help="coverage"), ["coverage"])
-    preset = "quick, standard or paper (default: quick)"
+    preset = f"one of {', '.join(COVERAGE)} (default: quick)"
     offer(parser.add_argument("--preset", default="quick", metavar="NAME", help=preset), COVERAGE)
     algorithms = "which to compare (default: those of the preset)"
     offer(parser.add_argument("--algorithms", nargs="+", metavar="NAME", help=algorithms), ALGORITHMS)
@@ -80,7 +80,7 @@ def _plan(line: CommandLine):
 COMMAND = Command(
     "benchmark",
     "Compare algorithms over several seeds: table, curves, animation, answers.",
-    "benchmark coverage [--preset quick|standard|paper] [flags]",
+    "benchmark coverage [--preset NAME] [flags]",
     "Runs go to worker processes, or to Ray. Interrupted, it continues with the same command and --out: what is\n"
     f"finished is not repeated, other runs go on from their checkpoints.\n{SETTINGS}",
     (

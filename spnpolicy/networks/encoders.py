@@ -210,17 +210,15 @@ class Borrowed(nn.Module):
         self.entities = agents.entities if isinstance(agents, ExchangeableEncoder) else None
         self.relation_features = cast(int, getattr(lender, "relation_features", 0))
         self.out_features = size
-        # In a tuple: its weights are not this network's.
-        self._lender = (lender,)
-
-    @property
-    def choices(self) -> Choices | None:
+        self.choices: Choices | None = getattr(lender, "choices", None)
         """What agents choose among, where the lender shows it."""
-        return cast(Choices | None, getattr(self._lender[0], "choices", None))
 
     def read(self, entities: Entities) -> None:
         """Read the observations of another task, which the lender can read as well."""
         self.entities = None if self.entities is None else entities
+        if self.choices is not None:
+            part = next(part for part in entities.sets if part.name == entities.actions)
+            self.choices = self.choices._replace(count=part.count)
 
     def forward(self, observation: Tensor, codes: Codes) -> Float[Tensor, "*batch code"]:
         """Return the codes of agents."""

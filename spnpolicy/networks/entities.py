@@ -1,6 +1,7 @@
 """A network over entities: exchangeable, so that order and number do not matter, with distances in cells."""
 
 import math
+from collections.abc import Sequence
 from itertools import permutations
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from factor_q.choices import Choices, Codes
 from factor_q.layers import initialize_orthogonal
 from spnpolicy.base.errors import ConfigError
-from spnpolicy.data.entities import Entities
+from spnpolicy.data.entities import Entities, EntitySet
 from spnpolicy.networks.features import FourierFeatures
 
 UNIT = 10.0
@@ -75,13 +76,8 @@ class EntityEncoder(nn.Module):
     @property
     def choices(self) -> Choices | None:
         """What agents choose among, if that is a set that they see."""
-        part = self._chosen
+        part = chosen_of(self.entities.actions, self.entities.sets)
         return None if part is None else Choices(self.entities.sets[part].count, self.width)
-
-    @property
-    def _chosen(self) -> int | None:
-        names = [part.name for part in self.entities.sets]
-        return names.index(self.entities.actions) if self.entities.actions in names else None
 
     def forward(self, observation: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch code"]:
         """Return the codes of observations."""
@@ -92,9 +88,10 @@ class EntityEncoder(nn.Module):
         own, seen = self._see(observation)
         units = self._units(own, seen)
         code = torch.cat([own, self.norm(self._pooled(seen, units))], -1).reshape(*observation.shape[:-1], -1)
-        if self._chosen is None:
+        part = chosen_of(self.entities.actions, self.entities.sets)
+        if part is None:
             return Codes(code)
-        chosen = units[self._chosen]
+        chosen = units[part]
         return Codes(code, chosen.reshape(*observation.shape[:-1], *chosen.shape[1:]))
 
     def units(self, observation: Float[Tensor, "*batch features"]) -> list[Float[Tensor, "*batch count width"]]:
@@ -136,6 +133,12 @@ class EntityEncoder(nn.Module):
 
     def _pooled(self, seen: list["_Seen"], units: list[Tensor]) -> Tensor:
         return torch.cat([_pool(unit, part.is_there) for unit, part in zip(units, seen, strict=True)], -1)
+
+
+def chosen_of(actions: str | None, sets: Sequence[EntitySet]) -> int | None:
+    """Return which of these sets agents choose among, if they do among one of them."""
+    names = [part.name for part in sets]
+    return names.index(actions) if actions in names else None
 
 
 def of_same_kind(known: Entities, entities: Entities) -> Entities:

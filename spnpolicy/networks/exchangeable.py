@@ -12,6 +12,7 @@ from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.entities import Entities, EntitySet
 from spnpolicy.networks.entities import (
     capped_offset,
+    chosen_of,
     linear,
     of_same_kind,
     offset_features,
@@ -76,13 +77,8 @@ class ExchangeableEncoder(nn.Module):
     @property
     def choices(self) -> Choices | None:
         """What agents choose among, if that is a set that all of them see."""
-        part = self._chosen
+        part = chosen_of(self.entities.actions, self.entities.shared)
         return None if part is None else Choices(self.entities.shared[part].count, self.out_features // 2)
-
-    @property
-    def _chosen(self) -> int | None:
-        names = [part.name for part in self.entities.shared]
-        return names.index(self.entities.actions) if self.entities.actions in names else None
 
     def forward(self, observation: Float[Tensor, "*batch agents features"]) -> Float[Tensor, "*batch agents code"]:
         """Return the codes of all agents, each with what it heard of the others."""
@@ -94,9 +90,10 @@ class ExchangeableEncoder(nn.Module):
         pooled = [_pooled(each, (1,))[0] for each in edges]
         codes = self.out(torch.cat([*pooled, own], -1)).relu()
         agents = codes.transpose(0, 1).reshape(*observation.shape[:-1], -1)
-        if self._chosen is None:
+        part = chosen_of(self.entities.actions, self.entities.shared)
+        if part is None:
             return Codes(agents)
-        units = edges[self._chosen].units.permute(2, 0, 1, 3)
+        units = edges[part].units.permute(2, 0, 1, 3)
         return Codes(agents, units.reshape(*observation.shape[:-1], *units.shape[2:]))
 
     def units(self, observation: Float[Tensor, "*batch agents features"]) -> list[Float[Tensor, "..."]]:

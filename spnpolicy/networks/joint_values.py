@@ -70,7 +70,7 @@ def least(values: Iterable[Float[Tensor, "*batch"]]) -> Float[Tensor, "*batch"]:
 
 def average_of(values: Sequence[ActionValues]) -> ActionValues:
     """Return the mean of several functions on one graph; several are never of congestion."""
-    first, *others = values
-    if not others:
-        return first
-    return sum((cast(Factors, each) for each in others), start=cast(Factors, first)) / len(values)
+    if len(values) == 1:
+        return values[0]
+    first, *others = cast(Sequence[Factors], values)
+    return sum(others, start=first) / len(values)

@@ -68,7 +68,10 @@ class JointSettings(DataSettings):
                 "critic's codes sees what the critic sees."
             )
         require(not is_unused, "num_pairs", self.num_pairs, "left out where pairs are given")
-        require(not self.rivalry or self.critics == 1, "critics", self.critics, "1 with rivalry")
+        if self.rivalry:
+            require(self.critics == 1, "critics", self.critics, "1 with rivalry")
+            require(self.num_pairs == 0, "num_pairs", self.num_pairs, "0 with rivalry, which counts all pairs")
+            require(not self.pairs, "pairs", self.pairs, "left out with rivalry, which counts all pairs")
 
 
 def critic_graph(config: JointSettings, cardinalities: tuple[int, ...], seed: int) -> FactorGraph:

@@ -18,7 +18,7 @@ LIKE_ADAM = 0.2
 """Size of an entry of a usual step of Adam, in step sizes: so one step size serves both."""
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the polynomial that brings singular values near 1, the smallest ones fastest; they end between 0.7 and 1.2."""
+"""Of the polynomial that brings singular values near 1, the smallest ones fastest; they end at about 0.7 to 1.2."""
 
 
 class Muon(RectifiedAdam):
@@ -27,8 +27,9 @@ class Muon(RectifiedAdam):
     Gradients of a layer are large in the few directions that inputs share and small in all others, where what tells
     inputs apart is learned. Here all directions of a matrix move equally far.
 
-    Torch has an own Muon since 2.9, for single matrices only; this one takes stacks of them, all of one shape in one
-    call, in a third of the time, and what are no matrices as well.
+    Torch has an own Muon since 2.9, for single matrices only; this one takes stacks of them as well, all of one shape
+    in one call, and what are no matrices. A step of the critic of coverage takes 2.7 ms on one core of a CPU, where
+    torch's Muon and RAdam for the rest take 5.3 ms.
 
     Args:
         parameters: all of them.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from factor_q import FactorGraph, Factors
+from factor_q import FactorGraph, Factors, StructureError
 from factor_q.congestion import Congestion
 
 AGENTS, THINGS = 4, 3
@@ -24,8 +24,9 @@ def some(actions=THINGS + 1, batch=(2,), seed=0, rank=2):
 
 def by_hand(q, row, actions):
     """Q of one joint action, pair by pair."""
-    total = q.flat[row, 0] + sum(
-        q.flat[row, 1 + agent * (len(q.flat[row]) - 1) // AGENTS + action] for agent, action in enumerate(actions)
+    total = q.own.flat[row, 0] + sum(
+        q.own.flat[row, 1 + agent * (len(q.own.flat[row]) - 1) // AGENTS + action]
+        for agent, action in enumerate(actions)
     )
     for first, second in combinations(range(AGENTS), 2):
         if actions[first] == actions[second] < THINGS:
@@ -112,3 +113,13 @@ def test_independent_policies_divide_things_nearly_as_well_as_the_best_assignmen
     share = found / torch.tensor(best, dtype=torch.double)
     assert float(share.max()) <= 1.0 + 1e-9
     assert float(share.mean()) > 0.97
+
+
+@pytest.mark.parametrize(
+    ("cardinalities", "scopes"), [([3, 3], [(0,), (1,), (0, 1)]), ([3, 4], [(0,), (1,)])], ids=["pair", "unequal"]
+)
+def test_independent_policies_of_what_they_do_not_count_are_refused(cardinalities, scopes):
+    graph = FactorGraph(cardinalities, scopes)
+    q = Congestion(Factors.from_flat(graph, torch.zeros(1, graph.num_entries)), torch.zeros(1, 2, 3, 1))
+    with pytest.raises(StructureError, match=r"approximate\.mean_field"):
+        q.independent(0.1, torch.ones(1, 2, max(cardinalities), dtype=torch.bool), sweeps=1)

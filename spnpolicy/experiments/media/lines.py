@@ -69,6 +69,13 @@ def draw_lines(
     save_figure(figure, path)
 
 
+def draw_intervals(axes: Axes, x: Sequence[float], rows: Sequence[Mapping[str, Any]], name: str, label: str) -> None:
+    """Draw what columns "name", "name low" and "name high" of a table hold (`Interval.columns`): a line and a band."""
+    axes.plot(x, [row[name] for row in rows], marker="o", label=label)
+    low, high = ([row[f"{name} {bound}"] for row in rows] for bound in ("low", "high"))
+    axes.fill_between(x, low, high, alpha=0.2)
+
+
 def _name_the_ends(axes: Axes, ends: list[tuple[float, str, Any]]) -> None:
     """Write names to the right of the plot, moved apart where they would overlap."""
     bottom, top = axes.get_ylim()

@@ -4,6 +4,7 @@ from spnpolicy.experiments.statistics.bootstrap import (
     Interval,
     bootstrap_interval,
     interquartile_mean,
+    interval_of_mean,
     interval_over_runs,
 )
 from spnpolicy.experiments.statistics.tables import interval_text
@@ -12,6 +13,7 @@ __all__ = [
     "Interval",
     "bootstrap_interval",
     "interquartile_mean",
+    "interval_of_mean",
     "interval_over_runs",
     "interval_text",
 ]

@@ -23,6 +23,10 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def columns(self, name: str) -> dict[str, float]:
+        """Return it as columns of a table: the estimate under a name, its bounds under "name low" and "name high"."""
+        return {name: self.estimate, f"{name} low": self.low, f"{name} high": self.high}
+
 
 class Band(NamedTuple):
     """Estimates with pointwise confidence intervals; all three have the same shape."""
@@ -144,6 +148,14 @@ def interval_over_runs(values: Sequence[float] | Float[np.ndarray, " runs"]) -> 
     The resampling is seeded: the same numbers always give the same interval.
     """
     return bootstrap_interval([np.asarray(values)], generator=np.random.default_rng(0))
+
+
+def interval_of_mean(values: Sequence[float] | Float[np.ndarray, " episodes"]) -> Interval:
+    """Return the mean of one number per episode of one policy, with a bootstrap interval over episodes.
+
+    It says what other episodes would vary, and not what another seed of training would. The resampling is seeded.
+    """
+    return bootstrap_interval([np.asarray(values)], generator=np.random.default_rng(0), statistic=aggregate_mean)
 
 
 def _resampled(task: np.ndarray, generator: np.random.Generator, resamples: int) -> np.ndarray:

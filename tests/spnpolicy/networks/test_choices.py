@@ -1,5 +1,7 @@
 """Actions that are things which agents see: values follow the things, and no weight knows how many there are."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.seeding import Streams
 from spnpolicy.data.entities import Entities, EntitySet
 from spnpolicy.networks.agents import AgentNetwork
-from spnpolicy.networks.encoders import Borrowed, Network, encoder_for, retarget
+from spnpolicy.networks.encoders import Beside, Borrowed, Network, encoder_for, retarget
 from spnpolicy.networks.features import FourierFeatures
 from tests.spnpolicy.networks.test_exchangeable import awake
 
@@ -119,7 +121,8 @@ def test_a_critic_is_led_to_more_agents_and_gradients_reach_every_weight(rivalry
     assert all(float(parameter.grad.abs().sum()) > 0 for parameter in critic.parameters())
     again = critic_of(large, pairs=[(0, 4), (1, 2)], rivalry=rivalry)
     again.load_state_dict(critic.state_dict())
-    torch.testing.assert_close(again(worths(large, 64)).flat, q.flat)
+    before, after = ((each.own if rivalry else each).flat for each in (q, again(worths(large, 64))))
+    torch.testing.assert_close(after, before)
 
 
 def test_tables_begin_at_zero_where_a_correction_must_and_can_leave_it():
@@ -155,6 +158,42 @@ def test_a_borrower_has_the_choices_of_its_lender():
     assert borrower.encode(worths(spec, 2), codes) is codes
     torch.testing.assert_close(borrower(worths(spec, 2), codes), codes.agents)
     assert not list(borrower.parameters())
+    copy, larger = deepcopy(borrower), game(5)
+    retarget(copy, larger)
+    assert copy.choices == Choices(5, 8)
+
+
+@pytest.mark.parametrize("potentials", ["own", "residual"])
+def test_copies_that_play_are_led_to_a_larger_team_as_well(potentials):
+    """The copy of a policy that borrows its critic's codes has no way back to the encoder that they come from."""
+    small, large = game(3), game(5)
+    learner = make_algorithm(
+        "mean_field", small, Streams(0), rivalry=2, num_pairs=0, potentials=potentials, plays_by="target",
+        shares_encoder=potentials == "residual", network={"kind": "exchangeable", "hidden": [8]},
+    )  # fmt: skip
+    if potentials == "own":
+        with pytest.raises(ConfigError, match="potentials"):
+            learner.retarget(large)
+        return
+    learner.retarget(large)
+    step = make_env("assignment_game", agents=5, num_envs=4).reset(seed=0)
+    assert learner.act(step, explore=False).shape == (4, 5)
+    assert learner.learner.target_actor.correction.encoder.choices == Choices(5, 8)
+
+
+@pytest.mark.parametrize("state", ["none", "critic"])
+def test_a_critic_that_sees_the_state_beside_agents_chooses_among_the_same_things(state):
+    spec = game(3)
+    torch.manual_seed(0)
+    encoder = encoder_for(network_of("exchangeable"), spec, sees_state=state == "critic")
+    critic = FactorQ(graph_of(spec), encoder=encoder, hidden=(8,), per_agent=True, output_scale=1.0)
+    assert isinstance(encoder, Beside) == (state == "critic")
+    seen, order = worths(spec, 4), torch.tensor([2, 0, 1])
+    # The state is all observations, and shows the things in their order too; it stands still here.
+    context = (seen.flatten(1),) if state == "critic" else ()
+    own, moved = (dict(critic(each, *context))[0,] for each in (seen, seen[..., order]))
+    torch.testing.assert_close(moved, own[..., order])
+    assert float(own.detach().std(-1).min()) > 1e-4
 
 
 def test_what_does_not_fit_is_refused():
@@ -169,8 +208,12 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ConfigError, match=r"entities\.actions"):
         Entities(EntitySet("itself", 0, 1, 0), (EntitySet("tasks", 0, 3, 1),), actions="task")
     with pytest.raises(ConfigError, match="independent agents only"):
-        make_algorithm("spn_ac", spec, Streams(0), rivalry=2)
+        make_algorithm("spn_ac", spec, Streams(0), rivalry=2, num_pairs=0)
     with pytest.raises(ConfigError, match="critics"):
-        make_algorithm("mean_field", spec, Streams(0), rivalry=2, critics=2)
+        make_algorithm("mean_field", spec, Streams(0), rivalry=2, num_pairs=0, critics=2)
     with pytest.raises(ConfigError, match="rivalry"):
-        make_algorithm("mean_field", coverage, Streams(0), rivalry=2)
+        make_algorithm("mean_field", coverage, Streams(0), rivalry=2, num_pairs=0)
+    with pytest.raises(ConfigError, match="num_pairs"):
+        make_algorithm("mean_field", spec, Streams(0), rivalry=2)
+    with pytest.raises(ConfigError, match="pairs"):
+        make_algorithm("mean_field", spec, Streams(0), rivalry=2, num_pairs=0, pairs=((0, 1),))

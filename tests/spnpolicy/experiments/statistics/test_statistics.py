@@ -12,6 +12,7 @@ from spnpolicy.experiments.statistics.bootstrap import (
     bootstrap_band,
     bootstrap_interval,
     interquartile_mean,
+    interval_of_mean,
     optimality_gap,
 )
 from spnpolicy.experiments.statistics.curves import History, area_under_curve, common_curve, curve_band, latest
@@ -229,3 +230,14 @@ def test_areas_by_hand():
     for outside in (-1, 41):
         with pytest.raises(ConfigError, match="from 0 to 40"):
             area_under_curve(run, end=outside)
+
+
+def test_an_interval_of_a_mean_holds_it_and_shrinks_with_more_episodes():
+    values = np.random.default_rng(1).random(400)
+    wide, narrow = interval_of_mean(values[:100]), interval_of_mean(values)
+    for found, seen in ((wide, values[:100]), (narrow, values)):
+        assert found.estimate == pytest.approx(seen.mean())
+        # A mean of uniform numbers has the standard error 0.289 / sqrt(count).
+        assert found.high - found.low == pytest.approx(2 * 1.96 * 0.289 / len(seen) ** 0.5, rel=0.2)
+    assert narrow.high - narrow.low < wide.high - wide.low
+    assert narrow.columns("x") == {"x": narrow.estimate, "x low": narrow.low, "x high": narrow.high}
