@@ -16,6 +16,8 @@ outputs, descends by RAdam."""
 MOMENTUM = 0.95
 LIKE_ADAM = 0.2
 """Size of an entry of a usual step of Adam, in step sizes: so one step size serves both."""
+LEAST_NORM = 1e-7
+"""Of a gradient, below which steps shrink with it: it is rounding then, and its square would soon be 0."""
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the polynomial that brings singular values near 1, the smallest ones fastest; they end at about 0.7 to 1.2."""
@@ -88,13 +90,13 @@ def _upright(matrix: Tensor) -> Tensor:
 
 
 def orthogonal(matrix: Float[Tensor, "count rows columns"]) -> Float[Tensor, "count rows columns"]:
-    """Return nearly U V' of every matrix U S V', which is 0 where it is 0.
+    """Return nearly U V' of every matrix U S V'; less of one whose norm is below `LEAST_NORM`, and 0 where it is 0.
 
     Cost: 15 products of matrices, where a singular value decomposition would take as long as hundreds.
     Source: Jordan et al. 2024 (Newton-Schulz iteration of degree 5).
     """
     first, third, fifth = COEFFICIENTS
-    matrix = matrix / matrix.norm(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(matrix.dtype).tiny)
+    matrix = matrix / matrix.norm(dim=(-2, -1), keepdim=True).clamp_min(LEAST_NORM)
     for _ in range(ITERATIONS):
         gram = matrix @ matrix.mT
         matrix = torch.baddbmm(matrix, torch.baddbmm(gram, gram, gram, beta=third, alpha=fifth), matrix, beta=first)
