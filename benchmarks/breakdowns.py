@@ -24,7 +24,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from spnpolicy import evaluate, load_run
-from spnpolicy.experiments.media.lines import draw_intervals
+from spnpolicy.experiments.media import draw_intervals
 from spnpolicy.experiments.statistics import interval_of_mean
 
 matplotlib.use("agg")

@@ -35,7 +35,7 @@ from torch import Tensor
 from circuits import CircuitDistribution
 from circuits.operations import exactly
 from spnpolicy import evaluate, load_run
-from spnpolicy.experiments.media.lines import draw_intervals
+from spnpolicy.experiments.media import draw_intervals
 from spnpolicy.experiments.statistics import Interval, interval_of_mean
 
 matplotlib.use("agg")

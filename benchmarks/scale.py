@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 import spnpolicy
-from spnpolicy.experiments.media.lines import draw_intervals
+from spnpolicy.experiments.media import draw_intervals
 from spnpolicy.experiments.statistics import interval_of_mean
 
 matplotlib.use("agg")

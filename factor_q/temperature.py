@@ -62,7 +62,7 @@ def divided(entries: Float[Tensor, "*batch entries"], temperature: Temperature, 
         )
     # So low a temperature may turn finite entries into infinite ones, and a single one into nan.
     if scale.numel() and entries.numel() and (lowest := float(scale.detach().min())) < 1.0:
-        largest = float(entries.detach().masked_fill(entries.isinf(), 0.0).abs().max())
+        largest = _largest_finite(entries.detach())
         if largest / lowest > torch.finfo(entries.dtype).max:
             raise StructureError(
                 f"{query}: entries of up to {largest:g} at temperature {lowest:g} exceed {entries.dtype}; take a "
@@ -76,6 +76,14 @@ def divided(entries: Float[Tensor, "*batch entries"], temperature: Temperature, 
     # The slope -x / t^2 of x / t is infinite at a forbidden entry, and inf * 0 is nan.
     forbidden = entries == NEGATIVE_INFINITY
     return (entries.masked_fill(forbidden, 0.0) / scale).masked_fill(forbidden, NEGATIVE_INFINITY)
+
+
+def _largest_finite(entries: Tensor) -> float:
+    """Return the largest absolute value of finite entries; in one pass over them where nothing is forbidden."""
+    lowest, highest = (float(end) for end in entries.aminmax())
+    if math.isfinite(lowest) and math.isfinite(highest):
+        return max(-lowest, highest)
+    return float(entries.masked_fill(entries.isinf(), 0.0).abs().max())
 
 
 def check_possible(log_partition: Tensor, query: str) -> None:

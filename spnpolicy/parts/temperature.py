@@ -120,6 +120,7 @@ def spread(q: Factors | Congestion, available: Bool[Tensor, "*batch agents actio
     weight = available / available.sum(-1, keepdim=True)
     effects, variance = torch.zeros_like(weight), weight.new_zeros(weight.shape[:-2])
     groups: dict[tuple[int, ...], list[int]] = {}
+    tables = q.tables  # a property that makes all views anew
     for factor, shape in enumerate(q.graph.table_shapes):
         groups.setdefault(shape, []).append(factor)
     for shape, members in groups.items():
@@ -128,7 +129,7 @@ def spread(q: Factors | Congestion, available: Bool[Tensor, "*batch agents actio
         if not shape:
             continue
         agents = torch.tensor([q.scopes[factor] for factor in members], device=weight.device).unbind(-1)
-        parts = [torch.stack([q.tables[factor] for factor in members], -len(shape) - 1)]
+        parts = [torch.stack([tables[factor] for factor in members], -len(shape) - 1)]
         if len(shape) == 2:
             first, second = (weight.index_select(-2, each)[..., :k] for each, k in zip(agents, shape, strict=True))
             table = parts[0]
