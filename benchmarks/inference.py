@@ -59,10 +59,13 @@ class Team:
 
     def __init__(self, algorithm: Any, draw: Draw) -> None:
         self._algorithm, self._draw = algorithm, draw
+        learner = getattr(algorithm, "learner", algorithm)
+        # A circuit answers everything, but to draw and for marginals an optimal policy need not become one.
+        self._policy_at = getattr(learner, "uncompiled_at", algorithm.policy_at)
 
     def act(self, step: Any, *, explore: bool, progress: float = 1.0) -> np.ndarray:
         """Return the joint actions of all games."""
-        return self._draw(self._algorithm.policy_at(step), step).numpy()
+        return self._draw(self._policy_at(step), step).numpy()
 
     def __getattr__(self, name: str) -> Any:
         """Be the algorithm in all else."""
@@ -225,6 +228,7 @@ def constraints(loaded: Any, discount: float, options: argparse.Namespace) -> li
         return torch.where(may_move | ~is_move(drawn), drawn, STAY)
 
     def given(pi: CircuitDistribution, count: int) -> Tensor:
+        pi = pi if isinstance(pi, CircuitDistribution) else pi.compiled()
         rule = exactly(pi.circuit.cardinalities, range(count + 1), action=MOVES, like=pi.circuit)
         return pi.constrain(rule)[0].sample(generator=generator)
 
@@ -233,7 +237,7 @@ def constraints(loaded: Any, discount: float, options: argparse.Namespace) -> li
         for way, draw in {
             "policy given the rule": lambda pi, _, m=count: given(pi, m),
             "the most likely to move": lambda pi, _, m=count: only(pi.marginals()[..., list(MOVES)].sum(-1), pi, m),
-            "drawn anew": lambda pi, _, m=count: only(torch.rand(*pi.batch_shape, agents, generator=generator), pi, m),
+            "drawn anew": lambda pi, _, m=count: only(torch.rand(options.episodes, agents, generator=generator), pi, m),
         }.items():
             rows.append({"may move": count, "way": way} | played(loaded, draw, discount, options))
     return rows

@@ -13,6 +13,8 @@ from factor_q.elimination.memory import DEFAULT_MAX_ENTRIES, check_memory
 from factor_q.elimination.ordering import Order
 from factor_q.elimination.passes import SUM_PRODUCT, Upward, aligned, upward
 from factor_q.elimination.plan import SLICE, Plan, Step, make_plan, sizes
+from factor_q.elimination.triangle import sample as one_of_each
+from factor_q.elimination.triangle import triangle_of
 from factor_q.tables import Tables
 from factor_q.temperature import Temperature, check_possible, tempered
 
@@ -60,18 +62,34 @@ def sample(
     """
     with torch.no_grad():
         cooled = tempered(factors, temperature, "sample")
-        size, batch = sizes(cooled.graph, order), math.prod(cooled.batch_shape)
-        draws = check_sample_shape(sample_shape, batch * cooled.graph.num_variables)
-        needed = size.messages * batch + min(size.largest * batch, max(SLICE, max(cooled.cardinalities, default=1)))
-        check_memory(cooled, order, needed, max_entries)
-        plan = make_plan(cooled.graph, order)
-        up = upward(plan, cooled.flat, SUM_PRODUCT.up, keep=True)
-        check_possible(up.root.reshape(cooled.batch_shape), "sample")
-        most = max(1, _CHUNK // max(1, batch * max(cooled.cardinalities, default=1)))
-        count = draws.numel()
-        starts = range(0, max(count, 1), most)
-        values = torch.cat([_draw(plan, up, min(most, count - start), generator) for start in starts], 1)
-    return values.movedim(0, -1).reshape(*draws, *cooled.batch_shape, cooled.graph.num_variables)
+        graph, batch = cooled.graph, math.prod(cooled.batch_shape)
+        draws = check_sample_shape(sample_shape, batch * graph.num_variables)
+        triangle = triangle_of(graph) if order is None and draws.numel() == 1 else None
+        if triangle is None or triangle.held(batch, True) > max_entries:
+            values = _by_elimination(cooled, order, max_entries, draws.numel(), generator)
+        else:
+
+            def slow(rows: Tensor) -> Tensor:
+                return _by_elimination(Tables.from_flat(graph, rows), order, max_entries, 1, generator)[:, 0].t()
+
+            rows = cooled.flat.reshape(-1, graph.num_entries)
+            values = one_of_each(triangle, rows, slow, generator, graph.num_variables).t()
+    return values.movedim(0, -1).reshape(*draws, *cooled.batch_shape, graph.num_variables)
+
+
+def _by_elimination(
+    cooled: Tables, order: Order, max_entries: int, count: int, generator: torch.Generator | None
+) -> Int[Tensor, "variables count batch"]:
+    """Draw so many assignments of every row."""
+    size, batch = sizes(cooled.graph, order), math.prod(cooled.batch_shape)
+    needed = size.messages * batch + min(size.largest * batch, max(SLICE, max(cooled.cardinalities, default=1)))
+    check_memory(cooled, order, needed, max_entries)
+    plan = make_plan(cooled.graph, order)
+    up = upward(plan, cooled.flat, SUM_PRODUCT.up, keep=True)
+    check_possible(up.root.reshape(cooled.batch_shape), "sample")
+    most = max(1, _CHUNK // max(1, batch * max(cooled.cardinalities, default=1)))
+    starts = range(0, max(count, 1), most)
+    return torch.cat([_draw(plan, up, min(most, count - start), generator) for start in starts], 1)
 
 
 def _draw(plan: Plan, up: Upward, count: int, generator: torch.Generator | None) -> Tensor:

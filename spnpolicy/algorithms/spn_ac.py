@@ -177,13 +177,14 @@ class SPNActorCritic:
 
     def policy_at(self, step: Step) -> CircuitDistribution:
         """Return the joint policy of every environment, with forbidden actions ruled out; always on the CPU."""
-        pi = self._policy_at(step)
+        pi = self.uncompiled_at(step)
         if isinstance(pi, Boltzmann):
             pi = pi.compiled()
         # The random streams live on the CPU, so that a seed means the same on every device.
         return pi if pi.logits.device.type == "cpu" else CircuitDistribution(pi.circuit, pi.logits.cpu())
 
-    def _policy_at(self, step: Step) -> CircuitDistribution | Boltzmann:
+    def uncompiled_at(self, step: Step) -> CircuitDistribution | Boltzmann:
+        """Return what plays, as it was found: without a circuit it answers less, but sooner."""
         require_some_action(step.available_actions)
         device = next(self.critic.parameters()).device
         with torch.no_grad():
@@ -195,7 +196,7 @@ class SPNActorCritic:
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
         """Sample joint actions, or take the exact mode."""
         # Without compiling it: that answers every query, which play does not need.
-        pi = self._policy_at(step) if self._solver is not None else self.policy_at(step)
+        pi = self.uncompiled_at(step) if self._solver is not None else self.policy_at(step)
         return (pi.sample(generator=self._generator) if explore else pi.mode).cpu().numpy()
 
     def draw(self, step: Step, *, generator: torch.Generator, sharpness: float = 1.0) -> Int[np.ndarray, "envs agents"]:
@@ -206,7 +207,7 @@ class SPNActorCritic:
             generator: source of the randomness, on the CPU.
             sharpness: by how much log probabilities are stretched first.
         """
-        pi = self._policy_at(step) if self._solver is not None else self.policy_at(step)
+        pi = self.uncompiled_at(step) if self._solver is not None else self.policy_at(step)
         return solvers.sharpened(pi, sharpness).sample(generator=generator).cpu().numpy()
 
     def update(self, batch: Batch, *, progress: float) -> dict[str, float]:

@@ -5,6 +5,7 @@ from functools import cached_property
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 import factor_q
 from circuits import Circuit, CircuitDistribution
@@ -47,6 +48,13 @@ class Boltzmann:
         """Return it in nats: log Z - E[Q] / temperature."""
         log_partition, _ = self._solution
         return log_partition - self.expectation(self._q) / self._temperature
+
+    def marginals(self) -> Float[Tensor, "*batch agents actions"]:
+        """Return the probability of every action of every agent, 0 behind an agent's last; of tables for each."""
+        _, of_entries = self._solution
+        own = {scope[0]: table for scope, table in Factors.from_flat(self._q.graph, of_entries) if len(scope) == 1}
+        most = max(self._q.cardinalities)
+        return torch.stack([functional.pad(own[a], (0, most - own[a].shape[-1])) for a in sorted(own)], -2)
 
     def expectation(self, values: Factors, /) -> Float[Tensor, "*batch"]:
         """Return the mean of values on the graph of the policy's own; what is forbidden counts 0."""

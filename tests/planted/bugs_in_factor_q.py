@@ -6,7 +6,30 @@ ENUMERATED = "tests/factor_q/elimination/test_passes.py::test_max_argmax_log_par
 GRAPHS = "tests/factor_q/queries/test_random_graphs.py::test_all_queries_equal_enumeration"
 BOUNDS = "tests/factor_q/approximate/test_bounds.py"
 
+TRIANGLE = "tests/factor_q/elimination/test_triangle.py"
+
 BUGS = (
+    Bug(
+        "products of matrices: what left the range counts as 0",
+        "factor_q/elimination/triangle.py",
+        "tiny ** 0.5).nonzero()",
+        "tiny ** 9.5).nonzero()",
+        (f"{TRIANGLE}::test_rows_whose_largest_terms_would_be_0_are_done_again",),
+    ),
+    Bug(
+        "products of matrices: one side's factor is forgotten",
+        "factor_q/elimination/triangle.py",
+        "torch.stack(shifts).sum(0)",
+        "torch.stack(shifts[1:]).sum(0)",
+        (f"{TRIANGLE}::test_log_z_and_its_gradient_are_those_of_enumeration",),
+    ),
+    Bug(
+        "products of matrices: the block in the middle is drawn without the third",
+        "factor_q/elimination/triangle.py",
+        "made.ab[row, first] * made.bc[row, :, third]",
+        "made.ab[row, first] * made.bc[row, :, 0 * third]",
+        (f"{TRIANGLE}::test_samples_have_the_probabilities_of_enumeration",),
+    ),
     Bug(
         "factor_q: anything may stand in the place of factors",
         "factor_q/temperature.py",

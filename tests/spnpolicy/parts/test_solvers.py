@@ -49,6 +49,7 @@ def test_the_exact_solver_is_the_boltzmann_policy(masked):
     other = Factors.from_flat(q.graph, q.flat.square())
     expected = (log_p.exp() * other(joint[:, None]).t()).sum(-1)
     torch.testing.assert_close(pi.expectation(other), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pi.marginals(), pi.compiled().marginals(), rtol=1e-4, atol=1e-5)
     assert torch.equal(pi.mode, joint[log_p.argmax(-1)])
     torch.testing.assert_close(pi.compiled().log_prob(pi.mode), log_p.amax(-1), rtol=1e-4, atol=1e-5)
     drawn = pi.sample((2_000,), generator=torch.Generator().manual_seed(1))
