@@ -36,7 +36,7 @@ import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
 DESCENT = {"learning_rate": 1e-3, "method": "muon", "final": 0.02, "falls_after": 0.1}
 ALGORITHM: dict[str, Any] = {
     "network": {"kind": "exchangeable", "hidden": [16], "features": {"frequencies": 0}},
-    "rollout": 1, "num_pairs": 0, "rivalry": 8, "solver": "coordinate_ascent", "value_bounds": False,
+    "rollout": 1, "num_pairs": 0, "rivalry": 8, "solver": "coordinate_ascent", "sweeps": 20, "value_bounds": False,
     "critic": DESCENT, "actor": DESCENT, "max_gradient_norm": 1.0,
     "temperature": {"initial": 0.5, "start": 0.9, "end": 0.1},
 }  # fmt: skip

@@ -183,15 +183,21 @@ class SPNActorCritic:
         # The random streams live on the CPU, so that a seed means the same on every device.
         return pi if pi.logits.device.type == "cpu" else CircuitDistribution(pi.circuit, pi.logits.cpu())
 
-    def uncompiled_at(self, step: Step) -> CircuitDistribution | Boltzmann:
-        """Return what plays, as it was found: without a circuit it answers less, but sooner."""
+    def uncompiled_at(self, step: Step, *, sharpness: float = 1.0) -> CircuitDistribution | Boltzmann:
+        """Return what plays, as it was found: without a circuit it answers less, but sooner.
+
+        Args:
+            step: what the agents see.
+            sharpness: how many times as low the temperature is for which a solver finds the policy.
+        """
         require_some_action(step.available_actions)
         device = next(self.critic.parameters()).device
         with torch.no_grad():
             observation, state = (
                 torch.tensor(array, dtype=torch.float32, device=device) for array in (step.observation, step.state)
             )
-            return self.policy(observation, state, torch.tensor(step.available_actions, device=device))
+            available = torch.tensor(step.available_actions, device=device)
+            return self.policy(observation, state, available, sharpness=sharpness)
 
     def act(self, step: Step, *, explore: bool, progress: float = 1.0) -> Int[np.ndarray, "envs agents"]:
         """Sample joint actions, or take the exact mode."""
@@ -272,13 +278,18 @@ class SPNActorCritic:
         return critic(observation) if self.config.state == "none" else critic(observation, state)
 
     def policy(
-        self, observation: Tensor, state: Tensor, available: Bool[Tensor, "*batch agents actions"]
+        self,
+        observation: Tensor,
+        state: Tensor,
+        available: Bool[Tensor, "*batch agents actions"],
+        *,
+        sharpness: float = 1.0,
     ) -> CircuitDistribution | Boltzmann:
         """Return the joint policy that plays at these observations, with forbidden actions ruled out."""
         critic, actor = self._playing
         needs_values = self._solver is not None or self.config.potentials == "residual"
         judged = self.values(critic, observation, state) if needs_values else None
-        return self._policy(actor, judged, observation, state, available)
+        return self._policy(actor, judged, observation, state, available, sharpness)
 
     @property
     def _playing(self) -> tuple[JointValues, nn.Module]:
@@ -287,14 +298,20 @@ class SPNActorCritic:
         return self.target_critic, self.target_actor
 
     def _policy(
-        self, actor: nn.Module, judged: Judged | None, observation: Tensor, state: Tensor, available: Tensor
+        self,
+        actor: nn.Module,
+        judged: Judged | None,
+        observation: Tensor,
+        state: Tensor,
+        available: Tensor,
+        sharpness: float = 1.0,
     ) -> CircuitDistribution | Boltzmann:
         allowed = usable(available, self._spec.cardinalities)
         temperature = self.temperature.value
         if self._solver is not None:
             assert judged is not None, "solvers need values"
             with torch.no_grad():
-                return self._solver(average_of(judged.q), allowed, temperature)
+                return self._solver(average_of(judged.q), allowed, temperature / sharpness)
         seen = (observation, state) if self.config.state == "both" else (observation,)
         if judged is not None and self.config.potentials == "residual":
             seen = (observation, judged.codes.detach()) if self.config.shares_encoder else seen
