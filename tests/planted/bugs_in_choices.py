@@ -72,6 +72,16 @@ BUGS = (
         (f"{CHOICES}::test_what_does_not_fit_is_refused",),
     ),
     Bug(
+        "mean field: greedy play is as warm as learning",
+        "spnpolicy/algorithms/mean_field.py",
+        "GREEDY = 30.0",
+        "GREEDY = 1.0",
+        (
+            "tests/spnpolicy/algorithms/test_mean_field.py::"
+            "test_with_rivalry_agents_learn_to_divide_tasks_and_a_larger_team_knows_it_at_once",
+        ),
+    ),
+    Bug(
         "Muon: matrices on their side are turned another way",
         "spnpolicy/parts/muon.py",
         "return matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT",

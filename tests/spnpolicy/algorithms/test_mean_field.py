@@ -173,8 +173,9 @@ def test_with_rivalry_agents_learn_to_divide_tasks_and_a_larger_team_knows_it_at
         network={"kind": "exchangeable", "hidden": [16], "features": {"frequencies": 0}},
         temperature={"fixed": 0.01}, **solver,
     )  # fmt: skip
-    for agents in (6, 12):
-        env = make_env("assignment_game", agents=agents, num_envs=200)
+    # Without coordinate ascent, the more agents there are the warmer is what they learned.
+    for agents in (6, 12, *[60] * ("solver" in solver)):
+        env = make_env("assignment_game", agents=agents, num_envs=50)
         learner.retarget(env.spec)
         step = env.reset(seed=1)
         best = env.optimal_return(1.0).mean()
