@@ -121,7 +121,8 @@ def make_plan(
 def _shared(algorithm: str, preset: Preset) -> dict[str, Any]:
     """Return those of a preset's settings for all that an algorithm has."""
     known = {known.name for known in fields(config_class(algorithm))}
-    descent = {part: preset.descent for part in ("actor", "critic") if part in known}
+    size = {"learning_rate": preset.step_sizes[algorithm]} if algorithm in preset.step_sizes else {}
+    descent = {part: preset.descent | size for part in ("actor", "critic") if part in known}
     return descent | {name: value for name, value in preset.algorithm_options.items() if name in known}
 
 

@@ -36,6 +36,10 @@ def test_presets_are_valid_and_fair(name):
         if part in trial.algorithm_options
     ]
     assert len({(each["method"], each["final"]) for each in descents}) == 1
+    for trial in plan.trials:
+        own = COVERAGE[name].step_sizes.get(trial.algorithm, COVERAGE[name].descent["learning_rate"])
+        assert {trial.algorithm_options[part]["learning_rate"] for part in ("actor", "critic")
+                if part in trial.algorithm_options} == {own}  # fmt: skip
     for seed in {trial.train.seed for trial in plan.trials}:
         assert len({str((trial.env_options, trial.train)) for trial in plan.trials if trial.train.seed == seed}) == 1
     assert decode(Plan, encode(plan), path="plan") == plan
