@@ -1,4 +1,4 @@
-"""The programs about breakdowns and large teams: their oracle and statistics, and the whole of each on a small run."""
+"""The programs about breakdowns, other teams and large ones: oracle, statistics, and each as a whole on a small run."""
 
 import csv
 import importlib.util
@@ -95,3 +95,21 @@ def test_a_policy_is_measured_with_more_agents_than_it_was_trained_with(tmp_path
     assert all(0.0 < float(row["random"]) < 1.0 and float(row["policy"]) <= 1.0 for row in rows)
     assert all(float(row["acting (ms)"]) > 0.0 and float(row["update (s)"]) > 0.0 for row in rows)
     assert (tmp_path / "out" / "scale.png").stat().st_size > 5_000
+
+
+def test_a_policy_plays_on_other_boards_and_in_other_teams(tmp_path: Path) -> None:
+    settings = TrainConfig(steps=320, num_envs=16, batch_size=16, warmup_steps=32, evaluation_episodes=4)
+    network = {"network": {"kind": "exchangeable", "hidden": [8]}, "solver": "exact"}
+    task = {"size": 4, "agents": 2, "goals": 2, "episode_limit": 20}
+    train(RunConfig("spn_ac", "coverage", network, task, settings), tmp_path / "run")
+    options = Namespace(
+        run=tmp_path / "run", boards=[4, 6], teams=[2, 3], episodes=6, seed=0, out=tmp_path / "out"
+    )  # fmt: skip
+    program("transfer").main(options)
+    boards, teams = (rows_of(tmp_path / "out" / f"{name}.csv") for name in ("size", "agents"))
+    assert [(row["size"], row["agents"]) for row in boards] == [("4", "2"), ("6", "2")]
+    assert [(row["size"], row["agents"]) for row in teams] == [("4", "2"), ("4", "3")]
+    # The same board, team and layouts in both tables.
+    assert {**boards[0]} == {**teams[0]}
+    assert all(0.0 <= float(row["drawn: fraction of optimum"]) <= 1.0 for row in boards + teams)
+    assert (tmp_path / "out" / "transfer.png").stat().st_size > 5_000

@@ -84,8 +84,10 @@ COVERAGE: dict[str, Preset] = {
         "10x10 grid, 4 agents, 10 algorithms with 5 seeds: hours on two cores",
         env_options={"size": 10, "agents": 4, "variant": "latch"},
         curriculum=Curriculum(({"size": 5}, {"size": 7})),
+        # After 300,000 steps of one run each it had 0.974, and 0.970 with 3e-3.
+        step_sizes={"spn_ac": 1e-3},
         train=TrainConfig(
-            steps=1_000_000, discount=0.95, num_envs=64,
+            steps=600_000, discount=0.95, num_envs=64,
             evaluate_every=100_000, checkpoint_every=200_000, log_every=50_000,
         ),
         seeds=5,
