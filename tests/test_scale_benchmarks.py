@@ -113,3 +113,23 @@ def test_a_policy_plays_on_other_boards_and_in_other_teams(tmp_path: Path) -> No
     assert {**boards[0]} == {**teams[0]}
     assert all(0.0 <= float(row["drawn: fraction of optimum"]) <= 1.0 for row in boards + teams)
     assert (tmp_path / "out" / "transfer.png").stat().st_size > 5_000
+
+
+def test_parts_of_spn_ac_are_changed_one_at_a_time_and_their_runs_end_in_one_table(tmp_path: Path) -> None:
+    module = program("ablations")
+    names = list(module.CHANGES)
+    options = Namespace(
+        preset="quick", only=["as it is", "no pairs"], seeds=2, steps=2_048, episodes=20, workers=2,
+        runs=tmp_path / "runs", out=tmp_path / "out",
+    )  # fmt: skip
+    settings = {
+        name: {trial.algorithm: trial.algorithm_options for trial in module.plan_of(name, options).trials}
+        for name in names
+    }
+    assert len({str(each) for each in settings.values()}) == len(names) - 1  # all but the curriculum
+    assert settings["no pairs"]["spn_ac"]["num_pairs"] == 0
+    assert not module.plan_of("no curriculum", options).trials[0].curriculum.stages
+    module.main(options)
+    rows = rows_of(tmp_path / "out" / "ablations.csv")
+    assert [(row["change"], row["runs"]) for row in rows] == [("as it is", "2"), ("no pairs", "2")]
+    assert all("[" in row["return / optimum"] for row in rows)
