@@ -60,8 +60,8 @@ BUGS = (
     Bug(
         "choices: units of agents and things change places",
         "spnpolicy/networks/exchangeable.py",
-        "units = edges[self._chosen].units.permute(2, 0, 1, 3)\n        return Codes(",
-        "units = edges[self._chosen].units.permute(2, 0, 1, 3).flip(-2)\n        return Codes(",
+        "units = edges[part].units.permute(2, 0, 1, 3)\n        return Codes(",
+        "units = edges[part].units.permute(2, 0, 1, 3).flip(-2)\n        return Codes(",
         (CHOICES,),
     ),
     Bug(
