@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from factor_q.layers import mlp
@@ -17,10 +17,18 @@ class Codes(NamedTuple):
     choices: Float[Tensor, "*batch agents count features"] | None = None
     """Of every thing that an agent chooses among, as that agent sees it: action j is to choose the j-th. None where
     actions are no things."""
+    things: Int[Tensor, "*batch agents count"] | None = None
+    """Which thing each of these is, where agents see different ones; None where all see all, in one order."""
+
+    def flat(self) -> "Codes":
+        """Return them with all axes of the batch in one."""
+        agents = self.agents.reshape(-1, *self.agents.shape[-2:])
+        rest = (x if x is None else x.reshape(len(agents), *x.shape[self.agents.dim() - 2 :]) for x in self[1:])
+        return Codes(agents, *rest)
 
     def detach(self) -> "Codes":
         """Return them without gradient."""
-        return Codes(self.agents.detach(), None if self.choices is None else self.choices.detach())
+        return Codes(self.agents.detach(), None if self.choices is None else self.choices.detach(), self.things)
 
 
 class Choices(NamedTuple):

@@ -130,15 +130,15 @@ class FactorQ(nn.Module):
         # An encoder says itself what it can read.
         size = observation.shape[-1] if self.encoder is not None else self.observation_size
         _check_observation(self, observation, (self.graph.num_variables, size), self.per_agent)
-        choices = None
+        choices = things = None
         if self._choices is not None:
-            seen, choices = cast(Any, self.encoder).encode(observation, *context)
+            seen, choices, things = cast(Any, self.encoder).encode(observation, *context)
         else:
             seen = observation if self.encoder is None else self.encoder(observation, *context)
         if self.agent_id:
             identity = torch.eye(self.graph.num_variables, dtype=seen.dtype, device=seen.device)
             seen = torch.cat([seen, identity.expand(*seen.shape[:-1], -1)], dim=-1)
-        return Codes(self.trunk(seen), choices)
+        return Codes(self.trunk(seen), choices, things)
 
     def from_codes(self, observation: Float[Tensor, "*batch features"], codes: Codes) -> Factors | Congestion:
         """Return the factors from what `codes` made of the same observations."""
@@ -148,7 +148,7 @@ class FactorQ(nn.Module):
         own = Factors.from_flat(self.graph, self.heads(codes, relate and partial(relate, observation)))
         if self.rivals is None:
             return own
-        return Congestion(own, self.rivals(codes) / math.sqrt(self.graph.num_variables))
+        return Congestion(own, self.rivals(codes) / math.sqrt(self.graph.num_variables), codes.things)
 
     def retarget(self, graph: FactorGraph) -> None:
         """Give the factors of another graph from now on, with the same weights: of other agents, or other pairs.

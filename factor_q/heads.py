@@ -74,11 +74,11 @@ class AgentHeads(nn.Module):
         if not self.groups:
             return codes.agents.new_zeros(*batch, 0)
         # Agents first: what a factor takes of an agent is then one long stretch of memory.
-        rows = codes.agents.reshape(-1, *codes.agents.shape[-2:]).transpose(0, 1).contiguous()
-        things = None if codes.choices is None else codes.choices.reshape(-1, *codes.choices.shape[-3:])
+        flat = codes.flat()
+        rows = flat.agents.transpose(0, 1).contiguous()
         entries = torch.cat(
             [
-                group(rows, things) if isinstance(group, _ChoiceGroup) else group(rows, relate)
+                group(flat) if isinstance(group, _ChoiceGroup) else group(rows, relate)
                 for group in self.groups
                 if group.count
             ],
@@ -138,17 +138,26 @@ class _ChoiceGroup(nn.Module):
         """Give the tables of other agents."""
         self.count, self.scopes = len(scopes), [list(agents) for agents in zip(*scopes, strict=True)]
 
-    def forward(self, rows: Float[Tensor, "agents rows width"], choices: Tensor) -> Float[Tensor, "rows entries"]:
+    def forward(self, codes: Codes) -> Float[Tensor, "rows entries"]:
         """Return the entries of the group, factor after factor."""
+        agents = codes.agents.shape[-2]
         # The common reward is a mean over the agents, of which one has an n-th to give.
-        shown = self.head(Codes(rows.transpose(0, 1), choices)) / len(rows)
+        shown = self.head(codes) / agents
         if not self.of_pairs:
-            return shown.index_select(1, torch.tensor(self.scopes[0], device=rows.device)).flatten(1)
+            return shown.index_select(1, torch.tensor(self.scopes[0], device=shown.device)).flatten(1)
         first, second = (shown[:, agents] for agents in self.scopes)
-        apart, same = (self.weight * len(rows)).unbind()
+        apart, same = (self.weight * agents).unbind()
         tables = (first[..., :PAIR_RANK] * apart) @ second[..., :PAIR_RANK].mT
-        meeting = (first[..., PAIR_RANK:] * second[..., PAIR_RANK:]) @ same
-        return (tables + meeting.diag_embed()).flatten(1)
+        if codes.things is None:
+            meeting = ((first[..., PAIR_RANK:] * second[..., PAIR_RANK:]) @ same).diag_embed()
+        else:
+            here, there = (codes.things[:, agents] for agents in self.scopes)
+            # Actions behind the things choose none of them, and meet where both are the same.
+            more = torch.arange(-1, here.shape[-1] - shown.shape[-2] - 1, -1, device=here.device)
+            here, there = (torch.cat([x, more.expand(*x.shape[:-1], -1)], -1) for x in (here, there))
+            meeting = (first[..., PAIR_RANK:] * same) @ second[..., PAIR_RANK:].mT
+            meeting = meeting * (here.unsqueeze(-1) == there.unsqueeze(-2))
+        return (tables + meeting).flatten(1)
 
 
 class _FactorGroup(nn.Module):

@@ -28,11 +28,19 @@ class EntitySet:
     is_shared: bool = False
     """They are the same things, in the same order, in the observation of every agent: a promise that networks of kind
     "exchangeable" build on, and that nothing checks."""
+    identity: int | None = None
+    """Which of its numbers tells one entity from all others, a whole number from 0 on: agents who are shown the same
+    number see the same thing. For sets of which every agent sees some members. Networks do not read it as a number."""
 
     def __post_init__(self) -> None:
         for field, least in (("start", 0), ("count", 0), ("size", 0)):
             require(getattr(self, field) >= least, f"entities.{self.name}.{field}", getattr(self, field), "0 or more")
-        columns = (*self.positions, *([] if self.presence is None else [self.presence]))
+        columns = (*self.positions, *(each for each in (self.presence, self.identity) if each is not None))
+        require(
+            self.identity is None or not (self.is_shared or self.identity in (*self.positions, self.presence)),
+            f"entities.{self.name}.identity", self.identity,
+            "a column of its own, of entities that are not the same for all agents (is_shared)",
+        )  # fmt: skip
         require(
             all(0 <= column < self.size for column in columns) and len(set(self.positions)) == len(self.positions),
             f"entities.{self.name}", columns, f"different columns of an entity, from 0 to {self.size - 1}",
@@ -45,8 +53,13 @@ class EntitySet:
 
     @property
     def others(self) -> tuple[int, ...]:
-        """The numbers of an entity that do not say where it is."""
-        return tuple(column for column in range(self.size) if column not in self.positions)
+        """The numbers of an entity that say neither where nor which it is."""
+        return tuple(column for column in range(self.size) if column not in (*self.positions, self.identity))
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it can be told which of the things that two agents see are the same."""
+        return self.is_shared or self.identity is not None
 
 
 @dataclass(frozen=True)
@@ -99,8 +112,8 @@ class Entities:
 
     @property
     def shared(self) -> tuple[EntitySet, ...]:
-        """The sets that are the same things for all agents."""
-        return tuple(part for part in self.sets if part.is_shared)
+        """The sets of things of which it is known which ones several agents see."""
+        return tuple(part for part in self.sets if part.is_known)
 
     @property
     def observation_size(self) -> int:

@@ -6,7 +6,7 @@ from itertools import permutations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from factor_q.choices import Choices, Codes
@@ -91,8 +91,8 @@ class EntityEncoder(nn.Module):
         part = chosen_of(self.entities.actions, self.entities.sets)
         if part is None:
             return Codes(code)
-        chosen = units[part]
-        return Codes(code, chosen.reshape(*observation.shape[:-1], *chosen.shape[1:]))
+        chosen, things = units[part], things_of(self.entities.sets[part], observation)
+        return Codes(code, chosen.reshape(*observation.shape[:-1], *chosen.shape[1:]), things)
 
     def units(self, observation: Float[Tensor, "*batch features"]) -> list[Float[Tensor, "*batch count width"]]:
         """Return the units of every entity, set by set; 0 where there is none. They go where the entities go."""
@@ -141,6 +141,16 @@ def chosen_of(actions: str | None, sets: Sequence[EntitySet]) -> int | None:
     return names.index(actions) if actions in names else None
 
 
+def things_of(
+    part: EntitySet, observation: Float[Tensor, "*batch features"]
+) -> Int[Tensor, "*batch count"] | None:
+    """Return the number of every entity of a set that tells them apart; None where the set does not."""
+    if part.identity is None:
+        return None
+    block = observation[..., part.start : part.stop].unflatten(-1, (part.count, part.size))
+    return block[..., part.identity].round().long()
+
+
 def of_same_kind(known: Entities, entities: Entities) -> Entities:
     """Return the entities of another task, if a network that knows these can read them.
 
@@ -148,7 +158,7 @@ def of_same_kind(known: Entities, entities: Entities) -> Entities:
         ConfigError: the sets have other names, numbers or positions, or actions choose from another one.
     """
     here, there = (
-        [(part.name, part.size, part.positions, part.presence, part.is_shared) for part in kind.parts]
+        [(part.name, part.size, part.positions, part.presence, part.is_shared, part.identity) for part in kind.parts]
         for kind in (known, entities)
     )
     if here != there or (entities.is_relative, entities.actions) != (known.is_relative, known.actions):

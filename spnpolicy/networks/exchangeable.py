@@ -18,6 +18,7 @@ from spnpolicy.networks.entities import (
     offset_features,
     offset_size,
     require_size,
+    things_of,
 )
 from spnpolicy.networks.features import FourierFeatures
 
@@ -32,16 +33,16 @@ class ExchangeableEncoder(nn.Module):
     and no weight depends on them.
 
     Agents hear of each other, so what they do is decided together: for tasks in which every agent sees everything.
-    Sets that are not shared are not read, such as the other agents as an agent sees them: each of these shows itself.
+    Sets of which that is not known are not read, such as the other agents as an agent sees them: each of these shows itself.
 
     Args:
-        entities: how an observation divides; at least one set `is_shared`.
+        entities: how an observation divides; of at least one set it `is_known` which things are the same.
         width: units per edge.
         rounds: how often edges hear of each other.
         features: of all numbers but positions.
 
     Raises:
-        ConfigError: no set is shared.
+        ConfigError: of no set it is known.
 
     Cost: O(width^2) per agent, entity and round.
     Source: Hartford et al. 2018 (exchangeable layers).
@@ -52,8 +53,8 @@ class ExchangeableEncoder(nn.Module):
         if not entities.shared:
             names = [part.name for part in entities.sets]
             raise ConfigError(
-                f"network.kind is 'exchangeable', but none of the sets {names} is declared to be the same things in "
-                "the same order for every agent (EntitySet.is_shared). Take kind 'entities'."
+                f"network.kind is 'exchangeable', but of none of the sets {names} it is declared which things are the "
+                "same for several agents (EntitySet.is_shared or identity). Take kind 'entities'."
             )
         self.entities, self.features = entities, features
         sets, own = entities.shared, features.size(len(entities.own.others))
@@ -94,7 +95,8 @@ class ExchangeableEncoder(nn.Module):
         if part is None:
             return Codes(agents)
         units = edges[part].units.permute(2, 0, 1, 3)
-        return Codes(agents, units.reshape(*observation.shape[:-1], *units.shape[2:]))
+        things = things_of(self.entities.shared[part], observation)
+        return Codes(agents, units.reshape(*observation.shape[:-1], *units.shape[2:]), things)
 
     def units(self, observation: Float[Tensor, "*batch agents features"]) -> list[Float[Tensor, "..."]]:
         """Return the units of all edges, set by set: (*batch, agents, count, width), 0 where there is no entity."""
@@ -126,9 +128,9 @@ class ExchangeableEncoder(nn.Module):
                 shown.append(own.movedim(-1, 0).unsqueeze(2).expand(-1, -1, part.count, -1))
             units = layer(torch.cat(shown).flatten(1).t()).relu_()
             units = units.view(len(own), part.count, len(rows), units.shape[-1])
-            edges.append(_Edges(_only_there(units, is_there), is_there))
+            edges.append(_Edges(_only_there(units, is_there), is_there, _by_thing(part, rows)))
         for round_of_sets in self.rounds:
-            pools = [_pooled(each, (0, 1)) for each in edges]
+            pools = [_both_pooled(each) for each in edges]
             heard = torch.cat([over_entities for _, over_entities in pools], -1)
             layers = zip(round_of_sets, edges, pools, strict=True)  # pyright: ignore[reportArgumentType]
             edges = [each._replace(units=layer(each, over_agents, heard)) for layer, each, (over_agents, _) in layers]
@@ -156,6 +158,8 @@ class _Edges(NamedTuple):
     """0 or more, and 0 where there is no entity."""
     is_there: Bool[Tensor, "agents count rows"] | None
     """Which entities are there; None for all."""
+    thing: Int[Tensor, "agents count rows"] | None = None
+    """Which thing of all rows each one is, where agents see different ones; None where all see all, in one order."""
 
 
 class _Round(nn.Module):
@@ -171,13 +175,17 @@ class _Round(nn.Module):
 
         Args:
             edges: before it.
-            over_agents: pools of every entity's edges, (count, rows, 2 width).
+            over_agents: pools of every thing's edges, (count, rows, 2 width), or (things, 2 width) where edges say which
+                thing they lead to.
             heard: pools of every agent's edges of all sets, (agents, rows, 2 width sets).
         """
         # The bias is added where there are fewest rows.
         agent = self.agent(heard) + self.itself.bias
         norm = self.norm.weight, self.norm.bias, self.norm.eps
-        units = _Layer.apply(edges.units, self.itself.weight, self.entity(over_agents), agent, *norm)
+        entity = self.entity(over_agents)
+        if edges.thing is not None:
+            entity = entity.index_select(0, edges.thing.flatten()).view_as(edges.units)
+        units = _Layer.apply(edges.units, self.itself.weight, entity, agent, *norm)
         return _only_there(cast(Tensor, units), edges.is_there)
 
 
@@ -191,8 +199,8 @@ class _Layer(torch.autograd.Function):
     def forward(
         ctx: Any, units: Tensor, weight: Tensor, entity: Tensor, agent: Tensor, scale: Tensor, shift: Tensor, eps: float
     ) -> Tensor:
-        """Return the units after the layer."""
-        total = entity + agent.unsqueeze(1)
+        """Return the units after the layer; what entities hear is the same for all agents, or edge by edge."""
+        total, ctx.is_same = entity + agent.unsqueeze(1), entity.dim() == 3
         total.flatten(0, -2).addmm_(units.flatten(0, -2), weight.t())
         change, mean, spread = torch.native_layer_norm(total, scale.shape, scale, shift, eps)
         ctx.save_for_backward(units, weight, scale, shift, total, mean, spread, change.relu_())
@@ -211,7 +219,7 @@ class _Layer(torch.autograd.Function):
         rows = inner.flatten(0, -2)
         of_units = torch.addmm(grad.flatten(0, -2), rows, weight).view_as(units)
         of_weight = rows.t() @ units.flatten(0, -2)
-        return of_units, of_weight, inner.sum(0), inner.sum(1), of_scale, of_shift, None
+        return of_units, of_weight, inner.sum(0) if ctx.is_same else inner, inner.sum(1), of_scale, of_shift, None
 
 
 class _Pools(torch.autograd.Function):
@@ -247,12 +255,57 @@ class _Pools(torch.autograd.Function):
         return result, None, *(None for _ in ctx.counts)
 
 
+class _PoolsByThing(torch.autograd.Function):
+    """Mean and maximum of the edges that lead to each thing, side by side."""
+
+    @staticmethod
+    def forward(ctx: Any, units: Tensor, thing: Tensor, count: Tensor) -> Tensor:
+        """Return (things, 2 width) from (edges, width), the thing of each edge, and how many of each are there."""
+        where = thing.unsqueeze(-1).expand_as(units)
+        none = units.new_zeros(len(count), units.shape[-1])
+        most = none.scatter_reduce(0, where, units, "amax")
+        ctx.save_for_backward(units, thing, count, most)
+        return torch.cat([none.scatter_add_(0, where, units) / count, most], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Share gradients of means equally among all edges, those of maxima among the largest."""
+        units, thing, count, most = ctx.saved_tensors
+        of_mean, of_most = grad.chunk(2, -1)
+        is_largest = (units == most.index_select(0, thing)).to(units.dtype)
+        ties = torch.zeros_like(most).scatter_add_(0, thing.unsqueeze(-1).expand_as(units), is_largest)
+        # A thing that nobody sees has no largest edge, and nothing flows from it.
+        share = (of_most / ties.clamp_min_(1.0)).index_select(0, thing)
+        return (of_mean / count).index_select(0, thing).addcmul_(is_largest, share), None, None
+
+
+def _both_pooled(edges: _Edges) -> tuple[Tensor, Tensor]:
+    """Return the pools of every thing's edges, as `_Round` takes them, and of every agent's."""
+    units, is_there, thing = edges
+    if thing is None or not units.numel():
+        return cast(tuple[Tensor, Tensor], _pooled(edges._replace(thing=None), (0, 1)))
+    flat, things = thing.flatten(), int(thing.max()) + 1
+    seen = None if is_there is None else is_there.flatten().to(units.dtype)
+    count = torch.bincount(flat, seen, things).to(units.dtype).clamp_min_(1.0).unsqueeze(-1)
+    over_agents = cast(Tensor, _PoolsByThing.apply(units.flatten(0, -2), flat, count))
+    return over_agents, _pooled(edges, (1,))[0]
+
+
+def _by_thing(part: EntitySet, rows: Float[Tensor, "rows agents features"]) -> Int[Tensor, "agents count rows"] | None:
+    """Return which thing each entity is, with different numbers in every row."""
+    things = things_of(part, rows)
+    if things is None:
+        return None
+    return things.permute(1, 2, 0) * len(rows) + torch.arange(len(rows), device=rows.device)
+
+
 def _pooled(edges: _Edges, axes: tuple[int, ...]) -> tuple[Float[Tensor, "kept rows pooled"], ...]:
     """Return mean and maximum over these axes of the edges whose entity is there, 0 where there is none.
 
     Units are 0 or more: so the maximum needs no -inf, which would become nan where none is there.
     """
-    units, is_there = edges
+    units, is_there, _ = edges
     if not units.numel():
         kept = [units.shape[1 - axis] for axis in axes]
         return tuple(units.new_zeros(count, units.shape[2], 2 * units.shape[3]) for count in kept)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from circuits.engine.layers import CompiledCircuit, ProductLayer
 
-__all__ = ["applies_to", "disabled", "gradients", "is_available", "log_likelihood", "log_likelihood_and_gradients"]
+__all__ = ["applies_to", "disabled", "gradients", "is_available", "load", "log_likelihood", "log_likelihood_and_gradients"]
 
 
 class _Task(ctypes.Structure):
@@ -34,22 +34,23 @@ class _Task(ctypes.Structure):
     )
 
 
-def _load() -> ctypes.CDLL | None:
-    spec = find_spec("circuits.engine.native._kernels")
+def load(name: str, *doors: str) -> ctypes.CDLL | None:
+    """Return a library of ours if it was built here with these functions, which take one struct."""
+    spec = find_spec(name)
     if spec is None or spec.origin is None:
         return None
     try:
         library = ctypes.CDLL(spec.origin)
-        doors = [library.spn_batched, library.spn_shared]
+        functions = [getattr(library, door) for door in doors]
     except (OSError, AttributeError):  # built for another system, or from other source: install again to build it anew
         return None
-    for door in doors:
-        door.argtypes = [ctypes.POINTER(_Task)]
-        door.restype = ctypes.c_int
+    for function in functions:
+        function.argtypes = [ctypes.c_void_p]
+        function.restype = ctypes.c_int
     return library
 
 
-_library = _load()
+_library = load("circuits.engine.native._kernels", "spn_batched", "spn_shared")
 _enabled = True
 
 
@@ -69,9 +70,9 @@ def disabled() -> Iterator[None]:
         _enabled = before
 
 
-def applies_to(*tensors: Tensor) -> bool:
-    """Return whether the kernels can take these tensors."""
-    return is_available() and all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
+def applies_to(*tensors: Tensor, library: ctypes.CDLL | None = _library) -> bool:
+    """Return whether the functions of a library, this one or another of ours, can take these tensors."""
+    return _enabled and library is not None and all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
 
 
 def _plan_of(compiled: CompiledCircuit) -> tuple[np.ndarray, np.ndarray]:

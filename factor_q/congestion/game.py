@@ -8,6 +8,7 @@ from torch import Tensor
 
 from circuits.errors import StructureError
 from circuits.numerics import exponentials
+from factor_q.congestion.turns import take_turns
 from factor_q.factors import Factors
 from factor_q.graph import FactorGraph
 
@@ -15,17 +16,20 @@ from factor_q.graph import FactorGraph
 class Congestion(NamedTuple):
     """A batch of functions Q(u) = f(u) - sum over pairs i < i' of agents with the same choice j of <r_ij, r_i'j>.
 
-    It is multilinear, with a table for every pair of agents. These tables are diagonal and of low rank, so that sums
-    over pairs are squares of sums: nothing is as large as the number of pairs.
+    It is multilinear, with a table for every pair of agents. These tables are low in rank and 0 where two agents choose
+    different things, so that sums over pairs are squares of sums: nothing is as large as the number of pairs.
 
-    Cost: O(agents * things * rank) per row.
+    Cost: O(agents * shown * rank) per row, where every agent is shown so many things.
     Source: congestion games, Rosenthal 1973.
     """
 
     own: Factors
     """f: what every agent's choice is worth alone."""
-    rivalry: Float[Tensor, "*batch agents things rank"]
-    """r. Action j is to choose thing j; actions behind the last thing choose none and meet nobody."""
+    rivalry: Float[Tensor, "*batch agents shown rank"]
+    """r. Action j is to choose the j-th thing that is shown; actions behind the last one choose none and meet nobody."""
+    things: Int[Tensor, "*batch agents shown"] | None = None
+    """Which thing each of these is, from 0 on, no one twice for the same agent; None where all agents are shown all
+    things in one order."""
 
     @property
     def graph(self) -> FactorGraph:
@@ -39,17 +43,20 @@ class Congestion(NamedTuple):
 
     def detach(self) -> "Congestion":
         """Return it without gradient."""
-        return Congestion(self.own.detach(), self.rivalry.detach())
+        return self._replace(own=self.own.detach(), rivalry=self.rivalry.detach())
 
     def __call__(self, actions: Int[Tensor, "*batch agents"]) -> Float[Tensor, "*batch"]:
         """Return Q of one joint action per row."""
-        things, rank = self.rivalry.shape[-2:]
+        shown, rank = self.rivalry.shape[-2:]
         # Who chooses nothing goes where nobody looks.
-        place = actions.clamp_max(things).unsqueeze(-1).unsqueeze(-1)
+        place = actions.clamp_max(shown).unsqueeze(-1)
         row = torch.cat([self.rivalry, torch.zeros_like(self.rivalry[..., :1, :])], -2)
-        chosen = row.gather(-2, place.expand(*actions.shape, 1, rank)).squeeze(-2)
-        met = chosen.new_zeros(*actions.shape[:-1], things + 1, rank)
-        met = met.scatter_add(-2, place.squeeze(-2).expand_as(chosen), chosen)
+        chosen = row.gather(-2, place.unsqueeze(-1).expand(*place.shape, rank)).squeeze(-2)
+        if self.things is not None:
+            none = torch.full_like(self.things[..., :1], self._count)
+            place = torch.cat([self.things, none], -1).gather(-1, place)
+        met = chosen.new_zeros(*actions.shape[:-1], self._count + 1, rank)
+        met = met.scatter_add(-2, place.expand_as(chosen), chosen)
         return self.own(actions) - (met.square().sum((-1, -2)) - chosen.square().sum((-1, -2))) / 2
 
     def of_pairs(self, marginals: Float[Tensor, "*batch agents actions"]) -> Float[Tensor, "*batch"]:
@@ -61,7 +68,7 @@ class Congestion(NamedTuple):
             marginals: probability of every action of every agent.
         """
         weighted = marginals[..., : self.rivalry.shape[-2], None] * self.rivalry
-        return (weighted.sum(-3).square().sum((-1, -2)) - weighted.square().sum((-1, -2, -3))) / 2
+        return (self._met(weighted).square().sum((-1, -2)) - weighted.square().sum((-1, -2, -3))) / 2
 
     @torch.no_grad()
     def independent(
@@ -86,10 +93,10 @@ class Congestion(NamedTuple):
         Raises:
             StructureError: f has a table of several agents, or agents have different numbers of actions.
 
-        Cost: O(sweeps * agents * things * rank) per row, in sweeps * agents steps.
+        Cost: O(sweeps * agents * shown * rank) per row: in machine code where it was built, otherwise in
+            sweeps * agents steps of a few tensor operations.
         Source: coordinate ascent on the ELBO (Jordan et al. 1999), annealed (Katahira, Watanabe and Okada 2008).
         """
-        agents, things = self.rivalry.shape[-3:-1]
         several = [scope for scope in self.graph.scopes if len(scope) > 1]
         if several or len(set(self.graph.cardinalities)) > 1:
             raise StructureError(
@@ -101,22 +108,23 @@ class Congestion(NamedTuple):
         own = torch.stack([table for scope, table in self.own if len(scope) == 1], -2).masked_fill(~allowed, -torch.inf)
         worth = own.masked_fill(~allowed, 0.0)
         warm = max(float(worth.std(-1).mean()), temperature)
-        chosen = _softmax(own / warm)
-        weighted = chosen[..., :things, None] * self.rivalry
-        met = weighted.sum(-3)
-        for sweep in range(sweeps):
-            at = warm * (temperature / warm) ** ((sweep + 1) / sweeps)
-            for agent in range(agents):
-                mine = self.rivalry[..., agent, :, :]
-                met -= weighted[..., agent, :, :]
-                score = own[..., agent, :].clone()
-                score[..., :things] -= (mine * met).sum(-1)
-                chosen[..., agent, :] = _softmax(score / at)
-                weighted[..., agent, :, :] = chosen[..., agent, :things, None] * mine
-                met += weighted[..., agent, :, :]
-        return chosen
+        start = own / warm
+        chosen = start.div_(exponentials(start, -1).unsqueeze(-1))
+        met = self._met(chosen[..., : self.rivalry.shape[-2], None] * self.rivalry)
+        at = [warm * (temperature / warm) ** ((sweep + 1) / sweeps) for sweep in range(sweeps)]
+        return take_turns(own, self.rivalry, self.things, chosen, met, at)
 
+    @property
+    def _count(self) -> int:
+        """Number of things."""
+        if self.things is None:
+            return self.rivalry.shape[-2]
+        return int(self.things.max()) + 1 if self.things.numel() else 0
 
-def _softmax(scores: Float[Tensor, "*batch actions"]) -> Float[Tensor, "*batch actions"]:
-    """Return probabilities in place of scores, of which some are finite."""
-    return scores.div_(exponentials(scores, -1).unsqueeze(-1))
+    def _met(self, weighted: Float[Tensor, "*batch agents shown rank"]) -> Float[Tensor, "*batch things rank"]:
+        """Return the sum over all agents at every thing."""
+        if self.things is None:
+            return weighted.sum(-3)
+        rows = weighted.flatten(-3, -2)
+        place = self.things.flatten(-2).unsqueeze(-1).expand_as(rows)
+        return rows.new_zeros(*rows.shape[:-2], self._count, rows.shape[-1]).scatter_add(-2, place, rows)
