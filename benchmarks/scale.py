@@ -3,11 +3,11 @@
     python benchmarks/scale.py --out benchmarks/results/scale
 
 mean_field with rivalry learns the assignment game with a few agents, and then plays it with ever more: no weight of
-its networks knows how many agents or tasks there are. Return is the share of the exact optimum (Hungarian method), with
-95 % bootstrap intervals over games; beside it stand random play, and agents who each take their own best task. Acting
-is one decision of one team, an update is one gradient step on a batch of games; both are medians, on one thread, each
-size in a process of its own, which tells its peak of memory. The exponent is the slope of log time over log agents,
-from 16 agents on.
+its networks knows how many agents or tasks there are, and every agent sees and chooses among its best tasks only.
+Return is the share of the exact optimum over all tasks (Hungarian method), with 95 % bootstrap intervals over games;
+beside it stand random play, and agents who each take their own best task. Acting is one decision of one team, an update
+is one gradient step on a batch of games; both are medians, on one thread, each size in a process of its own, which
+tells its peak of memory, games included. The exponent is the slope of log time over log agents, from 16 agents on.
 """
 
 import argparse
@@ -33,14 +33,14 @@ from spnpolicy.experiments.statistics import interval_of_mean
 matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
 
-DESCENT = {"learning_rate": 1e-3, "method": "muon", "final": 0.02, "falls_after": 0.1}
+DESCENT = {"learning_rate": 3e-3, "method": "muon", "final": 0.02, "falls_after": 0.1}
 ALGORITHM: dict[str, Any] = {
     "network": {"kind": "exchangeable", "hidden": [16], "features": {"frequencies": 0}},
     "rollout": 1, "num_pairs": 0, "rivalry": 8, "solver": "coordinate_ascent", "sweeps": 20, "value_bounds": False,
     "critic": DESCENT, "actor": DESCENT, "max_gradient_norm": 1.0,
-    "temperature": {"initial": 0.5, "start": 0.9, "end": 0.1},
+    "temperature": {"initial": 0.5, "start": 0.9, "end": 0.9},
 }  # fmt: skip
-SIZES = (4, 8, 16, 30, 60, 100, 200)
+SIZES = (4, 8, 16, 30, 60, 100, 200, 400, 1024)
 
 
 def main(options: argparse.Namespace) -> None:
@@ -54,7 +54,8 @@ def main(options: argparse.Namespace) -> None:
         run = options.run or Path(folder) / "run"
         if options.run is None:
             train = spnpolicy.TrainConfig(steps=options.steps, num_envs=64, evaluation_episodes=64)
-            config = spnpolicy.RunConfig("mean_field", "assignment_game", ALGORITHM, {"agents": options.agents}, train)
+            task = {"agents": options.agents, "shown": options.shown}
+            config = spnpolicy.RunConfig("mean_field", "assignment_game", ALGORITHM, task, train)
             began = time.perf_counter()
             spnpolicy.train(config, run)
             print(f"trained with {options.agents} agents in {time.perf_counter() - began:.0f} s", flush=True)
@@ -74,7 +75,7 @@ def main(options: argparse.Namespace) -> None:
 def in_own_process(run: Path, agents: int, options: argparse.Namespace) -> dict[str, Any]:
     """Measure one size where nothing else holds memory, and print it."""
     command = [sys.executable, __file__, "--run", str(run), "--measure", str(agents)]
-    passed = ["--games", str(options.games), "--batch", str(options.batch), "--repeats", str(options.repeats)]
+    passed = [f"--{name}={getattr(options, name)}" for name in ("shown", "games", "batch", "repeats")]
     done = subprocess.run([*command, *passed], check=True, stdout=subprocess.PIPE, text=True)
     row = json.loads(done.stdout)
     print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
@@ -84,41 +85,44 @@ def in_own_process(run: Path, agents: int, options: argparse.Namespace) -> dict[
 def measured(run: Path, agents: int, options: argparse.Namespace) -> dict[str, Any]:
     """Return return, times and memory of one number of agents."""
     learner: Any = spnpolicy.load_run(run, num_envs=1).algorithm
-    env = spnpolicy.make_env("assignment_game", agents=agents, num_envs=1)
+    env = spnpolicy.make_env("assignment_game", agents=agents, shown=options.shown, num_envs=1)
+    whole = spnpolicy.make_env("assignment_game", agents=agents, num_envs=1)  # the same games, every task in sight
     learner.retarget(env.spec)
     shares: dict[str, list[float]] = {"policy": [], "own best": [], "random": []}
     random, acting = np.random.default_rng(0), []
-    step = env.reset(seed=20_000)
+    step, seen = env.reset(seed=20_000), whole.reset(seed=20_000)
     for _ in range(options.games):
-        worth, best = step.observation[0], float(env.optimal_return(1.0)[0])
+        worth, best = seen.observation[0], float(whole.optimal_return(1.0)[0])
         began = time.perf_counter()
         chosen = learner.act(step, explore=False)[0]
         acting.append(time.perf_counter() - began)
-        ways = {"policy": chosen, "own best": worth.argmax(-1), "random": random.integers(agents, size=agents)}
-        for name, actions in ways.items():
-            paid = np.zeros(agents)
-            np.maximum.at(paid, actions, worth[np.arange(agents), actions])
-            shares[name].append(float(paid.sum()) / agents / best)
         step = env.step(chosen[None])
+        shares["policy"].append(float(step.reward[0, 0]) / best)
+        for name, tasks in (("own best", worth.argmax(-1)), ("random", random.integers(agents, size=agents))):
+            paid = np.zeros(agents)
+            np.maximum.at(paid, tasks, worth[np.arange(agents), tasks])
+            shares[name].append(float(paid.sum()) / agents / best)
+        seen = whole.step(np.zeros((1, agents), int))
     row: dict[str, Any] = {"agents": agents}
     for name, values in shares.items():
         row |= interval_of_mean(values).columns(name)
     row["acting (ms)"] = 1e3 * float(np.median(acting))
     row["acting, peak (GiB)"] = peak()
-    row["update (s)"] = float(np.median([updated(learner, agents, options.batch) for _ in range(options.repeats)]))
+    row["update (s)"] = float(np.median([updated(learner, agents, options) for _ in range(options.repeats)]))
     row["update, peak (GiB)"] = peak()
     return row
 
 
-def updated(learner: Any, agents: int, batch: int) -> float:
-    """Return the seconds of an update on so many games that were just played."""
-    env = spnpolicy.make_env("assignment_game", agents=agents, num_envs=batch)
+def updated(learner: Any, agents: int, options: argparse.Namespace) -> float:
+    """Return the seconds of an update on games that were just played."""
+    batch = options.batch
+    env = spnpolicy.make_env("assignment_game", agents=agents, shown=options.shown, num_envs=batch)
     store = spnpolicy.data.store_for(
         learner.needs, env.spec, capacity=batch, num_envs=batch, generator=torch.Generator().manual_seed(0)
     )
     before = env.reset(seed=0)
     store.prepare(before)
-    actions = before.observation.argmax(-1)
+    actions = np.zeros((batch, agents), int)
     store.add(before, actions, env.step(actions))
     drawn = store.draw(batch)
     began = time.perf_counter()
@@ -152,6 +156,7 @@ def read_options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agents", type=int, default=30, help="agents in training")
+    parser.add_argument("--shown", type=int, default=16, help="tasks that an agent sees: its best")
     parser.add_argument("--steps", type=int, default=60_000, help="games in training")
     parser.add_argument("--run", type=Path, help="folder of a trained run, instead of training one")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="N", help="agents in play")

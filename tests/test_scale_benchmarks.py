@@ -85,10 +85,12 @@ def test_breakdowns_are_played_with_every_run_of_a_folder(tmp_path: Path) -> Non
 def test_a_policy_is_measured_with_more_agents_than_it_was_trained_with(tmp_path: Path) -> None:
     module = program("scale")
     settings = TrainConfig(steps=640, num_envs=16, evaluation_episodes=4)
-    train(RunConfig("mean_field", "assignment_game", module.ALGORITHM, {"agents": 3}, settings), tmp_path / "run")
+    task = {"agents": 3, "shown": 4}
+    train(RunConfig("mean_field", "assignment_game", module.ALGORITHM, task, settings), tmp_path / "run")
     options = Namespace(
-        measure=None, run=tmp_path / "run", out=tmp_path / "out", sizes=[3, 6], games=4, batch=4, repeats=1, agents=3
-    )
+        measure=None, run=tmp_path / "run", out=tmp_path / "out", sizes=[3, 6], games=4, batch=4, repeats=1, agents=3,
+        shown=4,
+    )  # fmt: skip
     module.main(options)
     rows = rows_of(tmp_path / "out" / "scale.csv")
     assert [row["agents"] for row in rows] == ["3", "6"]

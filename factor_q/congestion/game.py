@@ -26,7 +26,7 @@ class Congestion(NamedTuple):
     own: Factors
     """f: what every agent's choice is worth alone."""
     rivalry: Float[Tensor, "*batch agents shown rank"]
-    """r. Action j is to choose the j-th thing that is shown; actions behind the last one choose none and meet nobody."""
+    """r. Action j is to choose the j-th thing that is shown; actions behind the last choose none and meet nobody."""
     things: Int[Tensor, "*batch agents shown"] | None = None
     """Which thing each of these is, from 0 on, no one twice for the same agent; None where all agents are shown all
     things in one order."""
@@ -76,8 +76,6 @@ class Congestion(NamedTuple):
     ) -> Float[Tensor, "*batch agents actions"]:
         """Return independent policies of high E[Q] + temperature * H: a local optimum, or close to one.
 
-        For f without tables of several agents, all agents with equally many actions.
-
         Agents take turns, each with what is best given the others. The first sweep is at a temperature at which nobody
         is certain, and the last at the one that is asked for: who is slightly worse off at a thing then leaves it
         first, where otherwise the first to take a turn would.
@@ -91,28 +89,47 @@ class Congestion(NamedTuple):
             The probability of every action.
 
         Raises:
-            StructureError: f has a table of several agents, or agents have different numbers of actions.
+            StructureError: as `alone`.
 
         Cost: O(sweeps * agents * shown * rank) per row: in machine code where it was built, otherwise in
             sweeps * agents steps of a few tensor operations.
         Source: coordinate ascent on the ELBO (Jordan et al. 1999), annealed (Katahira, Watanabe and Okada 2008).
         """
-        several = [scope for scope in self.graph.scopes if len(scope) > 1]
-        if several or len(set(self.graph.cardinalities)) > 1:
-            raise StructureError(
-                f"Congestion.independent: for tables of single agents with equally many actions, but there are tables "
-                f"of {several[:3]}{'...' if len(several) > 3 else ''} and cardinalities {self.graph.cardinalities}. "
-                "approximate.mean_field takes any Factors."
-            )
         allowed = available.expand(*self.batch_shape, -1, -1)
-        own = torch.stack([table for scope, table in self.own if len(scope) == 1], -2).masked_fill(~allowed, -torch.inf)
-        worth = own.masked_fill(~allowed, 0.0)
-        warm = max(float(worth.std(-1).mean()), temperature)
+        own, warm = self.alone(), max(self.spread(available), temperature)
+        own = own.masked_fill(~allowed, -torch.inf)
         start = own / warm
         chosen = start.div_(exponentials(start, -1).unsqueeze(-1))
         met = self._met(chosen[..., : self.rivalry.shape[-2], None] * self.rivalry)
         at = [warm * (temperature / warm) ** ((sweep + 1) / sweeps) for sweep in range(sweeps)]
         return take_turns(own, self.rivalry, self.things, chosen, met, at)
+
+    def alone(self) -> Float[Tensor, "*batch agents actions"]:
+        """Return what every agent's choices are worth alone.
+
+        Raises:
+            StructureError: f has not just one table of every agent, in order, or these are of unequal size.
+        """
+        graph, agents = self.graph, self.graph.num_variables
+        start = int(bool(graph.scopes) and graph.scopes[0] == ())
+        expected = tuple((agent,) for agent in range(agents))
+        if graph.scopes[start:] != expected or len(set(graph.cardinalities)) > 1:
+            raise StructureError(
+                "Congestion: independent policies are for one table of every agent, in order and with equally many "
+                f"actions, but the tables are of {graph.scopes[:4]}{'...' * (len(graph.scopes) > 4)} and the "
+                f"cardinalities {graph.cardinalities}. approximate.mean_field takes any Factors."
+            )
+        # Side by side behind the constant: of many agents, a view of each would take longer than all the rest.
+        return self.own.flat[..., start:].unflatten(-1, (agents, graph.cardinalities[0]))
+
+    def spread(self, available: Bool[Tensor, "*batch agents actions"]) -> float:
+        """Return how far an agent's own values lie apart: their standard deviation, the mean over agents and rows.
+
+        Raises:
+            StructureError: as `alone`.
+        """
+        own = self.alone()
+        return float(own.masked_fill(~available.expand_as(own), 0.0).std(-1, correction=0).mean())
 
     @property
     def _count(self) -> int:

@@ -1,6 +1,8 @@
 """The mean-field relative of the exact-ELBO actor-critic: the same objective, with independent agents."""
 
+import math
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits import CircuitDistribution, structures
+from circuits import Circuit, CircuitDistribution, structures
 from factor_q import FactorGraph, Factors, approximate
 from factor_q.congestion import Congestion
 from spnpolicy.algorithms import spn_ac
@@ -19,14 +21,16 @@ from spnpolicy.data.protocol import Batch
 from spnpolicy.networks.joint_values import ActionValues
 from spnpolicy.parts.joint_settings import JointSettings
 from spnpolicy.parts.learner import saves
+from spnpolicy.parts.temperature import LOWEST
 
 TOLERANCE = 1e-4
 """Gain of a sweep, in nats, below which the ascent is over; values are single precision."""
 START_SEED = 0
 """Of the random starts: the same in every solution, so that play from the same values is the same."""
-GREEDY = 30.0
-"""How many times as low the temperature of greedy play is with coordinate ascent. A hundred agents that learned as
-thirty have more tasks that are nearly as good: at the temperature of learning they cannot decide."""
+GREEDY = 0.03
+"""Temperature of greedy play with coordinate ascent, as a share of how far an agent's own values spread. The team's
+reward is a mean: a hundred agents that learned as thirty have less to decide about each, and at the temperature of
+learning they could not."""
 FORBIDDEN = -1e9
 """What a forbidden action is worth, in units of the temperature: its probability is 0, and arithmetic stays finite."""
 
@@ -75,7 +79,7 @@ class MeanField:
         """Sample joint actions, or take every agent's most probable one; with coordinate ascent, near temperature 0."""
         if explore or self.config.solver == "gradient":
             return self.learner.act(step, explore=explore, progress=progress)
-        return self.learner.uncompiled_at(step, sharpness=GREEDY).mode.cpu().numpy()
+        return self.learner.uncompiled_at(step, sharpness=math.inf).mode.cpu().numpy()
 
     def draw(self, step: Step, *, generator: torch.Generator, sharpness: float = 1.0) -> Int[np.ndarray, "envs agents"]:
         """Draw joint actions without exploring, as spn_ac does."""
@@ -99,12 +103,16 @@ def coordinate_ascent(
     Args:
         q: action values with a factor for every single agent.
         available: which actions may be chosen, at least one per agent.
-        temperature: weight of the entropy.
+        temperature: weight of the entropy; 0 means `GREEDY`.
         sweeps: most times that every agent is improved.
         starts: the first one is uniform over the available actions, the others are random and always the same.
     """
     if isinstance(q, Congestion):
+        temperature = temperature or max(GREEDY * q.spread(available), LOWEST)
         return _of(q.independent(temperature, available, sweeps=sweeps), q.graph, q.batch_shape)
+    if not temperature:
+        apart = [float(table.std(-1, correction=0).mean()) for scope, table in q if len(scope) == 1]
+        temperature = max(GREEDY * sum(apart) / len(apart), LOWEST)
     batch = q.batch_shape
     exists = available.expand(*batch, -1, -1)
     tables = [
@@ -122,6 +130,12 @@ def _of(
     probabilities: Float[Tensor, "*batch agents actions"], graph: FactorGraph, batch: torch.Size
 ) -> CircuitDistribution:
     """Return independent policies as a circuit."""
-    circuit = structures.mean_field(graph.cardinalities)
+    circuit = _circuit(graph.cardinalities)
     uniform = torch.zeros(*batch, circuit.num_parameters, dtype=probabilities.dtype, device=probabilities.device)
     return CircuitDistribution(circuit, uniform).condition(probabilities.log())
+
+
+@lru_cache(maxsize=8)
+def _circuit(cardinalities: tuple[int, ...]) -> Circuit:
+    """Return the circuit of independent agents: a thousand of them take longer to compile than to act."""
+    return structures.mean_field(cardinalities)

@@ -188,7 +188,8 @@ class SPNActorCritic:
 
         Args:
             step: what the agents see.
-            sharpness: how many times as low the temperature is for which a solver finds the policy.
+            sharpness: how many times as low the temperature is for which a solver finds the policy; infinite where it
+                knows what greedy play is.
         """
         require_some_action(step.available_actions)
         device = next(self.critic.parameters()).device
@@ -325,6 +326,10 @@ class SPNActorCritic:
     @torch.no_grad()
     def targets(self, batch: Batch) -> Float[Tensor, "*batch"]:
         """Return what the critic learns: soft returns of the policy that plays, valued by the target critic."""
+        if bool(batch.terminated.all()):
+            # Games of one step: nothing follows that could be worth anything.
+            nothing = batch.reward.new_zeros(batch.terminated.shape)
+            return self.target(batch, nothing, lambda: nothing)
         following = batch.next_observation, batch.next_state
         valued = self.values(self.target_critic, *following)
         critic, actor = self._playing

@@ -104,7 +104,7 @@ def _machine_code() -> Check:
         return Check("machine code", False, "circuits cannot be imported; see above.")
     if native.is_available():
         return Check("machine code", True, "the likelihood kernels are compiled")
-    return Check("machine code", True, "none: no C compiler when installing; likelihoods run through torch, slower")
+    return Check("machine code", True, "none: no C compiler when installing; all runs through torch, some of it slower")
 
 
 def _package(name: str) -> Check:

@@ -141,9 +141,7 @@ def chosen_of(actions: str | None, sets: Sequence[EntitySet]) -> int | None:
     return names.index(actions) if actions in names else None
 
 
-def things_of(
-    part: EntitySet, observation: Float[Tensor, "*batch features"]
-) -> Int[Tensor, "*batch count"] | None:
+def things_of(part: EntitySet, observation: Float[Tensor, "*batch features"]) -> Int[Tensor, "*batch count"] | None:
     """Return the number of every entity of a set that tells them apart; None where the set does not."""
     if part.identity is None:
         return None

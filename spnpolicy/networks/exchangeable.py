@@ -33,7 +33,7 @@ class ExchangeableEncoder(nn.Module):
     and no weight depends on them.
 
     Agents hear of each other, so what they do is decided together: for tasks in which every agent sees everything.
-    Sets of which that is not known are not read, such as the other agents as an agent sees them: each of these shows itself.
+    Sets of which that is not known are not read, such as the other agents as an agent sees them: each shows itself.
 
     Args:
         entities: how an observation divides; of at least one set it `is_known` which things are the same.
@@ -175,8 +175,8 @@ class _Round(nn.Module):
 
         Args:
             edges: before it.
-            over_agents: pools of every thing's edges, (count, rows, 2 width), or (things, 2 width) where edges say which
-                thing they lead to.
+            over_agents: pools of every thing's edges, (count, rows, 2 width), or (things, 2 width) where edges say
+                which thing they lead to.
             heard: pools of every agent's edges of all sets, (agents, rows, 2 width sets).
         """
         # The bias is added where there are fewest rows.

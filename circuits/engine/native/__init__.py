@@ -15,7 +15,15 @@ from torch import Tensor
 
 from circuits.engine.layers import CompiledCircuit, ProductLayer
 
-__all__ = ["applies_to", "disabled", "gradients", "is_available", "load", "log_likelihood", "log_likelihood_and_gradients"]
+__all__ = [
+    "applies_to",
+    "disabled",
+    "gradients",
+    "is_available",
+    "load",
+    "log_likelihood",
+    "log_likelihood_and_gradients",
+]
 
 
 class _Task(ctypes.Structure):
@@ -72,7 +80,9 @@ def disabled() -> Iterator[None]:
 
 def applies_to(*tensors: Tensor, library: ctypes.CDLL | None = _library) -> bool:
     """Return whether the functions of a library, this one or another of ours, can take these tensors."""
-    return _enabled and library is not None and all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
+    return (
+        _enabled and library is not None and all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
+    )
 
 
 def _plan_of(compiled: CompiledCircuit) -> tuple[np.ndarray, np.ndarray]:

@@ -94,9 +94,7 @@ class AssignmentGame:
         self.action_names = (*names, *["idle"] * idle)
         entities = Entities(EntitySet("itself", 0, 1, 0), (tasks_seen,), state_is_observations=True, actions="tasks")
         counts, size = (actions,) * self.agents, tasks_seen.stop
-        self.spec = EnvSpec(
-            counts, size, self.agents * size, False, entities=entities, observation_bounds=(0.0, most)
-        )
+        self.spec = EnvSpec(counts, size, self.agents * size, False, entities=entities, observation_bounds=(0.0, most))
         self._available = np.broadcast_to(True, (self.num_envs, self.agents, actions))
         self._fixed_table: Float[np.ndarray, "agents tasks"] | None = None
         if fixed:
@@ -176,8 +174,7 @@ class AssignmentGame:
             visible = np.zeros_like(worth)
             np.put_along_axis(visible, order, np.take_along_axis(worth, order, 1), 1)
             chosen, tasks = linear_sum_assignment(visible, maximize=True)
-            found = order[chosen] == tasks[:, None]
-            actions[row, chosen] = np.where(found.any(1), found.argmax(1), 0)
+            actions[row, chosen] = (order[chosen] == tasks[:, None]).argmax(1)
         return actions
 
     def optimal_return(self, discount: float) -> Float[np.ndarray, " envs"]:

@@ -95,6 +95,9 @@ ITSELF = EntitySet("itself", 0, 1, 2, (0, 1))
         (lambda: Entities(EntitySet("itself", 0, 2, 1), ()), "1: it is the agent itself"),
         (lambda: EntitySet("goals", 0, 2, 2, (0, 2)), "entities.goals is"),
         (lambda: EntitySet("goals", 0, 2, 2, presence=2), "entities.goals is"),
+        (lambda: EntitySet("goals", 0, 2, 2, identity=2), "entities.goals is"),
+        (lambda: EntitySet("goals", 0, 2, 2, (0, 1), identity=1), r"entities.goals.identity is 1.*a column of its own"),
+        (lambda: EntitySet("goals", 0, 2, 2, identity=1, is_shared=True), r"entities.goals.identity is 1.*is_shared"),
         (lambda: EntitySet("goals", -1, 2, 2), "entities.goals.start is -1"),
     ],
 )

@@ -108,6 +108,32 @@ def test_a_pairs_table_sees_whether_both_choose_the_same_thing():
     assert float((table.diagonal() - apart[0]).abs().min()) > 1e-3
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("idle", [False, True])
+def test_things_in_an_order_of_each_agents_own_are_valued_alike(kind, idle):
+    """Tables go where the things go, and two agents meet at a thing, not at a place in their orders."""
+    tasks, pairs = 4, [(0, 2)]
+    spec = game(3, tasks, idle)
+    other = make_env("assignment_game", agents=3, tasks=tasks, shown=tasks, idle=idle).spec
+    critic, by_number = (awake(critic_of(each, kind, pairs, rivalry=3)) for each in (spec, other))
+    by_number.load_state_dict(critic.state_dict())
+    worth = worths(spec, 5)
+    order = torch.rand(5, 3, tasks, generator=torch.Generator().manual_seed(1)).argsort(-1)
+    shown = torch.stack([worth.gather(-1, order), order.float()], -1).flatten(-2)
+    q, moved = critic(worth), by_number(shown)
+    joint = torch.tensor([[0, 1, 2], [3, 3, 3], [2, 0, 2], [tasks + idle - 1] * 3, [1, 2, tasks + idle - 1]])
+    actions = torch.where(
+        joint < tasks, order.argsort(-1).gather(-1, joint.clamp_max(tasks - 1)[..., None])[..., 0], joint
+    )
+    torch.testing.assert_close(moved(actions), q(joint))
+    assert moved.things is not None
+    pair, other_pair = dict(q.own)[0, 2], dict(moved.own)[0, 2]
+    more = torch.arange(tasks, tasks + idle).expand(5, -1)
+    rows, columns = (torch.cat([order[:, agent], more], -1) for agent in (0, 2))
+    expected = pair[torch.arange(5)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    torch.testing.assert_close(other_pair, expected)
+
+
 @pytest.mark.parametrize("rivalry", [0, 3])
 def test_a_critic_is_led_to_more_agents_and_gradients_reach_every_weight(rivalry):
     small, large = game(3), game(5)

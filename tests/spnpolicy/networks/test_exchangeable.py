@@ -259,6 +259,53 @@ def test_pools_and_their_gradients_are_those_of_means_and_maxima(axes, has_absen
     torch.testing.assert_close(grads[0], grads[1])
 
 
+def scattered(spec, seen, order):
+    """The same observations, in which every agent sees the entities of each set in an order of its own, by number."""
+    own, sets, blocks, stop = spec.entities.own, [], [seen[..., : spec.entities.own.stop]], spec.entities.own.stop
+    for part in spec.entities.shared:
+        whole, where = block(seen, part), order[..., : part.count].argsort(-1)
+        moved = whole.gather(-2, where.unsqueeze(-1).expand_as(whole))
+        blocks.append(torch.cat([moved, where.unsqueeze(-1).to(seen.dtype)], -1).flatten(-2))
+        sets.append(
+            EntitySet(part.name, stop, part.count, part.size + 1, part.positions, part.presence, identity=part.size)
+        )
+        stop = sets[-1].stop
+    entities = Entities(own, tuple(sets), spec.entities.cells, is_relative=True, state_is_observations=True)
+    spec = EnvSpec(spec.cardinalities, stop, spec.num_agents * stop, False, entities=entities)
+    return spec, torch.cat(blocks, -1)
+
+
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_things_that_every_agent_sees_in_an_order_of_its_own_are_told_apart_by_number(rounds):
+    network = Network("exchangeable", (8,), FourierFeatures(1), rounds=rounds)
+    encoder, seen = encoder_of(network=network).double(), observations(SPEC, 6).double()
+    order = torch.rand(6, AGENTS, 4, generator=torch.Generator().manual_seed(3))
+    spec, moved = scattered(SPEC, seen, order)
+    other = encoder_of(spec, network).double()
+    other.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(other(moved), encoder(seen))
+    weight = torch.rand(encoder(seen).shape, dtype=torch.double)
+    for of_one, of_other in zip(
+        torch.autograd.grad((encoder(seen) * weight).sum(), tuple(encoder.parameters())),
+        torch.autograd.grad((other(moved) * weight).sum(), tuple(other.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(of_other, of_one)
+
+
+def test_agents_who_see_different_things_do_not_hear_of_each_other():
+    """Numbers that no two agents share: as if everyone were alone, whatever the order in which things stand."""
+    spec, moved = scattered(SPEC, observations(SPEC, 5), torch.rand(5, AGENTS, 4))
+    for part in spec.entities.sets:
+        numbers = block(moved, part)[..., -1]
+        numbers += (part.count * torch.arange(AGENTS)).unsqueeze(-1)
+    encoder, changed = encoder_of(spec), moved.clone()
+    block(changed, spec.entities.sets[0])[:, 1, :, :2] += 0.3
+    difference = (encoder(changed) - encoder(moved)).abs().amax((0, 2))
+    assert difference[1] > 1e-3
+    assert difference[0] < 1e-6
+
+
 def test_the_gradient_is_that_of_finite_differences():
     encoder, seen = encoder_of().double(), observations(SPEC, 2).double()
     parameters = dict(encoder.named_parameters())

@@ -54,6 +54,45 @@ def test_agents_see_their_own_row_and_the_state_all_rows():
     assert step.observation.max() < 1
 
 
+@pytest.mark.parametrize("idle", [False, True])
+@pytest.mark.parametrize(("agents", "tasks", "shown"), [(3, 4, 2), (4, 3, 2), (2, 5, 1), (3, 3, 3), (2, 3, 7)])
+def test_agents_who_see_their_best_tasks_only_choose_among_these(agents, tasks, shown, idle):
+    whole = AssignmentGame(agents=agents, tasks=tasks, num_envs=1)
+    worth = whole.reset(seed=9).observation[0]
+    seen = min(shown, tasks)
+    joint = np.array(list(product(range(seen + idle), repeat=agents)))
+    expected = []
+    for actions in joint:
+        env = AssignmentGame(agents=agents, tasks=tasks, shown=shown, idle=idle)
+        step = env.reset(seed=9)
+        pairs = step.observation[0].reshape(agents, seen, 2)
+        order = np.argsort(-worth, 1)[:, :seen]
+        np.testing.assert_array_equal(pairs[..., 1], order)
+        np.testing.assert_array_equal(pairs[..., 0], np.take_along_axis(worth, order, 1))
+        chosen = [tasks if action == seen else order[agent, action] for agent, action in enumerate(actions)]
+        expected.append(paid(worth, chosen))
+        after = env.step(actions[None])
+        assert after.reward[0, 0] == pytest.approx(expected[-1], rel=1e-6)
+        np.testing.assert_array_equal(after.final_observation, step.observation)
+        assert after.observation.shape == step.observation.shape
+        assert (after.observation != step.observation).any()
+    env = AssignmentGame(agents=agents, tasks=tasks, shown=shown, idle=idle)
+    env.reset(seed=9)
+    assert env.spec.cardinalities == (seen + idle,) * agents
+    assert len(env.action_names) == seen + idle
+    assert float(env.optimal_return(1.0)[0]) == pytest.approx(max(expected), rel=1e-6)
+    assert float(env.step(env.optimal_actions()).reward[0, 0]) == pytest.approx(max(expected), rel=1e-6)
+
+
+def test_sixteen_of_a_thousand_tasks_leave_nearly_the_whole_optimum():
+    best = []
+    for shown in (None, 16):
+        env = AssignmentGame(agents=1024, shown=shown)
+        env.reset(seed=1)
+        best.append(float(env.optimal_return(1.0)[0]))
+    assert 0.999 * best[0] < best[1] <= best[0]
+
+
 def test_every_episode_has_a_new_table_unless_it_is_fixed():
     env = AssignmentGame(num_envs=2)
     first = env.reset(seed=3)
@@ -100,13 +139,19 @@ def test_other_options_are_refused_on_loading():
     env = AssignmentGame(agents=3)
     env.reset(seed=6)
     saved = env.state_dict()
-    for options in ({"agents": 4}, {"agents": 3, "idle": True}, {"agents": 3, "table_seed": 1}):
+    for options in (
+        {"agents": 4},
+        {"agents": 3, "shown": 2},
+        {"agents": 3, "idle": True},
+        {"agents": 3, "table_seed": 1},
+    ):
         other = AssignmentGame(**options)
-        before = other.reset(seed=7)
+        other.reset(seed=7)
+        before = other._worth.copy()
         name, value = list(options.items())[-1]
         with pytest.raises(CheckpointError, match=f"this environment {name}={value}"):
             other.load_state_dict(saved)
-        np.testing.assert_array_equal(other._worth, before.observation)
+        np.testing.assert_array_equal(other._worth, before)
     with pytest.raises(CheckpointError, match="the saved state is damaged"):
         env.load_state_dict(saved | {"generator": {"bit_generator": "PCG64"}})
     with pytest.raises(CheckpointError, match="the saved state is damaged"):
@@ -118,6 +163,7 @@ def test_other_options_are_refused_on_loading():
     [
         ({"agents": 0}, "agents=0 is too small"),
         ({"tasks": 0}, "tasks=0 is too small"),
+        ({"shown": 0}, "shown=0 is too small"),
         ({"table_seed": -1}, "table_seed=-1 is too small"),
         ({"agents": 1000, "num_envs": 1000}, "need tables of 3.7 GiB; use fewer"),
     ],
