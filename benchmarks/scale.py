@@ -5,9 +5,11 @@
 mean_field with rivalry learns the assignment game with a few agents, and then plays it with ever more: no weight of
 its networks knows how many agents or tasks there are, and every agent sees and chooses among its best tasks only.
 Return is the share of the exact optimum over all tasks (Hungarian method), with 95 % bootstrap intervals over games;
-beside it stand random play, and agents who each take their own best task. Acting is one decision of one team, an update
-is one gradient step on a batch of games; both are medians, on one thread, each size in a process of its own, which
-tells its peak of memory, games included. The exponent is the slope of log time over log agents, from 16 agents on.
+beside it stand random play, agents who each take their own best task, and the same networks untrained: where the best
+tasks of all agents are nearly as good, it is enough that no two choose the same one, which the solver sees to. Acting
+is one decision of one team, an update is one gradient step on a batch of games; both are medians, on one thread, each
+size in a process of its own, which tells its peak of memory, games included. The exponent is the slope of log time over
+log agents, from 16 agents on.
 """
 
 import argparse
@@ -27,6 +29,8 @@ import numpy as np
 import torch
 
 import spnpolicy
+from spnpolicy.algorithms import make_algorithm
+from spnpolicy.base.seeding import Streams
 from spnpolicy.experiments.media import draw_intervals
 from spnpolicy.experiments.statistics import interval_of_mean
 
@@ -40,6 +44,9 @@ ALGORITHM: dict[str, Any] = {
     "critic": DESCENT, "actor": DESCENT, "max_gradient_norm": 1.0,
     "temperature": {"initial": 0.5, "start": 0.9, "end": 0.9},
 }  # fmt: skip
+WAYS = ("policy", "untrained", "own best", "random")
+UNTRAINED = 5
+"""Networks with other first weights, which take turns at the games."""
 SIZES = (4, 8, 16, 30, 60, 100, 200, 400, 1024)
 
 
@@ -88,19 +95,23 @@ def measured(run: Path, agents: int, options: argparse.Namespace) -> dict[str, A
     env = spnpolicy.make_env("assignment_game", agents=agents, shown=options.shown, num_envs=1)
     whole = spnpolicy.make_env("assignment_game", agents=agents, num_envs=1)  # the same games, every task in sight
     learner.retarget(env.spec)
-    shares: dict[str, list[float]] = {"policy": [], "own best": [], "random": []}
+    fresh = [make_algorithm("mean_field", env.spec, Streams(seed), **ALGORITHM) for seed in range(UNTRAINED)]
+    shares: dict[str, list[float]] = {name: [] for name in WAYS}
     random, acting = np.random.default_rng(0), []
     step, seen = env.reset(seed=20_000), whole.reset(seed=20_000)
-    for _ in range(options.games):
+    for game in range(options.games):
         worth, best = seen.observation[0], float(whole.optimal_return(1.0)[0])
         began = time.perf_counter()
         chosen = learner.act(step, explore=False)[0]
         acting.append(time.perf_counter() - began)
+        untrained = fresh[game % UNTRAINED].act(step, explore=False)[0]
+        number, everyone = step.observation[0].reshape(agents, -1, 2)[..., 1].astype(int), np.arange(agents)
+        drawn = random.integers(agents, size=agents)
+        ways = number[everyone, chosen], number[everyone, untrained], worth.argmax(-1), drawn
         step = env.step(chosen[None])
-        shares["policy"].append(float(step.reward[0, 0]) / best)
-        for name, tasks in (("own best", worth.argmax(-1)), ("random", random.integers(agents, size=agents))):
+        for name, tasks in zip(WAYS, ways, strict=True):
             paid = np.zeros(agents)
-            np.maximum.at(paid, tasks, worth[np.arange(agents), tasks])
+            np.maximum.at(paid, tasks, worth[everyone, tasks])
             shares[name].append(float(paid.sum()) / agents / best)
         seen = whole.step(np.zeros((1, agents), int))
     row: dict[str, Any] = {"agents": agents}
@@ -139,7 +150,7 @@ def draw_picture(rows: list[dict[str, Any]], trained: int, path: Path) -> None:
     """Write what teams of every size earn, and what they cost."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     agents = [row["agents"] for row in rows]
-    for name in ("policy", "own best", "random"):
+    for name in WAYS:
         draw_intervals(left, agents, rows, name, name)
     left.axvline(trained, color="grey", linestyle=":", label="agents in training")
     left.set(xscale="log", xlabel="agents", ylabel="return / exact optimum", ylim=(0, 1.02))

@@ -88,6 +88,16 @@ BUGS = (
         (f"{CONGESTION}::test_what_pairs_take_is_the_mean_over_all_joint_actions",),
     ),
     Bug(
+        "coverage: agents who see the nearest goals see claimed ones among them",
+        "spnpolicy/envs/coverage/board.py",
+        "order = (far + 2 * self.size * board.goal_flags[:, None])",
+        "order = far",
+        (
+            "tests/spnpolicy/envs/coverage/test_coverage_rules.py::"
+            "test_agents_who_see_the_nearest_goals_see_free_ones_first_and_by_number",
+        ),
+    ),
+    Bug(
         "assignment_game: an idle agent does the last task that it sees",
         "spnpolicy/envs/games/assignment_game.py",
         "return np.where(actions < seen, chosen, self.tasks)",

@@ -66,16 +66,19 @@ class Board:
 class Grid:
     """Lookup tables of a square grid."""
 
-    def __init__(self, size: int, agents: int, goals: int, *, has_masks: bool = False) -> None:
+    def __init__(
+        self, size: int, agents: int, goals: int, *, shown: int | None = None, has_masks: bool = False
+    ) -> None:
         self.size = size
         self.num_cells = size * size
-        self.spec = _spec(size, agents, goals, has_masks)
+        self.shown = None if shown is None else min(shown, goals)
+        self.spec = _spec(size, agents, goals, self.shown, has_masks)
         self._moves = _move_table(size)
         row, column = np.divmod(np.arange(self.num_cells), size)
         self._positions = np.zeros((self.num_cells, ENTITY), np.float32)
         self._positions[:, 0] = row / (size - 1)
         self._positions[:, 1] = column / (size - 1)
-        self._tiled_positions = np.tile(self._positions, (1, agents + goals))
+        self._tiled_positions = np.tile(self._positions, (1, 1 if self.shown is not None else agents + goals))
 
     def move(
         self, cells: Int[np.ndarray, "envs agents"], actions: Integer[np.ndarray, "envs agents"]
@@ -86,9 +89,11 @@ class Grid:
 
     def observe(self, board: Board) -> Float[np.ndarray, "envs agents features"]:
         """Return a fresh array of what every agent sees; the layout is described in `Coverage`."""
+        own = self._entities(board.agent_cells, board.agent_flags | board.broken)
+        if self.shown is not None:
+            return self._beside_nearest(own, board, self.shown)
         envs, agents = board.agent_cells.shape
         goals = self._entities(board.goal_cells, board.goal_flags).reshape(envs, 1, -1)
-        own = self._entities(board.agent_cells, board.agent_flags | board.broken)
         first_other = ENTITY + goals.shape[2]
         # Long rows are what makes numpy fast here: start from one's own position, repeated for every
         # entity, and replace it in place by "their position minus mine" (flags minus zero).
@@ -99,6 +104,21 @@ class Grid:
             np.subtract(_others(own), seen[:, :, first_other:], out=seen[:, :, first_other:])
         return seen
 
+    def _beside_nearest(
+        self, own: Float[np.ndarray, "envs agents 3"], board: Board, shown: int
+    ) -> Float[np.ndarray, "envs agents features"]:
+        """Return what agents see of themselves, and the goals that are nearest to each."""
+        far = manhattan(board.agent_cells, board.goal_cells, self.size)
+        # Free goals first; of equally near ones the first.
+        order = (far + 2 * self.size * board.goal_flags[:, None]) * board.goal_cells.shape[1]
+        order += np.arange(board.goal_cells.shape[1])
+        nearest = np.sort(np.partition(order, shown - 1, 2)[..., :shown], 2) % board.goal_cells.shape[1]
+        goals = self._entities(board.goal_cells, board.goal_flags)
+        seen = goals[np.arange(len(goals))[:, None, None], nearest]
+        seen[..., :2] -= own[:, :, None, :2]
+        seen = np.concatenate([seen, nearest[..., None].astype(np.float32)], 3)
+        return np.concatenate([own, seen.reshape(*own.shape[:2], -1)], 2)
+
     def _entities(
         self, cells: Int[np.ndarray, "envs entities"], flags: Bool[np.ndarray, "envs entities"]
     ) -> Float[np.ndarray, "envs entities 3"]:
@@ -107,14 +127,20 @@ class Grid:
         return entities
 
 
-def _spec(size: int, agents: int, goals: int, has_masks: bool) -> EnvSpec:
+def _spec(size: int, agents: int, goals: int, shown: int | None, has_masks: bool) -> EnvSpec:
     place = {"size": ENTITY, "positions": (0, 1)}
     own = EntitySet("itself", 0, 1, **place)
-    seen = EntitySet("goals", own.stop, goals, **place, is_shared=True)
-    others = EntitySet("others", seen.stop, agents - 1, **place)
-    entities = Entities(own, (seen, others), cells=size - 1, is_relative=True, state_is_observations=True)
-    counts, bounds = (len(ACTION_NAMES),) * agents, (-1.0, 1.0)
-    return EnvSpec(counts, others.stop, agents * others.stop, has_masks, entities=entities, observation_bounds=bounds)
+    if shown is None:
+        seen = EntitySet("goals", own.stop, goals, **place, is_shared=True)
+        sets, most = (seen, EntitySet("others", seen.stop, agents - 1, **place)), 1.0
+    else:
+        numbered = EntitySet("goals", own.stop, shown, ENTITY + 1, (0, 1), identity=ENTITY)
+        sets, most = (numbered,), float(max(1, goals - 1))
+    entities = Entities(own, sets, cells=size - 1, is_relative=True, state_is_observations=True)
+    counts, seen_by_all = (len(ACTION_NAMES),) * agents, entities.observation_size
+    return EnvSpec(
+        counts, seen_by_all, agents * seen_by_all, has_masks, entities=entities, observation_bounds=(-1.0, most)
+    )
 
 
 def _others(entities: Float[np.ndarray, "envs agents 3"]) -> Float[np.ndarray, "envs agents others"]:
@@ -141,12 +167,18 @@ def _move_table(size: int) -> Int[np.ndarray, "actions cells"]:
     return np.stack([np.clip(row + r, 0, last) * size + np.clip(column + c, 0, last) for r, c in shifts])
 
 
+def manhattan(
+    cells: Int[np.ndarray, "envs agents"], goals: Int[np.ndarray, "envs goals"], size: int
+) -> Int[np.ndarray, "envs agents goals"]:
+    """Return the steps from every cell to every goal."""
+    (row, column), (goal_row, goal_column) = np.divmod(cells, size), np.divmod(goals, size)
+    rows = np.abs(row[:, :, None] - goal_row[:, None, :])
+    return rows + np.abs(column[:, :, None] - goal_column[:, None, :])
+
+
 def start_distances(board: Board, size: int) -> Int[np.ndarray, "envs agents goals"]:
     """Return the Manhattan distance from the first cell of every agent to every goal; `NEVER` if it breaks before."""
-    agent_row, agent_column = np.divmod(board.start_cells, size)
-    goal_row, goal_column = np.divmod(board.goal_cells, size)
-    rows = np.abs(agent_row[:, :, None] - goal_row[:, None, :])
-    distances = rows + np.abs(agent_column[:, :, None] - goal_column[:, None, :])
+    distances = manhattan(board.start_cells, board.goal_cells, size)
     return np.where(distances <= board.breaks[:, :, None], distances, NEVER)
 
 

@@ -48,6 +48,9 @@ class Coverage:
     2. for goal 0, 1, ...: row and column minus own row and column, in [-1, 1], flag of the goal;
     3. for agent i+1, i+2, ... (mod agents): row and column minus own row and column, flag of that agent.
 
+    With `shown` an agent sees only so many goals, the nearest free ones first and then the nearest claimed ones, each
+    with its number behind its flag, and nobody else: what agents see then does not grow with the team.
+
     The flag of an agent says that it is latched, that of a goal that it is claimed; in variant "simultaneous"
     they say that the agent stands on a goal and that the goal is occupied. An agent that has broken down shows its
     flag as well, wherever it stands, and can only stay. The state is all observations side
@@ -58,6 +61,7 @@ class Coverage:
     Args:
         agents: number of agents, 1 or more.
         goals: number of goals, 1 to `agents`; None means as many as agents.
+        shown: most goals that an agent sees; None means all, in one order, and all other agents.
         size: rows and columns of the grid; all agents and goals start in distinct cells.
         variant: "latch", "simultaneous" or "claim".
         placement: "random" draws a new layout for every episode, "fixed" draws one layout from `layout_seed`.
@@ -79,6 +83,7 @@ class Coverage:
         *,
         agents: int = 3,
         goals: int | None = None,
+        shown: int | None = None,
         size: int = 5,
         variant: str = "latch",
         placement: str = "random",
@@ -89,6 +94,7 @@ class Coverage:
     ) -> None:
         self.agents = whole_number(self.name, "agents", agents, 1)
         self.goals = self.agents if goals is None else whole_number(self.name, "goals", goals, 1)
+        self.shown = None if shown is None else whole_number(self.name, "shown", shown, 1)
         self.size = whole_number(self.name, "size", size, 1)
         self.variant = one_of(self.name, "variant", variant, VARIANTS)
         self.placement = one_of(self.name, "placement", placement, PLACEMENTS)
@@ -97,7 +103,7 @@ class Coverage:
         self.broken = whole_number(self.name, "broken", broken, 0)
         self.num_envs = whole_number(self.name, "num_envs", num_envs, 1)
         self._check_sizes()
-        self._grid = Grid(self.size, self.agents, self.goals, has_masks=self.broken > 0)
+        self._grid = Grid(self.size, self.agents, self.goals, shown=self.shown, has_masks=self.broken > 0)
         self.spec = self._grid.spec
         self._cardinalities = np.array(self.spec.cardinalities)
         self._available = np.broadcast_to(True, (self.num_envs, self.agents, len(ACTION_NAMES)))
@@ -130,7 +136,7 @@ class Coverage:
                 f"coverage: size={self.size} has {self.size**2} cells, too few for {self.agents} agents and "
                 f"{self.goals} goals in distinct cells; use size={int(np.ceil(np.sqrt(entities)))} or more."
             )
-        lookup_bytes = self.size**2 * (self.num_envs + 4 * 3 * entities)
+        lookup_bytes = self.size**2 * (self.num_envs + 4 * 3 * (entities if self.shown is None else 1))
         if lookup_bytes > MAX_LOOKUP_BYTES:
             raise ConfigError(
                 f"coverage: size={self.size} with num_envs={self.num_envs} needs lookup tables of "
@@ -333,6 +339,7 @@ class Coverage:
         names = (
             "agents",
             "goals",
+            "shown",
             "size",
             "variant",
             "placement",

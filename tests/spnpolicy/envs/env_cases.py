@@ -10,6 +10,7 @@ CASES = {
     "coverage simultaneous": ("coverage", {"agents": 2, "size": 3, "variant": "simultaneous", "episode_limit": 25}),
     "coverage claim": ("coverage", {"agents": 2, "size": 4, "variant": "claim", "episode_limit": 30}),
     "coverage fixed": ("coverage", {"agents": 3, "goals": 2, "size": 4, "placement": "fixed", "layout_seed": 7}),
+    "coverage shown": ("coverage", {"agents": 4, "size": 5, "shown": 2, "episode_limit": 25}),
     "coverage alone": ("coverage", {"agents": 1, "size": 2, "episode_limit": 5}),
     "foraging": ("foraging", {"task": "Foraging-5x5-2p-1f-v3"}),
     "foraging three": ("foraging", {"task": "Foraging-10x10-3p-3f-v3"}),
