@@ -34,20 +34,15 @@ def log_prob(distribution: WeightedCircuit, values: Int[Tensor, "*#shape variabl
 
     def likelihood(part: Tensor) -> Tensor:
         rows = observed_rows(part, compiled, logits.dtype)
+        # A batch of weights is the same for every sample, which costs no memory.
+        each = logits if logits.dim() == 1 else logits.expand(*rows.shape[1:], -1)
         if torch.compiler.is_compiling():
-            return traced_log_likelihood(compiled.number, logits, rows)
-        return log_likelihood(compiled, logits, rows)
+            return traced_log_likelihood(compiled.number, each, rows)
+        return log_likelihood(compiled, each, rows)
 
     if shape == distribution.batch_shape:
         return likelihood(values.expand(*shape, -1))
-    if logits.dim() == 1:
-        return for_each_sample(distribution, values, likelihood, held=compiled.num_values)
-    weights = distribution.log_weights.unsqueeze(1)
-
-    def one_pass(part: Tensor) -> Tensor:
-        return log_root(compiled, weights, observed_rows(part, compiled, weights.dtype))
-
-    return for_each_sample(distribution, values, one_pass)
+    return for_each_sample(distribution, values, likelihood, held=compiled.num_values if logits.dim() == 1 else None)
 
 
 def for_each_sample(
