@@ -68,6 +68,7 @@ def test_a_table_says_how_much_of_the_oracles_lead_is_recovered() -> None:
     assert rows["oracle"]["recovered"] == pytest.approx(1.0)
 
 
+@pytest.mark.full
 def test_breakdowns_are_played_with_every_run_of_a_folder(tmp_path: Path) -> None:
     task = {"size": 4, "agents": 3, "goals": 1, "broken": 1, "episode_limit": 20}
     settings = TrainConfig(steps=320, num_envs=16, batch_size=16, warmup_steps=32, evaluation_episodes=4)
@@ -82,6 +83,7 @@ def test_breakdowns_are_played_with_every_run_of_a_folder(tmp_path: Path) -> Non
     assert (tmp_path / "out" / "breakdowns.png").stat().st_size > 5_000
 
 
+@pytest.mark.full
 def test_a_policy_is_measured_with_more_agents_than_it_was_trained_with(tmp_path: Path) -> None:
     module = program("scale")
     settings = TrainConfig(steps=640, num_envs=16, evaluation_episodes=4)
@@ -99,6 +101,7 @@ def test_a_policy_is_measured_with_more_agents_than_it_was_trained_with(tmp_path
     assert (tmp_path / "out" / "scale.png").stat().st_size > 5_000
 
 
+@pytest.mark.full
 def test_a_policy_plays_on_other_boards_and_in_other_teams(tmp_path: Path) -> None:
     settings = TrainConfig(steps=320, num_envs=16, batch_size=16, warmup_steps=32, evaluation_episodes=4)
     network = {"network": {"kind": "exchangeable", "hidden": [8]}, "solver": "exact"}
@@ -117,6 +120,7 @@ def test_a_policy_plays_on_other_boards_and_in_other_teams(tmp_path: Path) -> No
     assert (tmp_path / "out" / "transfer.png").stat().st_size > 5_000
 
 
+@pytest.mark.full
 def test_parts_of_spn_ac_are_changed_one_at_a_time_and_their_runs_end_in_one_table(tmp_path: Path) -> None:
     module = program("ablations")
     names = list(module.CHANGES)
