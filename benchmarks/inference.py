@@ -2,10 +2,10 @@
 
     python benchmarks/inference.py RUN --out benchmarks/results/inference
 
-RUN is the folder of a trained run with a joint policy on gridworld coverage, such as
-benchmarks/results/coverage_paper/run. Every number is about fresh episodes that all ways of play share; intervals are
-95 % bootstrap intervals over episodes. Exact are all marginals, likelihoods, entropies and informations; what is drawn
-is drawn from them.
+RUN is the folder of a trained run whose policy is a distribution over joint actions: on gridworld coverage, such as
+benchmarks/results/coverage_paper/run, or in the assignment game with `idle`, whose games last one step. Every number is
+about fresh episodes that all ways of play share; intervals are 95 % bootstrap intervals over episodes. Exact are all
+marginals, likelihoods, entropies and informations; what is drawn is drawn from them.
 
 lost communication   k agents, drawn anew in each game, hear of nobody any more. They draw from their own marginals, or
                      stay where they are; the others draw from the joint marginal of those that are left. With a
@@ -19,6 +19,9 @@ constraints          at most m agents may move in a step, a rule that training n
                      in every step, play as they would and the others stay.
 correlation          the exact total correlation of the policy along its play, the information I(u_i; u_j | s) by the
                      distance of two agents, and the return without it: play from the product of the marginals.
+broken agents        in the assignment game k agents can only idle. The policy is given it, or the others play as if
+                     nobody were broken; beside them stands the best assignment of those that are left. For coverage
+                     breakdowns.py asks this, with agents that break on the way.
 """
 
 import argparse
@@ -30,6 +33,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from circuits import CircuitDistribution
@@ -41,17 +45,41 @@ from spnpolicy.experiments.statistics import Interval, interval_of_mean
 matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
 
-STAY = 0
-MOVES = range(1, 5)
 WATCHED = 20
-"""Steps of an episode in which an anomaly is looked for."""
+"""Steps of an episode in which an anomaly is looked for, or games where these last one step."""
+FEW = 10
+"""Agents of which every number is tried, and every pair is looked at."""
 FALSE_ALARMS = 0.01
 """Share of healthy episodes that may raise an alarm, for the delay."""
 MOST_SURPRISE = 50.0
-"""Nats beyond which one action is no more surprising: a probability of 0 would decide alone."""
+"""Nats above its mean beyond which nothing is more surprising: a probability of 0 would decide alone."""
 RESAMPLES = 2_000
 Draw = Callable[[CircuitDistribution, Any], Tensor]
 """From the policies of all games, and what the agents see, to joint actions (games, agents)."""
+
+
+class Task(NamedTuple):
+    """What differs between tasks."""
+
+    stay: int
+    """The action of an agent that does nothing."""
+    moves: range
+    """Actions that do something."""
+    counts: tuple[int, ...]
+    """Numbers of agents to try, from 0 on."""
+    is_single: bool
+    """Episodes last one step."""
+
+
+def task_of(env: Any) -> Task:
+    """Return what an environment's actions are for."""
+    names, agents = env.action_names, env.spec.num_agents
+    counts = tuple(range(agents + 1)) if agents <= FEW else (0, 1, 2, 5, *range(FEW, agents + 1, max(FEW, agents // 5)))
+    if "stay" in names:
+        return Task(names.index("stay"), range(names.index("up"), names.index("right") + 1), counts, False)
+    if "idle" in names:
+        return Task(names.index("idle"), range(names.index("idle")), counts, True)
+    raise SystemExit(f"{env.name}: here nobody can do nothing; take coverage, or the assignment game with idle=true.")
 
 
 class Team:
@@ -75,31 +103,35 @@ class Team:
 def main(options: argparse.Namespace) -> None:
     """Do all experiments, and write tables and pictures."""
     torch.set_num_threads(options.threads)
-    loaded = load_run(options.run, num_envs=options.episodes)
+    sizes = {name: getattr(options, name) for name in ("agents", "tasks") if getattr(options, name) is not None}
+    loaded = load_run(options.run, num_envs=options.episodes, env_changes=sizes)
     loaded.algorithm.policy_at(loaded.env.reset(seed=options.seed))  # refuses runs without a joint policy
     options.out.mkdir(parents=True, exist_ok=True)
     discount = loaded.config.train.discount
-    links = lost_communication(loaded, discount, options)
-    found = anomalies(loaded, options)
-    rules = constraints(loaded, discount, options)
-    values = correlation(loaded, discount, options)
-    tables = {"communication": links, "anomalies": found, "constraints": rules, "correlation": values}
+    tables = {
+        "communication": lost_communication(loaded, discount, options),
+        "anomalies": anomalies(loaded, options),
+        "constraints": constraints(loaded, discount, options),
+        "correlation": correlation(loaded, discount, options),
+    }
+    if task_of(loaded.env).is_single:
+        tables["broken"] = broken(loaded, discount, options)
     for name, rows in tables.items():
         with (options.out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
         print(f"\n{name}\n{as_text(rows)}", flush=True)
-    draw_pictures(links, found, rules, values, options.out)
+    draw_pictures(tables, options.out)
 
 
 def lost_communication(loaded: Any, discount: float, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Play with k agents that hear of nobody."""
-    agents = loaded.env.spec.num_agents
+    agents, task = loaded.env.spec.num_agents, task_of(loaded.env)
     generator = torch.Generator().manual_seed(options.seed)
     lost_order = torch.rand(options.episodes, agents, generator=generator).argsort(-1).argsort(-1)
     rows = []
-    for count in range(agents + 1):
+    for count in task.counts:
         is_lost = lost_order < count
         for way, draw in {
             "own marginal": lambda pi, _, lost=is_lost: torch.where(
@@ -108,7 +140,7 @@ def lost_communication(loaded: Any, discount: float, options: argparse.Namespace
             "most probable of own marginal": lambda pi, _, lost=is_lost: torch.where(
                 lost, pi.marginals().argmax(-1), pi.sample(generator=generator)
             ),
-            "stay": lambda pi, _, lost=is_lost: pi.sample(generator=generator).masked_fill(lost, STAY),
+            "stay": lambda pi, _, lost=is_lost: pi.sample(generator=generator).masked_fill(lost, task.stay),
             "shared seed": lambda pi, _: pi.sample(generator=generator),
         }.items():
             rows.append({"lost agents": count, "way": way} | played(loaded, draw, discount, options))
@@ -140,7 +172,7 @@ def anomalies(loaded: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
     kinds: dict[str, Callable[[CircuitDistribution, Tensor], Tensor]] = {
         "healthy": lambda pi, u: u,
         "uniform": lambda pi, u: torch.randint(pi.marginals().shape[-1], u.shape, generator=generator),
-        "stuck": lambda pi, u: torch.full_like(u, STAY),
+        "stuck": lambda pi, u: torch.full_like(u, task_of(loaded.env).stay),
         "adversarial": lambda pi, u: pi.marginals().argmin(-1),
     }
     watched = {kind: watch(loaded, options, culprit, change, generator) for kind, change in kinds.items()}
@@ -201,17 +233,18 @@ def watch(
         own = logs.gather(-1, u.unsqueeze(-1)).squeeze(-1)
         own_mean = (marginals * logs).sum(-1)
         own_variance = (marginals * (logs - own_mean.unsqueeze(-1)).square()).sum((-1, -2))
-        seen = torch.stack([-pi.log_prob(u), -own.sum(-1)]).clamp_max(MOST_SURPRISE)
+        seen = torch.stack([-pi.log_prob(u), -own.sum(-1)])
         expected = torch.stack([pi.entropy(), -own_mean.sum(-1)])
         spread = torch.stack([pi.log_prob_variance(), own_variance])
-        surprise += torch.where(running, seen - expected, 0.0)
+        surprise += torch.where(running, (seen - expected).clamp_max(MOST_SURPRISE), 0.0)
         variance += torch.where(running, spread, 0.0)
         given = pi.conditionals(u).clamp_min(1e-30).log()
         chosen = given.gather(-1, u.unsqueeze(-1)).squeeze(-1).clamp_min(-MOST_SURPRISE)
         by_agent += torch.where(running.unsqueeze(-1), (given.exp() * given).sum(-1) - chosen, 0.0)
         scores.append(surprise / variance.sqrt().clamp_min(0.1))
         step = env.step(u.numpy())
-        running &= torch.from_numpy(~(step.terminated | step.truncated))
+        if not task_of(env).is_single:
+            running &= torch.from_numpy(~(step.terminated | step.truncated))
     joint, factored = torch.stack(scores, -1).numpy()
     return Watched(joint, factored, by_agent.numpy())
 
@@ -219,33 +252,71 @@ def watch(
 def constraints(loaded: Any, discount: float, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Play by a rule that training never saw: at most m agents move in a step."""
     generator = torch.Generator().manual_seed(options.seed + 3)
-    agents = loaded.env.spec.num_agents
+    agents, task = loaded.env.spec.num_agents, task_of(loaded.env)
+    moves = list(task.moves)
 
     def only(movers: Tensor, pi: CircuitDistribution, count: int) -> Tensor:
         """Draw a joint action, and let only the `count` agents move that come first."""
         may_move = movers.argsort(-1, descending=True).argsort(-1) < count
         drawn = pi.sample(generator=generator)
-        return torch.where(may_move | ~is_move(drawn), drawn, STAY)
+        return torch.where(may_move | ~is_move(drawn, task), drawn, task.stay)
 
     def given(pi: CircuitDistribution, count: int) -> Tensor:
         pi = pi if isinstance(pi, CircuitDistribution) else pi.compiled()
-        rule = exactly(pi.circuit.cardinalities, range(count + 1), action=MOVES, like=pi.circuit)
+        rule = exactly(pi.circuit.cardinalities, range(count + 1), action=moves, like=pi.circuit)
         return pi.constrain(rule)[0].sample(generator=generator)
 
     rows = []
-    for count in range(1, agents + 1):
+    for count in task.counts[1:]:
         for way, draw in {
             "policy given the rule": lambda pi, _, m=count: given(pi, m),
-            "the most likely to move": lambda pi, _, m=count: only(pi.marginals()[..., list(MOVES)].sum(-1), pi, m),
+            "the most likely to move": lambda pi, _, m=count: only(pi.marginals()[..., moves].sum(-1), pi, m),
             "drawn anew": lambda pi, _, m=count: only(torch.rand(options.episodes, agents, generator=generator), pi, m),
         }.items():
             rows.append({"may move": count, "way": way} | played(loaded, draw, discount, options))
     return rows
 
 
-def is_move(actions: Tensor) -> Tensor:
-    """Return which actions move their agent."""
-    return (actions >= MOVES[0]) & (actions <= MOVES[-1])
+def is_move(actions: Tensor, task: Task) -> Tensor:
+    """Return which actions do something."""
+    return (actions >= task.moves[0]) & (actions <= task.moves[-1])
+
+
+def broken(loaded: Any, discount: float, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Play games of one step in which k agents can only idle."""
+    env, task = loaded.env, task_of(loaded.env)
+    generator, agents = torch.Generator().manual_seed(options.seed + 4), env.spec.num_agents
+    order = torch.rand(options.episodes, agents, generator=generator).argsort(-1).argsort(-1)
+    rows = []
+    for count in task.counts[:-1]:
+        is_broken = (order < count).numpy()
+        idles = np.arange(env.spec.cardinalities[0]) == task.stay
+        step = env.reset(seed=options.seed)
+        told = step._replace(available_actions=step.available_actions & (~is_broken[..., None] | idles))
+        ways = {
+            name: loaded.algorithm.act(each, explore=False) for name, each in (("given it", told), ("not told", step))
+        }
+        ways["best of those left"] = assigned(step.observation, env, is_broken)
+        ways["own best of those left"] = np.zeros_like(ways["given it"])
+        best = env.optimal_return(discount)
+        for way, actions in ways.items():
+            env.reset(seed=options.seed)
+            paid = env.step(np.where(is_broken, task.stay, actions)).reward[:, 0] / best
+            rows.append({"broken agents": count, "way": way} | interval_of_mean(paid).columns("fraction of optimum"))
+    return rows
+
+
+def assigned(seen: np.ndarray, env: Any, is_broken: np.ndarray) -> np.ndarray:
+    """Return the best assignment of the agents that work to the tasks that each is shown, game by game."""
+    pairs = seen.reshape(*is_broken.shape, -1, 2)
+    actions = np.zeros(is_broken.shape, int)
+    for game, (worth, number) in enumerate(zip(pairs[..., 0], pairs[..., 1].astype(int), strict=True)):
+        table = np.zeros((len(worth), env.tasks))
+        np.put_along_axis(table, number, worth * ~is_broken[game][:, None], 1)
+        chosen, tasks = linear_sum_assignment(table, maximize=True)
+        is_found = number[chosen] == tasks[:, None]
+        actions[game, chosen] = np.where(is_found.any(1), is_found.argmax(1), env.spec.cardinalities[0] - 1)
+    return actions
 
 
 def correlation(loaded: Any, discount: float, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -264,13 +335,12 @@ def correlation(loaded: Any, discount: float, options: argparse.Namespace) -> li
     running = np.ones(options.episodes, bool)
     totals: list[np.ndarray] = []
     near: dict[int, list[float]] = {}
-    agents = loaded.env.spec.num_agents
+    agents, entities = loaded.env.spec.num_agents, loaded.env.spec.entities
     for _ in range(WATCHED):
         pi = loaded.algorithm.policy_at(step)
         totals.append(np.asarray(pi.total_correlation())[running])
-        cells = loaded.env.spec.entities.cells
-        place = step.observation[:, :, :2] * cells
-        for first in range(agents):
+        place = step.observation[:, :, list(entities.own.positions)] * entities.cells
+        for first in range(agents if entities.own.positions and agents <= FEW else 0):
             for second in range(first + 1, agents):
                 shared = np.asarray(pi.mutual_information([first], [second]))
                 distance = np.rint(np.abs(place[:, first] - place[:, second]).sum(-1)).astype(int)
@@ -278,6 +348,8 @@ def correlation(loaded: Any, discount: float, options: argparse.Namespace) -> li
                     near.setdefault(int(d), []).append(float(value))
         step = loaded.env.step(pi.sample(generator=generator).numpy())
         running &= ~(step.terminated | step.truncated)
+        if not running.any():
+            break
     everything = np.concatenate(totals)
     measured = {"total correlation (nats)": everything}
     measured |= {f"information of two agents {d} cells apart (nats)": np.array(near[d]) for d in sorted(near)}
@@ -312,33 +384,27 @@ def as_text(rows: list[dict[str, Any]]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
 
 
-def draw_pictures(
-    links: list[dict[str, Any]],
-    found: list[dict[str, Any]],
-    rules: list[dict[str, Any]],
-    values: list[dict[str, Any]],
-    out: Path,
-) -> None:
-    """Write one picture of the four experiments."""
+def draw_pictures(tables: dict[str, list[dict[str, Any]]], out: Path) -> None:
+    """Write one picture of four experiments."""
     figure, ((left, middle), (low, right)) = plt.subplots(2, 2, figsize=(10, 7.6), layout="constrained")
-    draw_by_count(left, links, "lost agents")
-    draw_by_count(low, rules, "may move")
-    low.set(
-        xlabel="agents that may move in a step", ylabel="return / exact optimum", title="A new rule", ylim=(0, 1.02)
-    )
-    left.set(
-        xlabel="agents without communication", ylabel="return / exact optimum", title="A link is lost", ylim=(0, 1.02)
-    )
+    draw_by_count(left, tables["communication"], "lost agents")
+    left.set(xlabel="agents without communication", title="A link is lost")
+    draw_by_count(low, tables["constraints"], "may move")
+    low.set(xlabel="agents that may move in a step", title="A new rule")
+    found = tables["anomalies"]
     place = np.arange(len(found))
     for shift, name in ((-0.2, "joint"), (0.2, "product of marginals")):
         middle.bar(place + shift, [row[f"{name}: AUROC"] for row in found], 0.4, label=name)
     middle.set_xticks(place, [row["anomaly"] for row in found])
     middle.set(ylabel=f"AUROC after {WATCHED} steps", title="An agent misbehaves", ylim=(0.5, 1.02))
     middle.legend(fontsize=8, loc="lower right")
-    pairs = [row for row in values if str(row["what"]).startswith("information")]
-    distance = [int(str(row["what"]).split()[4]) for row in pairs]
-    draw_intervals(right, distance, pairs, "mean", "")
-    right.set(xlabel="cells between two agents", ylabel="I(u_i; u_j | s) in nats", title="Who decides together")
+    if "broken" in tables:
+        draw_by_count(right, tables["broken"], "broken agents")
+        right.set(xlabel="agents that can only idle", title="Agents are broken")
+    else:
+        pairs = [row for row in tables["correlation"] if str(row["what"]).startswith("information")]
+        draw_intervals(right, [int(str(row["what"]).split()[4]) for row in pairs], pairs, "mean", "")
+        right.set(xlabel="cells between two agents", ylabel="I(u_i; u_j | s) in nats", title="Who decides together")
     figure.savefig(out / "inference.png", dpi=120)
     plt.close(figure)
 
@@ -348,6 +414,7 @@ def draw_by_count(axes: Any, rows: list[dict[str, Any]], count: str) -> None:
     for way in dict.fromkeys(row["way"] for row in rows):
         own = [row for row in rows if row["way"] == way]
         draw_intervals(axes, [row[count] for row in own], own, "fraction of optimum", way)
+    axes.set(ylabel="return / exact optimum", ylim=(0, 1.02))
     axes.legend(fontsize=8)
 
 
@@ -356,6 +423,8 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a trained run")
     parser.add_argument("--episodes", type=int, default=1_000, help="episodes of every way of play")
+    parser.add_argument("--agents", type=int, help="another number of agents than in training")
+    parser.add_argument("--tasks", type=int, help="another number of tasks, in the assignment game")
     parser.add_argument("--seed", type=int, default=20_000, help="seed of layouts and draws")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--out", type=Path, default=Path("runs/inference"), help="folder for tables and pictures")

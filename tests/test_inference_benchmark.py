@@ -41,7 +41,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def options_of(run, tmp_path, episodes=40):
-    return Namespace(run=run, episodes=episodes, seed=7, threads=1, out=tmp_path)
+    return Namespace(run=run, episodes=episodes, seed=7, threads=1, out=tmp_path, agents=None, tasks=None)
 
 
 def test_area_under_the_curve_counts_pairs(program: ModuleType) -> None:
@@ -98,7 +98,7 @@ def test_a_rule_is_kept_in_every_joint_action(program, run, tmp_path, monkeypatc
     step = loaded.env.step
 
     def watched(actions):
-        most.append(int(program.is_move(torch.as_tensor(actions)).sum(-1).max()))
+        most.append(int(program.is_move(torch.as_tensor(actions), program.task_of(loaded.env)).sum(-1).max()))
         return step(actions)
 
     monkeypatch.setattr(loaded.env, "step", watched)
@@ -109,3 +109,28 @@ def test_a_rule_is_kept_in_every_joint_action(program, run, tmp_path, monkeypatc
     assert max(most) == 2
     assert max(most[: most.index(2)]) == 1
     assert most.index(2) >= 3
+
+
+@pytest.mark.full
+def test_in_the_assignment_game_a_team_that_knows_who_is_broken_takes_over(program, tmp_path) -> None:
+    descent = {"learning_rate": 1e-2, "method": "muon"}
+    options = {
+        "network": {"kind": "exchangeable", "hidden": [16], "features": {"frequencies": 0}}, "rollout": 1,
+        "num_pairs": 0, "rivalry": 4, "solver": "coordinate_ascent", "critic": descent, "actor": descent,
+        "temperature": {"fixed": 0.01},
+    }  # fmt: skip
+    task = {"agents": 6, "tasks": 4, "shown": 3, "idle": True}
+    settings = TrainConfig(steps=12_800, num_envs=64, evaluation_episodes=4)
+    train(RunConfig("mean_field", "assignment_game", options, task, settings), tmp_path / "run")
+    asked = options_of(tmp_path / "run", tmp_path / "out", 60)
+    asked.agents, asked.tasks = 8, 5
+    program.main(asked)
+    rows = rows_of(tmp_path / "out" / "broken.csv")
+    earned = {(row["broken agents"], row["way"]): float(row["fraction of optimum"]) for row in rows}
+    assert earned["0", "best of those left"] == pytest.approx(1.0)
+    for count in map(str, range(8)):
+        most = earned[count, "best of those left"] + 1e-6
+        assert all(value <= most for (broken, _), value in earned.items() if broken == count)
+    assert earned["4", "given it"] > earned["4", "not told"]
+    anomalies = {row["anomaly"]: float(row["joint: AUROC"]) for row in rows_of(tmp_path / "out" / "anomalies.csv")}
+    assert anomalies["adversarial"] > 0.9
