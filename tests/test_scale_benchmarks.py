@@ -102,6 +102,20 @@ def test_a_policy_is_measured_with_more_agents_than_it_was_trained_with(tmp_path
 
 
 @pytest.mark.full
+def test_crowds_play_on_boards_that_grow_with_them(tmp_path: Path) -> None:
+    module = program("crowds")
+    options = Namespace(
+        measure=None, run=None, out=tmp_path, sizes=[6, 10], games=1, repeats=1, shown=2, steps=2_048
+    )  # fmt: skip
+    module.main(options)
+    rows = rows_of(tmp_path / "crowds.csv")
+    assert [(row["agents"], row["cells per side"]) for row in rows] == [("6", "20"), ("10", "26")]
+    assert all(0.0 <= float(row["goals covered"]) <= 1.0 for row in rows)
+    assert all(float(row["acting (ms)"]) > 0.0 and float(row["update (s)"]) > 0.0 for row in rows)
+    assert (tmp_path / "crowds.png").stat().st_size > 5_000
+
+
+@pytest.mark.full
 def test_a_policy_plays_on_other_boards_and_in_other_teams(tmp_path: Path) -> None:
     settings = TrainConfig(steps=320, num_envs=16, batch_size=16, warmup_steps=32, evaluation_episodes=4)
     network = {"network": {"kind": "exchangeable", "hidden": [8]}, "solver": "exact"}
