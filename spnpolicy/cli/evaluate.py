@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from spnpolicy.base.errors import ConfigError
 from spnpolicy.base.tables import aligned
 from spnpolicy.cli.checks import check_new_file
 from spnpolicy.cli.command import FILE, Command, add_run, add_threads, offer
@@ -30,6 +31,9 @@ def _add_arguments(parser: Parser) -> None:
     offer(parser.add_argument("--gif", type=Path, metavar="FILE", help=gif), FILE)
     video = "the same as a video for browsers (MP4, H.264; needs pip install 'spnpolicy[video]')"
     offer(parser.add_argument("--video", type=Path, metavar="FILE", help=video), FILE)
+    parser.add_argument(
+        "--marginals", action="store_true", help="show in the animation where every agent may go, and how probably"
+    )
     add_threads(parser)
 
 
@@ -46,6 +50,8 @@ def run(line: CommandLine) -> int:
     known_name("checkpoint", options.checkpoint, CHECKPOINTS)
     check_new_file("--gif", options.gif, ".gif")
     check_new_file("--video", options.video, ".mp4")
+    if options.marginals and options.gif is None and options.video is None:
+        raise ConfigError("--marginals is about pictures; say where they go with --gif FILE or --video FILE.")
     if options.video is not None:
         check_video_support()
     torch.set_num_threads(options.threads)
@@ -88,7 +94,7 @@ def _played(options: Any):
     loaded = load_to_draw(options.run, num_envs=ANIMATED_EPISODES, checkpoint=options.checkpoint)
     try:
         with PictureProgress() as progress:
-            pictures = play(loaded, seed=options.seed, on_picture=progress)
+            pictures = play(loaded, seed=options.seed, on_picture=progress, shows_marginals=options.marginals)
     finally:
         close_env(loaded.env)
     size = size_of(pictures)
@@ -114,7 +120,7 @@ def _write(pictures: Any, options: Any) -> None:
 COMMAND = Command(
     "evaluate",
     "Play a trained policy greedily, and a joint one also by drawing from it, and show how well it does.",
-    "evaluate RUN [--checkpoint latest|best] [--episodes N] [--seed N] [--gif FILE] [--video FILE]",
+    "evaluate RUN [--checkpoint latest|best] [--episodes N] [--seed N] [--gif FILE] [--video FILE] [--marginals]",
     "It also reads a run that was interrupted or killed, or that is still going on.",
     ("evaluate runs/x", "evaluate runs/x --episodes 5000 --seed 1", "evaluate runs/x --checkpoint best --video x.mp4"),
     _add_arguments,

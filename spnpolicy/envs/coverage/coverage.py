@@ -295,12 +295,22 @@ class Coverage:
             return self._finished.rows(finished)
         return board.rows(np.array([index]))
 
-    def render(self, index: int = 0, *, cell: int = 48, final: bool = False) -> UInt8[np.ndarray, "height width 3"]:
-        """Return a picture of what `board` returns, with cells of so many pixels, 12 or more."""
+    def render(
+        self,
+        index: int = 0,
+        *,
+        cell: int = 48,
+        final: bool = False,
+        marginals: Float[np.ndarray, "agents actions"] | None = None,
+    ) -> UInt8[np.ndarray, "height width 3"]:
+        """Return a picture of what `board` returns, with cells of so many pixels, 12 or more.
+
+        With `marginals` it shows where every agent may go, and how probably.
+        """
         # Pillow is heavy, and training never draws.
         from spnpolicy.envs.coverage.render import render
 
-        return render(self.board(index, final=final), self.size, self.variant, cell=cell)
+        return render(self.board(index, final=final), self.size, self.variant, cell=cell, marginals=marginals)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is needed to go on exactly from here (arrays and JSON values)."""

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from circuits.files import replace_file
+from spnpolicy.data.env import Step
 from spnpolicy.envs.sprites import PictureTooLargeError
-from spnpolicy.experiments.media.boards import Frame, board_of, check_drawable
+from spnpolicy.experiments.media.boards import Frame, board_of, check_drawable, check_draws_marginals
 from spnpolicy.training.player import Player
 from spnpolicy.training.runs import LoadedRun
 
@@ -23,6 +24,7 @@ MAX_FRAMES = 60
 MOST_BYTES = 2**31
 """Of the pictures of all episodes together, which are held until the animation is written."""
 BOARD_PIXELS = 240
+WITH_MARGINALS_PIXELS = 400
 _COLORS = 64
 _EMPTY = 255
 
@@ -98,24 +100,50 @@ def write_gif(shots: Iterable[Shot], path: Path) -> None:
     replace_file(path, file.getvalue())
 
 
-def play(run: LoadedRun, *, seed: int, on_picture: OnPicture = untold) -> list[list[Frame]]:
+def play(
+    run: LoadedRun, *, seed: int, on_picture: OnPicture = untold, shows_marginals: bool = False
+) -> list[list[Frame]]:
     """Play one greedy episode in every environment and return the pictures of each, the last one included.
 
+    Args:
+        run: with one environment per episode.
+        seed: of the episodes.
+        on_picture: is told how far it is.
+        shows_marginals: draw, larger, how probable the joint policy finds every action of every agent.
+
     Raises:
-        ConfigError: the environment draws no pictures.
+        ConfigError: the environment draws no pictures, or no marginals, or the algorithm has none.
         PictureTooLargeError: it draws such large ones that all of them would not fit into memory.
     """
     env: Any = run.env
     check_drawable(env)
-    player = Player(run.algorithm)
+    algorithm: Any = run.algorithm
+    if shows_marginals:
+        check_draws_marginals(env, algorithm)
+    side = WITH_MARGINALS_PIXELS if shows_marginals else BOARD_PIXELS
+    player = Player(algorithm)
     step = env.reset(seed=seed)
 
-    def picture(index: int, final: bool) -> Frame:
-        return board_of(env, index, side=BOARD_PIXELS, final=final)
+    def pictures(step: Step, indices: Iterable[int], final: bool) -> dict[int, Frame]:
+        shown = algorithm.policy_at(step).marginals().numpy() if shows_marginals else None
+        return {
+            index: board_of(
+                env,
+                index,
+                side=side,
+                final=final,
+                # Where an episode is over, the policy is that of the next one.
+                marginals=None if shown is None or (final and is_over(step, index)) else shown[index],
+            )
+            for index in indices
+        }
+
+    def is_over(step: Step, index: int) -> bool:
+        return bool(step.terminated[index] | step.truncated[index])
 
     most = min(env.episode_limit, MAX_FRAMES)
-    _check_memory(env, picture(0, False), env.num_envs * (most + 1))
-    episodes = [[picture(index, False)] for index in range(env.num_envs)]
+    _check_memory(env, pictures(step, [0], False)[0], env.num_envs * (most + 1))
+    episodes = [[drawn] for drawn in pictures(step, range(env.num_envs), False).values()]
     is_playing = np.ones(env.num_envs, dtype=bool)
     for number in range(most):
         on_picture("playing and drawing", number, most)
@@ -123,8 +151,8 @@ def play(run: LoadedRun, *, seed: int, on_picture: OnPicture = untold) -> list[l
         if step.discarded is not None:
             # An episode that failed has no last picture; the environment shows the next one already.
             is_playing &= ~step.discarded
-        for index in np.flatnonzero(is_playing):
-            episodes[index].append(picture(int(index), True))
+        for index, drawn in pictures(step, np.flatnonzero(is_playing).tolist(), True).items():
+            episodes[index].append(drawn)
         is_playing &= ~(step.terminated | step.truncated)
         if not is_playing.any():
             break

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 
 from spnpolicy.base.errors import ConfigError
@@ -32,7 +32,15 @@ def load_to_draw(folder: Path, *, num_envs: int, checkpoint: Literal["latest", "
     return load_run(folder, num_envs=num_envs, checkpoint=checkpoint, env_changes=changes)
 
 
-def board_of(env: Any, index: int = 0, *, side: int, smallest: int = 12, final: bool = False) -> Frame:
+def board_of(
+    env: Any,
+    index: int = 0,
+    *,
+    side: int,
+    smallest: int = 12,
+    final: bool = False,
+    marginals: Float[np.ndarray, "agents actions"] | None = None,
+) -> Frame:
     """Return the picture of one game.
 
     Args:
@@ -41,12 +49,14 @@ def board_of(env: Any, index: int = 0, *, side: int, smallest: int = 12, final: 
         side: pixels of the board, about, where the environment can choose; only our own grids can.
         smallest: least side of one of their cells, in pixels.
         final: show the end of an episode that is just over.
+        marginals: how probable every action of every agent is, for environments that draw it.
 
     Raises:
         PictureTooLargeError: the board has too many cells.
     """
     if "cell" in inspect.signature(env.render).parameters:
-        return env.render(index, cell=max(smallest, side // env.size), final=final)
+        shown = {} if marginals is None else {"marginals": marginals}
+        return env.render(index, cell=max(smallest, side // env.size), final=final, **shown)
     return _mounted(env.render(index, final=final))
 
 
@@ -57,6 +67,18 @@ def draws(env: Any) -> bool:
     except ConfigError:
         return False
     return True
+
+
+def check_draws_marginals(env: Any, algorithm: Any) -> None:
+    """Refuse what knows no marginals, and an environment that does not draw them.
+
+    Raises:
+        ConfigError: the algorithm has no joint policy, or `render` takes no `marginals`.
+    """
+    if not hasattr(algorithm, "policy_at"):
+        raise ConfigError(f"marginals are those of a joint policy, and {type(algorithm).__name__} learns none.")
+    if "marginals" not in inspect.signature(env.render).parameters:
+        raise ConfigError(f"{env.name} does not draw marginals; coverage does.")
 
 
 def check_drawable(env: Any) -> None:

@@ -54,6 +54,33 @@ def test_picture_marks_claimed_goals():
     assert not has_color(cell_pixels(env, picture, 0), AGENT_COLORS[0])
 
 
+def test_wedges_point_where_agents_may_go_the_longer_the_surer():
+    env = game()
+    marginals = np.zeros((3, 6))
+    marginals[0, 4], marginals[1, [1, 3]], marginals[2, 0] = 1.0, (0.9, 0.1), 1.0
+    plain, drawn = env.render(cell=CELL), env.render(cell=CELL, marginals=marginals)
+    changed = {
+        cell: int((cell_pixels(env, plain, cell) != cell_pixels(env, drawn, cell)).any(-1).sum()) for cell in range(25)
+    }
+    # Agent 0 in cell 0 goes right, agent 1 in cell 12 up and perhaps left, agent 2 in cell 24 stays.
+    assert changed[1] > 100
+    assert changed[7] > 100 > changed[11] > 0
+    assert not any(changed[cell] for cell in (5, 13, 17, 19, 23, 24))
+
+
+def test_an_agent_that_has_broken_down_is_crossed_out():
+    env = Coverage(agents=3, goals=2, size=3, broken=1, num_envs=40)
+    env.reset(seed=0)
+    for _ in range(4):
+        env.step(np.zeros((40, 3), int))
+    index = int(np.flatnonzero([env.board(i).broken.any() for i in range(40)])[0])
+    board = env.board(index)
+    for agent, cell in enumerate(board.agent_cells[0]):
+        middle = cell_pixels(env, env.render(index, cell=CELL), int(cell))[9:-9, 9:-9]
+        corner = middle[:3, :3].astype(int).sum(-1).min()
+        assert (corner < 220) == bool(board.broken[0, agent])
+
+
 def test_agents_in_one_cell_are_all_shown():
     env = Coverage(agents=3, size=3, variant="simultaneous")
     env.set_layout(np.array([[0, 1, 2]]), np.array([[6, 7, 8]]))

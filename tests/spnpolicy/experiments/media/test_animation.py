@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.env import BatchedEnv, EnvSpec, Step
@@ -88,6 +89,38 @@ def test_first_and_last_pictures_of_a_row_are_held():
     step, start, hold = animation.STEP_MILLISECONDS, animation.START_MILLISECONDS, animation.HOLD_MILLISECONDS
     assert held == [start, step, step, hold, start, hold]
     assert len({step, start, hold}) == 3
+
+
+class Sure(Still):
+    """A joint policy that moves every agent right."""
+
+    def policy_at(self, step):
+        marginals = torch.zeros(*step.reward.shape, 6)
+        marginals[..., 4] = 1.0
+        return SimpleNamespace(marginals=lambda: marginals)
+
+
+def test_marginals_are_shown_in_every_picture_but_that_of_an_end():
+    env = make_env("coverage", agents=2, goals=1, size=4, episode_limit=3, num_envs=2)
+    policy = Sure()
+    plain = play(LoadedRun(RunConfig("vdn", "coverage"), env, policy, 0), seed=1)
+    shown = play(LoadedRun(RunConfig("vdn", "coverage"), env, policy, 0), seed=1, shows_marginals=True)
+    assert [len(episode) for episode in shown] == [len(episode) for episode in plain] == [4, 4]
+    assert shown[0][0].shape[0] > plain[0][0].shape[0]
+    step = env.reset(seed=1)
+    for time in range(4):
+        marginals = policy.policy_at(step).marginals()[0].numpy() if time < 3 else None
+        expected = boards.board_of(env, 0, side=animation.WITH_MARGINALS_PIXELS, final=True, marginals=marginals)
+        np.testing.assert_array_equal(shown[0][time], expected)
+        step = env.step(np.zeros((2, 2), int))
+
+
+def test_marginals_that_nobody_knows_or_draws_are_refused():
+    env = make_env("coverage", num_envs=1)
+    with pytest.raises(ConfigError, match="marginals are those of a joint policy, and Still learns none"):
+        play(run_of(env), seed=0, shows_marginals=True)
+    with pytest.raises(ConfigError, match="slides does not draw marginals; coverage does"):
+        play(LoadedRun(RunConfig("vdn", "slides"), Slides(), Sure(), 0), seed=0, shows_marginals=True)
 
 
 def test_an_episode_that_fails_ends_with_its_last_good_picture():
