@@ -5,7 +5,7 @@
 No weight of an exchangeable network knows the size of the board or the number of agents. Boards change with the team
 of training, teams with its board; there are as many goals as agents. Where all pairs of agents are more than the
 setting `num_pairs` of the run, the critic takes so many at random. Greedy play and play drawn from the policy meet the
-same fresh episodes; intervals are 95 % bootstrap intervals over these, so they say nothing about other seeds of training.
+same fresh episodes; intervals are 95 % bootstrap intervals over these, and say nothing about other seeds of training.
 """
 
 import argparse
