@@ -30,7 +30,8 @@ class EntitySet:
     "exchangeable" build on, and that nothing checks."""
     identity: int | None = None
     """Which of its numbers tells one entity from all others, a whole number from 0 on: agents who are shown the same
-    number see the same thing. For sets of which every agent sees some members. Networks do not read it as a number."""
+    number see the same thing. For sets of which every agent sees some members. Networks over entities do not read it
+    as a number."""
 
     def __post_init__(self) -> None:
         for field, least in (("start", 0), ("count", 0), ("size", 0)):
