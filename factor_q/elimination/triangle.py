@@ -83,7 +83,8 @@ def triangle_of(graph: FactorGraph) -> Triangle | None:
         smallest = values.index(min(values))
         blocks[smallest].append(variable)
         values[smallest] *= graph.cardinalities[variable]
-    held = sum(values[a] * values[b] for a, b in SIDES) + math.prod(values) / PRODUCTS_PER_ENTRY
+    # Whole numbers: of a thousand variables no other number is large enough.
+    held = sum(values[a] * values[b] for a, b in SIDES) + math.prod(values) // PRODUCTS_PER_ENTRY
     if held > MOST or LEAST_GAIN * held > sizes(graph, None).largest:
         return None
     scopes = [tuple(variable for variable in scope if variable in free) for scope in graph.scopes]

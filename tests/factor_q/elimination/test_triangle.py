@@ -104,6 +104,15 @@ def test_rows_whose_largest_terms_would_be_0_are_done_again(dtype, scale):
         torch.testing.assert_close(table.flatten(1).sum(-1), torch.ones(40, dtype=dtype), rtol=1e-4, atol=1e-4)
 
 
+def test_a_thousand_variables_are_left_to_elimination():
+    """Their joint values are more than floating point can count."""
+    graph = FactorGraph([6] * 1024, [(i,) for i in range(1024)])
+    assert triangle_of(graph) is None
+    tables = Factors.from_flat(graph, torch.zeros(2, graph.num_entries, dtype=torch.double))
+    torch.testing.assert_close(tables.log_partition() / 1024, torch.full((2,), 6.0, dtype=torch.double).log())
+    assert tables.sample((3,)).shape == (3, 2, 1024)
+
+
 def test_forbidden_entries_count_nothing_and_impossible_rows_are_minus_infinity():
     factors = dense([5] * 5, batch=(4,))
     flat = factors.flat.clone()
