@@ -29,8 +29,7 @@ import numpy as np
 import torch
 
 import spnpolicy
-from spnpolicy.algorithms import make_algorithm
-from spnpolicy.base.seeding import Streams
+from spnpolicy import Streams, make_algorithm
 from spnpolicy.experiments.media import draw_intervals
 from spnpolicy.experiments.statistics import interval_of_mean
 

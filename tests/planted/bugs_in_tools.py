@@ -139,8 +139,8 @@ BUGS = (
     Bug(
         "coverage pictures: rows and columns change places",
         "spnpolicy/envs/coverage/render.py",
-        "row, column = divmod(place, size)",
-        "column, row = divmod(place, size)",
+        "row, column = divmod(place, size)\n        for agent, (x, y, side)",
+        "column, row = divmod(place, size)\n        for agent, (x, y, side)",
         ("tests/spnpolicy/envs/coverage/test_coverage_render.py",),
     ),
     Bug(

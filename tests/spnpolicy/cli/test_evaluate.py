@@ -50,7 +50,9 @@ def test_evaluate_prints_means_with_errors_and_draws(trained, tmp_path, monkeypa
 def test_an_animation_that_takes_long_says_so_before(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "_LONG", 0.0)
     evaluate._played(
-        SimpleNamespace(run=trained / "spn", gif=tmp_path / "x.gif", video=None, checkpoint="latest", seed=0)
+        SimpleNamespace(
+            run=trained / "spn", gif=tmp_path / "x.gif", video=None, checkpoint="latest", seed=0, marginals=False
+        )
     )
     assert re.fullmatch(
         r"--gif is large: \d+ pictures of [\d,]+ x \d+ pixels, .* about \d+ s to write\n", capsys.readouterr().err
