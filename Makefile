@@ -65,7 +65,7 @@ format: $(READY)
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 # torch comes first and by its exact version: a loose request can fetch gigabytes of GPU libraries.
-$(READY): pyproject.toml constraints.txt circuits/engine/native/kernels.c factor_q/congestion/turns.c
+$(READY): pyproject.toml constraints.txt circuits/engine/native/doors.h circuits/engine/native/kernels.c factor_q/congestion/turns.c
 	$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else 'spnpolicy needs Python 3.11 or newer, this is %d.%d; try: make PYTHON=python3.11' % v[:2])"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)

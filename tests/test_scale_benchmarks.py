@@ -90,9 +90,14 @@ def test_a_policy_is_measured_with_more_agents_than_it_was_trained_with(tmp_path
     task = {"agents": 3, "shown": 4}
     train(RunConfig("mean_field", "assignment_game", module.ALGORITHM, task, settings), tmp_path / "run")
     options = Namespace(
-        measure=None, run=tmp_path / "run", out=tmp_path / "out", sizes=[3, 6], games=4, batch=4, repeats=1, agents=3,
-        shown=4,
-    )  # fmt: skip
+        measure=None,
+        run=tmp_path / "run",
+        out=tmp_path / "out",
+        sizes=[3, 6],
+        games=4,
+        repeats=1,
+        task="assignment_game",
+    )
     module.main(options)
     rows = rows_of(tmp_path / "out" / "scale.csv")
     assert [row["agents"] for row in rows] == ["3", "6"]
@@ -103,16 +108,18 @@ def test_a_policy_is_measured_with_more_agents_than_it_was_trained_with(tmp_path
 
 @pytest.mark.full
 def test_crowds_play_on_boards_that_grow_with_them(tmp_path: Path) -> None:
-    module = program("crowds")
+    module = program("scale")
     options = Namespace(
-        measure=None, run=None, out=tmp_path, sizes=[6, 10], games=1, repeats=1, shown=2, steps=2_048
-    )  # fmt: skip
+        measure=None, run=None, out=tmp_path, sizes=[6, 10], games=1, repeats=1, shown=2, steps=2_048, task="coverage"
+    )
     module.main(options)
-    rows = rows_of(tmp_path / "crowds.csv")
-    assert [(row["agents"], row["cells per side"]) for row in rows] == [("6", "20"), ("10", "26")]
+    rows = rows_of(tmp_path / "scale.csv")
+    assert [row["agents"] for row in rows] == ["6", "10"]
+    env = make_env("coverage", size=20, agents=6)
+    assert module.crowd(env, 10) == {"agents": 10, "goals": 10, "size": 26}
     assert all(0.0 <= float(row["goals covered"]) <= 1.0 for row in rows)
     assert all(float(row["acting (ms)"]) > 0.0 and float(row["update (s)"]) > 0.0 for row in rows)
-    assert (tmp_path / "crowds.png").stat().st_size > 5_000
+    assert (tmp_path / "scale.png").stat().st_size > 5_000
 
 
 @pytest.mark.full

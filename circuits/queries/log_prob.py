@@ -34,7 +34,7 @@ def log_prob(distribution: WeightedCircuit, values: Int[Tensor, "*#shape variabl
 
     def likelihood(part: Tensor) -> Tensor:
         rows = observed_rows(part, compiled, logits.dtype)
-        # A batch of weights is the same for every sample, which costs no memory.
+        # A batch of weights is the same for every sample.
         each = logits if logits.dim() == 1 else logits.expand(*rows.shape[1:], -1)
         if torch.compiler.is_compiling():
             return traced_log_likelihood(compiled.number, each, rows)

@@ -6,13 +6,7 @@
 #include <math.h>
 #include <stdint.h>
 
-/* Machine code for several generations of processors; the loader picks the best that runs here. */
-#if defined(__x86_64__) && defined(__linux__) && !defined(__clang__)
-#define EXPORT __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define EXPORT
-#endif
-#define INLINE static inline __attribute__((always_inline))
+#include "../../circuits/engine/native/doors.h"
 
 struct Task {
     int64_t rows, agents, actions, shown, count, rank, sweeps;
@@ -58,7 +52,7 @@ INLINE void turn(const float *own, const float *rivalry, const int64_t *things, 
     }
 }
 
-EXPORT void take_turns(const struct Task *t)
+EXPORT int take_turns(const struct Task *t)
 {
     for (int64_t row = 0; row < t->rows; row++) {
         float *met = t->met + row * t->count * t->rank;
@@ -76,4 +70,5 @@ EXPORT void take_turns(const struct Task *t)
             }
         }
     }
+    return 0;
 }

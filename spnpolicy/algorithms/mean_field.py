@@ -107,14 +107,11 @@ def coordinate_ascent(
         sweeps: most times that every agent is improved.
         starts: the first one is uniform over the available actions, the others are random and always the same.
     """
-    if isinstance(q, Congestion):
-        temperature = temperature or max(GREEDY * q.spread(available), LOWEST)
-        return _of(q.independent(temperature, available, sweeps=sweeps), q.graph, q.batch_shape)
-    if not temperature:
-        apart = [float(table.std(-1, correction=0).mean()) for scope, table in q if len(scope) == 1]
-        temperature = max(GREEDY * sum(apart) / len(apart), LOWEST)
     batch = q.batch_shape
     exists = available.expand(*batch, -1, -1)
+    temperature = temperature or max(GREEDY * _own_spread(q, exists), LOWEST)
+    if isinstance(q, Congestion):
+        return _of(q.independent(temperature, exists, sweeps=sweeps), q.graph, batch)
     tables = [
         table.where(exists[..., scope[0], : table.shape[-1]], FORBIDDEN * temperature) if len(scope) == 1 else table
         for scope, table in q
@@ -124,6 +121,14 @@ def coordinate_ascent(
         tolerance=TOLERANCE, generator=torch.Generator(q.device).manual_seed(START_SEED),
     )  # fmt: skip
     return _of(found.marginals * exists, q.graph, batch)
+
+
+def _own_spread(q: ActionValues, available: Bool[Tensor, "*batch agents actions"]) -> float:
+    """Return how far an agent's own values lie apart: their standard deviation, the mean over agents and rows."""
+    if isinstance(q, Congestion):
+        return q.spread(available)  # without a view of every table: of many agents, these take longer than all the rest
+    own = [table.where(available[..., scope[0], : table.shape[-1]], 0.0) for scope, table in q if len(scope) == 1]
+    return sum(float(table.std(-1, correction=0).mean()) for table in own) / len(own)
 
 
 def _of(

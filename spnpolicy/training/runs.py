@@ -16,14 +16,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from spnpolicy.algorithms import make_algorithm
+import torch
+
+from circuits import CircuitDistribution
+from spnpolicy.algorithms import ALGORITHMS, make_algorithm
 from spnpolicy.base.decoding import decode, encode
 from spnpolicy.base.distributed import world
 from spnpolicy.base.errors import CheckpointError, ConfigError
 from spnpolicy.base.files import checked_path, locked, make_new_folder, write_json
 from spnpolicy.base.seeding import Streams
 from spnpolicy.base.strict_json import read_json
-from spnpolicy.data.env import BatchedEnv, EnvSpec
+from spnpolicy.data.env import BatchedEnv, EnvSpec, Step
 from spnpolicy.data.protocol import Algorithm
 from spnpolicy.envs import make_env
 from spnpolicy.envs.checks.guard import guarded
@@ -217,3 +220,19 @@ def load_run(
     except (KeyError, RuntimeError, ValueError) as problem:
         raise misfit(folder, problem) from problem
     return LoadedRun(config, env, algorithm, step)
+
+
+def all_policies(run: LoadedRun, step: Step) -> CircuitDistribution:
+    """Return the joint policy in every state of a step, shape (envs,).
+
+    Raises:
+        ConfigError: the algorithm has no joint distribution over actions.
+    """
+    if not ALGORITHMS[run.config.algorithm].has_joint_policy:
+        able = ", ".join(name for name, entry in ALGORITHMS.items() if entry.has_joint_policy)
+        raise ConfigError(
+            f"{run.config.algorithm} has no joint distribution over actions to ask. Train one that has: {able}."
+        )
+    algorithm: Any = run.algorithm
+    with torch.no_grad():
+        return algorithm.policy_at(step)

@@ -43,7 +43,7 @@ class _Task(ctypes.Structure):
 
 
 def load(name: str, *doors: str) -> ctypes.CDLL | None:
-    """Return a library of ours if it was built here with these functions, which take one struct."""
+    """Return a library of ours if it was built here with these functions, which take one struct and return a status."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         return None

@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from circuits import CircuitDistribution
-from spnpolicy.algorithms import ALGORITHMS
-from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.env import Step
-from spnpolicy.training.runs import LoadedRun
+from spnpolicy.training.runs import LoadedRun, all_policies
 
 EvidenceByAgent = Mapping[int, list[int]]
 """For some agents, the actions that they may do."""
@@ -55,22 +53,6 @@ def joint_policy(run: LoadedRun, step: Step, env: int = 0) -> CircuitDistributio
     """
     policies = all_policies(run, step)
     return CircuitDistribution(policies.circuit, policies.logits[env].double(), validate_args=False)
-
-
-def all_policies(run: LoadedRun, step: Step) -> CircuitDistribution:
-    """Return the joint policy in every state of a step, shape (envs,).
-
-    Raises:
-        ConfigError: the algorithm has no joint distribution over actions.
-    """
-    if not ALGORITHMS[run.config.algorithm].has_joint_policy:
-        able = ", ".join(name for name, entry in ALGORITHMS.items() if entry.has_joint_policy)
-        raise ConfigError(
-            f"{run.config.algorithm} has no joint distribution over actions to ask. Train one that has: {able}."
-        )
-    algorithm: Any = run.algorithm
-    with torch.no_grad():
-        return algorithm.policy_at(step)
 
 
 def ask(policy: CircuitDistribution, evidence: EvidenceByAgent) -> Answer:

@@ -10,7 +10,7 @@ import torch
 from circuits import CircuitDistribution
 from spnpolicy.experiments.answers import inference, picture, words
 from spnpolicy.experiments.answers.inference import Answer
-from spnpolicy.training.runs import LoadedRun
+from spnpolicy.training.runs import LoadedRun, all_policies
 
 STATES = 256
 """Fresh states among which the one to ask about is chosen; load the run with as many environments."""
@@ -76,7 +76,7 @@ def write_answers(run: LoadedRun, text_path: Path, picture_path: Path, *, seed: 
 def _choose_case(run: LoadedRun, seed: int, agent: int) -> _Case:
     step = run.env.reset(seed=seed)
     action = run.env.action_names.index("stay") if "stay" in run.env.action_names else 0
-    probability, change = inference.change_by_evidence(inference.all_policies(run, step), agent, action)
+    probability, change = inference.change_by_evidence(all_policies(run, step), agent, action)
     is_considered = probability >= min(PLAUSIBLE, np.quantile(probability, 1.0 - CONSIDERED))
     index = int(np.argmax(np.where(is_considered, change, -1.0)))
     policy = inference.joint_policy(run, step, index)

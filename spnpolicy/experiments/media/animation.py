@@ -13,7 +13,7 @@ from spnpolicy.data.env import Step
 from spnpolicy.envs.sprites import PictureTooLargeError
 from spnpolicy.experiments.media.boards import Frame, board_of, check_drawable, check_draws_marginals
 from spnpolicy.training.player import Player
-from spnpolicy.training.runs import LoadedRun
+from spnpolicy.training.runs import LoadedRun, all_policies
 
 STEP_MILLISECONDS = 350
 START_MILLISECONDS = 800
@@ -117,15 +117,14 @@ def play(
     """
     env: Any = run.env
     check_drawable(env)
-    algorithm: Any = run.algorithm
     if shows_marginals:
-        check_draws_marginals(env, algorithm)
+        check_draws_marginals(env)
     side = WITH_MARGINALS_PIXELS if shows_marginals else BOARD_PIXELS
-    player = Player(algorithm)
+    player = Player(run.algorithm)
     step = env.reset(seed=seed)
 
     def pictures(step: Step, indices: Iterable[int], final: bool) -> dict[int, Frame]:
-        shown = algorithm.policy_at(step).marginals().numpy() if shows_marginals else None
+        shown = all_policies(run, step).marginals().numpy() if shows_marginals else None
         return {
             index: board_of(
                 env,

@@ -69,14 +69,12 @@ def draws(env: Any) -> bool:
     return True
 
 
-def check_draws_marginals(env: Any, algorithm: Any) -> None:
-    """Refuse what knows no marginals, and an environment that does not draw them.
+def check_draws_marginals(env: Any) -> None:
+    """Refuse an environment that does not draw how probable actions are.
 
     Raises:
-        ConfigError: the algorithm has no joint policy, or `render` takes no `marginals`.
+        ConfigError: `render` takes no `marginals`.
     """
-    if not hasattr(algorithm, "policy_at"):
-        raise ConfigError(f"marginals are those of a joint policy, and {type(algorithm).__name__} learns none.")
     if "marginals" not in inspect.signature(env.render).parameters:
         raise ConfigError(f"{env.name} does not draw marginals; coverage does.")
 

@@ -104,7 +104,7 @@ def test_marginals_are_shown_in_every_picture_but_that_of_an_end():
     env = make_env("coverage", agents=2, goals=1, size=4, episode_limit=3, num_envs=2)
     policy = Sure()
     plain = play(LoadedRun(RunConfig("vdn", "coverage"), env, policy, 0), seed=1)
-    shown = play(LoadedRun(RunConfig("vdn", "coverage"), env, policy, 0), seed=1, shows_marginals=True)
+    shown = play(LoadedRun(RunConfig("spn_ac", "coverage"), env, policy, 0), seed=1, shows_marginals=True)
     assert [len(episode) for episode in shown] == [len(episode) for episode in plain] == [4, 4]
     assert shown[0][0].shape[0] > plain[0][0].shape[0]
     step = env.reset(seed=1)
@@ -117,10 +117,10 @@ def test_marginals_are_shown_in_every_picture_but_that_of_an_end():
 
 def test_marginals_that_nobody_knows_or_draws_are_refused():
     env = make_env("coverage", num_envs=1)
-    with pytest.raises(ConfigError, match="marginals are those of a joint policy, and Still learns none"):
+    with pytest.raises(ConfigError, match="vdn has no joint distribution over actions to ask. Train one that has"):
         play(run_of(env), seed=0, shows_marginals=True)
     with pytest.raises(ConfigError, match="slides does not draw marginals; coverage does"):
-        play(LoadedRun(RunConfig("vdn", "slides"), Slides(), Sure(), 0), seed=0, shows_marginals=True)
+        play(LoadedRun(RunConfig("spn_ac", "slides"), Slides(), Sure(), 0), seed=0, shows_marginals=True)
 
 
 def test_an_episode_that_fails_ends_with_its_last_good_picture():
