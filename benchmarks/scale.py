@@ -41,7 +41,7 @@ import spnpolicy
 from spnpolicy import Streams, make_algorithm
 from spnpolicy.experiments.media import draw_intervals
 from spnpolicy.experiments.statistics import interval_of_mean
-from spnpolicy.experiments.sweeps import COVERAGE, make_plan, run_config
+from spnpolicy.experiments.sweeps import COVERAGE, make_plan
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
@@ -201,7 +201,7 @@ def coverage_run(options: argparse.Namespace) -> spnpolicy.RunConfig:
     if options.steps is not None:
         preset = replace(preset, train=replace(preset.train, steps=options.steps))
     plan = make_plan("crowds", preset, algorithms=["spn_ac"], algorithm_options={"num_pairs": 0})
-    return run_config(plan.trials[0])
+    return plan.trials[0]
 
 
 def crowd(env: Any, agents: int) -> dict[str, Any]:

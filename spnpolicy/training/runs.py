@@ -12,7 +12,7 @@ result.json      written last, only by a run that reached its end; `training.agr
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -157,10 +157,13 @@ def build_algorithm(config: RunConfig, spec: EnvSpec, streams: Streams) -> Algor
 
 
 def with_all_options(config: RunConfig, algorithm: Algorithm) -> RunConfig:
-    """Return the config with every option of the algorithm spelled out: new defaults change no old run."""
+    """Return the config with every option of the algorithm spelled out: new defaults change no old run.
+
+    Of a trial of a sweep only the run is left, without what the sweep calls it.
+    """
     options = encode(algorithm.config)
     del options["discount"]
-    return replace(config, algorithm_options=options)
+    return RunConfig(config.algorithm, config.env, options, config.env_options, config.train, config.curriculum)
 
 
 def close_env(env: Any) -> None:

@@ -2,16 +2,7 @@
 
 from spnpolicy.experiments.presets import COVERAGE, Preset
 from spnpolicy.experiments.sweeps.engines import make_engine
-from spnpolicy.experiments.sweeps.plan import (
-    Environment,
-    Plan,
-    Trial,
-    cross,
-    make_plan,
-    open_folder,
-    run_config,
-    trial_folder,
-)
+from spnpolicy.experiments.sweeps.plan import Environment, Plan, Trial, cross, make_plan, open_folder, trial_folder
 from spnpolicy.experiments.sweeps.runner import TrialStatus, run_trials
 from spnpolicy.experiments.sweeps.trials import is_finished
 
@@ -27,7 +18,6 @@ __all__ = [
     "make_engine",
     "make_plan",
     "open_folder",
-    "run_config",
     "run_trials",
     "trial_folder",
 ]

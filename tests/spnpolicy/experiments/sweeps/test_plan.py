@@ -17,6 +17,8 @@ from spnpolicy.experiments.sweeps.plan import (
     run_config,
 )
 from spnpolicy.training.config import Curriculum
+from spnpolicy.training.loop import train
+from spnpolicy.training.runs import load_run
 from tests.spnpolicy.experiments.benchmarks.benchmark_cases import TINY, tiny_plan
 
 
@@ -138,6 +140,12 @@ def test_what_a_run_stores_does_not_say_what_its_plan_calls_it():
     trial = tiny_plan().trials[0]
     assert (trial.name, trial.environment) == ("vdn-seed0", "coverage")
     assert {"name", "environment"}.isdisjoint(encode(run_config(trial)))
+
+
+def test_a_trial_is_trained_as_the_run_that_it_is(tmp_path):
+    trial = tiny_plan().trials[0]
+    train(trial, tmp_path / "run")
+    assert load_run(tmp_path / "run").config == run_config(trial)
 
 
 def test_a_folder_without_a_plan_is_named(tmp_path):
