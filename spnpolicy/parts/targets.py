@@ -12,6 +12,8 @@ from spnpolicy.parts.settings import CriticSettings, DataSettings, RolloutSettin
 
 LEAST_DEVIATION = 1e-5
 """Added to the standard deviation of advantages, so that equal ones are not blown up."""
+ROUNDING = 1e-8, 1e-5
+"""Deviation up to which advantages count as equal, absolute and as a share of their mean, together."""
 
 
 def value_target(
@@ -87,6 +89,8 @@ def normalized(
 ) -> Float[Tensor, "time batch *agents"]:
     """Return advantages with mean 0 and standard deviation 1 for each agent, over the valid rows of all processes.
 
+    Where they are equal to rounding they are 0.
+
     Args:
         config: with `normalize_advantage`; where it is false, the advantages are returned as they are.
         advantage_t: of every agent, or of the team.
@@ -103,7 +107,10 @@ def normalized(
     centred = advantage_t - sums / total
     squares = centred.square().where(counts, 0.0).sum((0, 1))
     average([squares])
-    return centred / ((squares / total).sqrt() + LEAST_DEVIATION)
+    deviation = (squares / total).sqrt()
+    # Rounding is no difference, however small the number that it is divided by: Adam would make full steps of it.
+    differ = deviation > ROUNDING[0] + ROUNDING[1] * (sums / total).abs()
+    return centred.where(differ, 0.0) / (deviation + LEAST_DEVIATION)
 
 
 def following_value(
