@@ -216,7 +216,7 @@ BUGS = (
     Bug(
         "ppo: advantages are only centred",
         "spnpolicy/parts/targets.py",
-        "return centred / ((squares / total).sqrt() + LEAST_DEVIATION)",
+        "return centred.where(differ, 0.0) / (deviation + LEAST_DEVIATION)",
         "return centred",
         (
             "tests/spnpolicy/algorithms/test_ppo.py",
