@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from circuits import CircuitDistribution
+from circuits.structures import mean_field
 from spnpolicy.base.errors import ConfigError
 from spnpolicy.data.env import BatchedEnv, EnvSpec, Step
 from spnpolicy.data.protocol import Algorithm
@@ -95,9 +97,10 @@ class Sure(Still):
     """A joint policy that moves every agent right."""
 
     def policy_at(self, step):
-        marginals = torch.zeros(*step.reward.shape, 6)
-        marginals[..., 4] = 1.0
-        return SimpleNamespace(marginals=lambda: marginals)
+        envs, agents = step.reward.shape
+        logits = torch.full((envs, agents, 6), -torch.inf)
+        logits[..., 4] = 0.0
+        return CircuitDistribution(mean_field([6] * agents), logits.flatten(1))
 
 
 def test_marginals_are_shown_in_every_picture_but_that_of_an_end():
