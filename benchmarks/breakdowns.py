@@ -1,15 +1,15 @@
 """Agents break down: who takes over? Trained policies beside an oracle that assigns goals anew in every step.
 
-    spnpolicy benchmark coverage --preset breakdowns --out runs/breakdowns
-    python benchmarks/breakdowns.py runs/breakdowns --out benchmarks/results/breakdowns
+    spnpolicy benchmark coverage --preset unannounced --out runs/unannounced
+    python benchmarks/breakdowns.py runs/unannounced --out benchmarks/results/breakdowns/unannounced
 
 There are more agents than goals, and in each episode none to three of them stop for good at a random time; all runs
-were trained so. Everybody sees who is broken. A joint policy is conditioned on it, u_i = stay; "not conditioned" draws
-from the policy as if all could move, and the broken ones stay nevertheless. The oracle knows positions and flags, not
-what will break: it gives free goals to working agents so that the longest way is shortest, in every step anew.
-Fractions are of the exact optimum, which knows the breakdowns beforehand; intervals are 95 % bootstrap intervals over
-all episodes of all seeds. Recovered is what a policy earns above the best factored one, as a share of what the oracle
-does.
+were trained so. In the preset `breakdowns` everybody sees who is broken; in `unannounced` nobody does, and a team can
+only be told by condition: a policy over joint actions is conditioned on u_i = stay. "Not conditioned" plays as if all
+could move, and the broken ones stay nevertheless. The oracle knows positions and who is broken, not what will break:
+it gives free goals to working agents so that the longest way is shortest, in every step anew. Fractions are of the
+exact optimum, which knows the breakdowns beforehand; intervals are 95 % bootstrap intervals over all episodes of all
+seeds. Recovered is what a policy earns above the best factored one, as a share of what the oracle does.
 """
 
 import argparse
@@ -64,9 +64,8 @@ class Oracle(Player):
         own, goals = seen[:, :, :3], seen[:, 0, 3 : 3 + 3 * self._goals].reshape(len(seen), -1, 3)
         place = np.rint(own[:, :, :2] * self._cells).astype(int)
         target = np.rint((goals[:, :, :2] + own[:, :1, :2]) * self._cells).astype(int)
-        return np.stack(
-            [self._moves(*game) for game in zip(place, own[:, :, 2] > 0, target, goals[:, :, 2] > 0, strict=True)]
-        )
+        is_out = (own[:, :, 2] > 0) | ~step.available_actions[:, :, UP:].any(-1)
+        return np.stack([self._moves(*game) for game in zip(place, is_out, target, goals[:, :, 2] > 0, strict=True)])
 
     def _moves(self, place: np.ndarray, is_out: np.ndarray, goals: np.ndarray, is_taken: np.ndarray) -> np.ndarray:
         working, free = np.flatnonzero(~is_out), np.flatnonzero(~is_taken)

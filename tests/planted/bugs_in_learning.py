@@ -376,8 +376,15 @@ BUGS = (
     Bug(
         "coverage: nobody sees who has broken down",
         "spnpolicy/envs/coverage/board.py",
-        "board.agent_flags | board.broken)",
-        "board.agent_flags)",
+        "board.agent_flags | board.broken if self._shows_broken else board.agent_flags",
+        "board.agent_flags",
+        (f"{RULES}::test_agrees_with_the_oracle",),
+    ),
+    Bug(
+        "coverage: everyone sees who has broken down, announced or not",
+        "spnpolicy/envs/coverage/board.py",
+        "board.agent_flags | board.broken if self._shows_broken else board.agent_flags",
+        "board.agent_flags | board.broken",
         (f"{RULES}::test_agrees_with_the_oracle",),
     ),
     Bug(

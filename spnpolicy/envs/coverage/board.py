@@ -67,9 +67,10 @@ class Grid:
     """Lookup tables of a square grid."""
 
     def __init__(
-        self, size: int, agents: int, goals: int, *, shown: int | None = None, has_masks: bool = False
+        self, size: int, agents: int, goals: int, shown: int | None, has_masks: bool, shows_broken: bool
     ) -> None:
         self.size = size
+        self._shows_broken = shows_broken
         self.num_cells = size * size
         self.shown = None if shown is None else min(shown, goals)
         self.spec = _spec(size, agents, goals, self.shown, has_masks)
@@ -89,7 +90,8 @@ class Grid:
 
     def observe(self, board: Board) -> Float[np.ndarray, "envs agents features"]:
         """Return a fresh array of what every agent sees; the layout is described in `Coverage`."""
-        own = self._entities(board.agent_cells, board.agent_flags | board.broken)
+        flags = board.agent_flags | board.broken if self._shows_broken else board.agent_flags
+        own = self._entities(board.agent_cells, flags)
         if self.shown is not None:
             return self._beside_nearest(own, board, self.shown)
         envs, agents = board.agent_cells.shape

@@ -20,6 +20,7 @@ from spnpolicy.envs.options import (
     checked_seed,
     one_of,
     reading_saved_state,
+    true_or_false,
     whole_number,
 )
 
@@ -51,12 +52,12 @@ class Coverage:
     With `shown` an agent sees only so many goals, the nearest free ones first and then the nearest claimed ones, each
     with its number behind its flag, and nobody else: what agents see then does not grow with the team.
 
-    The flag of an agent says that it is latched, that of a goal that it is claimed; in variant "simultaneous"
-    they say that the agent stands on a goal and that the goal is occupied. An agent that has broken down shows its
-    flag as well, wherever it stands, and can only stay. The state is all observations side
-    by side, agent 0 first: a reshaped view of the same memory. Every step returns new arrays, so that what
-    an earlier step returned never changes; `observation` and `final_observation` are one and the same array
-    when no episode ends.
+    The flag of an agent says that it is latched, that of a goal that it is claimed; in variant "simultaneous" they
+    say that the agent stands on a goal and that the goal is occupied. An agent that has broken down can only stay,
+    wherever it is, and shows its flag as well unless breakdowns are not `announced`. The state is all observations
+    side by side, agent 0 first: a reshaped view of the same memory. Every step returns new arrays, so that what an
+    earlier step returned never changes; `observation` and `final_observation` are one and the same array when no
+    episode ends.
 
     Args:
         agents: number of agents, 1 or more.
@@ -69,6 +70,8 @@ class Coverage:
         episode_limit: steps after which an episode is truncated.
         broken: most agents that break down in an episode: 0 to so many do, each number equally likely, each of them in
             one of the first `size` steps, and never move again. At most agents - goals, so that the task can be done.
+        announced: everyone sees who is broken. If not, only the available actions tell: to know of another agent's,
+            a policy must be one over joint actions.
         num_envs: number of games in the batch.
 
     Raises:
@@ -90,6 +93,7 @@ class Coverage:
         layout_seed: int = 0,
         episode_limit: int = 200,
         broken: int = 0,
+        announced: bool = True,
         num_envs: int = 1,
     ) -> None:
         self.agents = whole_number(self.name, "agents", agents, 1)
@@ -101,9 +105,10 @@ class Coverage:
         self.layout_seed = whole_number(self.name, "layout_seed", layout_seed, 0)
         self.episode_limit = whole_number(self.name, "episode_limit", episode_limit, 1)
         self.broken = whole_number(self.name, "broken", broken, 0)
+        self.announced = true_or_false(self.name, "announced", announced)
         self.num_envs = whole_number(self.name, "num_envs", num_envs, 1)
         self._check_sizes()
-        self._grid = Grid(self.size, self.agents, self.goals, shown=self.shown, has_masks=self.broken > 0)
+        self._grid = Grid(self.size, self.agents, self.goals, self.shown, bool(self.broken), self.announced)
         self.spec = self._grid.spec
         self._cardinalities = np.array(self.spec.cardinalities)
         self._available = np.broadcast_to(True, (self.num_envs, self.agents, len(ACTION_NAMES)))
@@ -356,6 +361,7 @@ class Coverage:
             "layout_seed",
             "episode_limit",
             "broken",
+            "announced",
             "num_envs",
         )
         return {name: getattr(self, name) for name in names}

@@ -4,7 +4,7 @@ MOVES = {0: (0, 0), 1: (-1, 0), 2: (1, 0), 3: (0, -1), 4: (0, 1), 5: (0, 0)}
 
 
 class OracleGame:
-    def __init__(self, size, agents, goals, variant, episode_limit, breaks=None):
+    def __init__(self, size, agents, goals, variant, episode_limit, breaks=None, announced=True):
         self.size = size
         self.agents = [tuple(position) for position in agents]
         self.goals = [tuple(position) for position in goals]
@@ -13,6 +13,7 @@ class OracleGame:
         self.agent_flags = [False] * len(self.agents)
         self.goal_flags = [False] * len(self.goals)
         self.steps = 0
+        self.announced = announced
         self.breaks = breaks or [10**9] * len(self.agents)
 
     def is_broken(self, i):
@@ -46,7 +47,7 @@ class OracleGame:
         last = self.size - 1
         rows = []
         for i, (row, column) in enumerate(self.agents):
-            stands = [flag or self.is_broken(j) for j, flag in enumerate(self.agent_flags)]
+            stands = [flag or (self.announced and self.is_broken(j)) for j, flag in enumerate(self.agent_flags)]
             seen = [row / last, column / last, float(stands[i])]
             for g, goal in enumerate(self.goals):
                 seen += [(goal[0] - row) / last, (goal[1] - column) / last, float(self.goal_flags[g])]

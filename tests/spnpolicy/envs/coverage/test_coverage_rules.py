@@ -24,7 +24,7 @@ def games(draw, *, may_break=False):
         "size": draw(st.integers(max(2, smallest), 5)),
         "variant": draw(st.sampled_from(VARIANTS)),
         "episode_limit": draw(st.integers(1, 40)),
-        **({"broken": draw(st.integers(0, agents - goals))} if may_break else {}),
+        **({"broken": draw(st.integers(0, agents - goals)), "announced": draw(st.booleans())} if may_break else {}),
     }
     return options, draw(st.integers(0, 2**32 - 1))
 
@@ -38,7 +38,8 @@ def random_layouts(options, num_envs, generator):
 def oracle_of(options, agent_cells, goal_cells, breaks):
     size = options["size"]
     agents, goals = ([divmod(int(cell), size) for cell in cells] for cells in (agent_cells, goal_cells))
-    return OracleGame(size, agents, goals, options["variant"], options["episode_limit"], breaks.tolist())
+    announced = options.get("announced", True)
+    return OracleGame(size, agents, goals, options["variant"], options["episode_limit"], breaks.tolist(), announced)
 
 
 def restarted_oracles(env, options, rows):
