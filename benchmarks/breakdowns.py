@@ -1,15 +1,15 @@
 """Agents break down: who takes over? Trained policies beside an oracle that assigns goals anew in every step.
 
-    spnpolicy benchmark coverage --preset unannounced --out runs/unannounced
+    spnpolicy benchmark coverage --preset breakdowns --env.announced false --out runs/unannounced
     python benchmarks/breakdowns.py runs/unannounced --out benchmarks/results/breakdowns/unannounced
 
 There are more agents than goals, and in each episode none to three of them stop for good at a random time; all runs
-were trained so. In the preset `breakdowns` everybody sees who is broken; in `unannounced` nobody does, and a team can
-only be told by condition: a policy over joint actions is conditioned on u_i = stay. "Not conditioned" plays as if all
-could move, and the broken ones stay nevertheless. The oracle knows positions and who is broken, not what will break:
-it gives free goals to working agents so that the longest way is shortest, in every step anew. Fractions are of the
-exact optimum, which knows the breakdowns beforehand; intervals are 95 % bootstrap intervals over all episodes of all
-seeds. Recovered is what a policy earns above the best factored one, as a share of what the oracle does.
+were trained so. Everybody sees who is broken, or with `--env.announced false` nobody does: a team can only be told by
+condition then: a policy over joint actions is conditioned on u_i = stay. "Not conditioned" plays as if all could
+move, and the broken ones stay nevertheless. The oracle knows positions and who is broken, not what will break: it
+gives free goals to working agents so that the longest way is shortest, in every step anew. Fractions are of the exact
+optimum, which knows the breakdowns beforehand; intervals are 95 % bootstrap intervals over all episodes of all seeds.
+Recovered is what a policy earns above the best factored one, as a share of what the oracle does.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Benchmark presets: everything that defines a comparison, except what the command line overrides."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from spnpolicy.training.config import Curriculum, TrainConfig
@@ -133,11 +133,3 @@ COVERAGE: dict[str, Preset] = {
     ),
 }  # fmt: skip
 """Presets of `spnpolicy benchmark coverage` by name."""
-
-_SEEN = COVERAGE["breakdowns"]
-COVERAGE["unannounced"] = replace(
-    _SEEN,
-    description="breakdowns that nobody sees: only a policy over joint actions can be told, by condition; 7 algorithms",
-    env_options=_SEEN.env_options | {"announced": False},
-    algorithms=(*_SEEN.algorithms, "coordinated"),
-)
