@@ -22,7 +22,7 @@ from circuits.engine.blocks import (
     per_example_contract_gradient,
 )
 from circuits.engine.layers import CompiledCircuit, SumLayer
-from circuits.engine.passes import log_root, normalize, sweep_down, sweep_up
+from circuits.engine.passes import align, log_root, normalize, sweep_down, sweep_up
 from circuits.numerics import NEGATIVE_INFINITY, exponentials, softmax_into
 
 _TILE = 1 << 20
@@ -36,14 +36,15 @@ _Backward = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def log_likelihood(compiled: CompiledCircuit, logits: Tensor, log_values: Tensor) -> Tensor:
-    """Return the log value of the root, shape (*batch).
+    """Return the log value of the root.
 
     Args:
         compiled: the circuit.
         logits: unnormalised log weights, shape (parameters,), or (*batch, parameters) for a set per batch entry.
-        log_values: log weight of each (variable, value) pair, shape (values, *batch); the evidence.
+        log_values: log weight of each (variable, value) pair, shape (values, *samples, *batch); the evidence.
 
-    Differentiable as often as wanted.
+    Returns:
+        Log values, shape (*samples, *batch). Differentiable as often as wanted.
     Cost: one exponential per child of a block, and one per logit.
     """
     return _LogLikelihood.apply(compiled, logits, log_values)  # type: ignore[no-any-return]
@@ -52,9 +53,7 @@ def log_likelihood(compiled: CompiledCircuit, logits: Tensor, log_values: Tensor
 def plain_log_likelihood(compiled: CompiledCircuit, logits: Tensor, log_values: Tensor) -> Tensor:
     """Return the same by normalising first, from operations that can be differentiated again."""
     weights = normalize(compiled, logits.movedim(-1, 0).contiguous())[0]
-    return log_root(
-        compiled, weights.reshape(len(weights), *logits.shape[:-1] or (1,) * (log_values.dim() - 1)), log_values
-    )
+    return log_root(compiled, align(weights, log_values.dim()), log_values)
 
 
 class _LogLikelihood(torch.autograd.Function):
@@ -93,16 +92,42 @@ def _run(
     compiled: CompiledCircuit, logits: Tensor, log_values: Tensor, needed: _Needed
 ) -> tuple[Tensor, _Backward] | None:
     """Return the log values, (entries,), and the way back; None where that would lose digits."""
-    if not compiled.sum_layers:
-        return None  # nothing to contract, and empty tensors to concatenate
+    if not compiled.sum_layers or not log_values.numel():
+        return None  # nothing to contract
     values = log_values.reshape(len(log_values), log_values.shape[1:].numel())
     sets = logits.reshape(-1, compiled.num_parameters)
     shared = len(sets) == 1
+    if not shared and values.shape[1] != len(sets):
+        return _samples(compiled, sets, values, needed)
     if native.applies_to(logits, log_values):
         return _native(compiled, (sets[0] if shared else sets).contiguous(), values.contiguous(), needed)
     if shared:
         return _shared_weights(compiled, sets.t(), values, needed)
     return _per_example_weights(compiled, sets, values, needed)
+
+
+def _samples(
+    compiled: CompiledCircuit, sets: Tensor, values: Tensor, needed: _Needed
+) -> tuple[Tensor, _Backward] | None:
+    """Run many samples of every set of weights, one after the other.
+
+    All at once, weights and their gradients would be copied for every sample, which takes longer than the passes.
+    """
+    parts = values.split(len(sets), 1)
+    runs = [run for part in parts if (run := _run(compiled, sets, part, needed)) is not None]
+    if len(runs) < len(parts):
+        return None
+
+    def backward(gradient: Tensor) -> tuple[Tensor, Tensor]:
+        to_logits, to_values = torch.zeros_like(sets), []
+        for (_, way_back), above in zip(runs, gradient.split(len(sets)), strict=True):
+            of_logits, of_values = way_back(above)
+            if needed[0]:
+                to_logits += of_logits
+            to_values.append(of_values)
+        return to_logits, torch.cat(to_values, 1)
+
+    return torch.cat([result for result, _ in runs]), backward
 
 
 def _native(
@@ -206,5 +231,4 @@ def _folded(edges: Tensor, group: tuple[slice, int]) -> Tensor:
 
 def _tiles(count: int, width: int) -> list[slice]:
     width = max(16, width - width % 16)  # whole vector registers
-    # An empty batch is one empty tile, so that everything has a shape.
-    return [slice(start, min(start + width, count)) for start in range(0, max(1, count), width)]
+    return [slice(start, min(start + width, count)) for start in range(0, count, width)]

@@ -34,8 +34,8 @@ def log_prob(distribution: WeightedCircuit, values: Int[Tensor, "*#shape variabl
 
     def likelihood(part: Tensor) -> Tensor:
         rows = observed_rows(part, compiled, logits.dtype)
-        # A batch of weights is the same for every sample.
-        each = logits if logits.dim() == 1 else logits.expand(*rows.shape[1:], -1)
+        # Not over the samples: a batch of weights is the same for all of them.
+        each = logits.expand(*rows.shape[rows.dim() - logits.dim() + 1 :], -1)
         if torch.compiler.is_compiling():
             return traced_log_likelihood(compiled.number, each, rows)
         return log_likelihood(compiled, each, rows)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from random import Random
 
 import pytest
@@ -197,3 +198,26 @@ def test_impossible_rows_of_a_larger_batch_pass_no_gradient_on(family: str) -> N
     assert (gradient == 0).all()
     (gradient,) = torch.autograd.grad(log_evidence.sum(), logits)
     assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("samples", [(0,), (1,), (3,), (2, 3)], ids=str)
+@pytest.mark.parametrize("batch", [(0,), (1,), (4,), (2, 3)], ids=str)
+def test_samples_share_the_weights_of_their_batch(
+    dtype: torch.dtype, samples: tuple[int, ...], batch: tuple[int, ...]
+) -> None:
+    """A batch of weights is not copied for every sample; one sample at a time, the numbers are the same."""
+    circuit = structures.keep_set([3] * 4, [(0, 1), (1, 2), (2, 3)], labels=9)
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(*batch, circuit.num_parameters, dtype=dtype, generator=generator).requires_grad_()
+    values = torch.randint(0, 3, (*samples, *batch, 4), generator=generator)
+    weight = torch.randn(*samples, *batch, dtype=dtype, generator=generator)
+    pi = CircuitDistribution(circuit, logits)
+    found = pi.log_prob(values)
+    assert found.shape == (*samples, *batch)
+    (gradient,) = torch.autograd.grad((found * weight).sum(), logits)
+    single = [(pi.log_prob(values[at]), weight[at]) for at in product(*map(range, samples))]
+    expected = sum(((one * of).sum() for one, of in single), logits.sum() * 0.0)
+    (expected_gradient,) = torch.autograd.grad(expected, logits)
+    torch.testing.assert_close((found * weight).sum(), expected)
+    torch.testing.assert_close(gradient, expected_gradient)
