@@ -68,7 +68,8 @@ class Preset:
 
 
 _LARGE = dict.fromkeys(("spn_ac", "reinforce_vi", "coordinated", "dcg"), 1e-3)
-"""Step sizes on boards of 8x8 and more: the best of 3e-4, 1e-3, 3e-3 and 1e-2 for each on 10x10, in one run."""
+"""Step sizes on boards of 8x8 and more: the best on 10x10, in one run of each, the next lower and the next higher one
+of 3e-4, 1e-3, 3e-3 and 1e-2 tried as well."""
 _EVERYBODY = (*JOINT[:3], *FACTORED, *JOINT[3:])
 
 COVERAGE: dict[str, Preset] = {
