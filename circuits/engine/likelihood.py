@@ -47,6 +47,10 @@ def log_likelihood(compiled: CompiledCircuit, logits: Tensor, log_values: Tensor
         Log values, shape (*samples, *batch). Differentiable as often as wanted.
     Cost: one exponential per child of a block, and one per logit.
     """
+    shape = log_values.shape[1:]
+    if logits.dim() > 1 and shape.numel() * compiled.num_parameters <= _TILE:
+        # A copy for every sample that fits the cache costs less than a pass for each.
+        logits = logits.expand(*shape, -1)
     return _LogLikelihood.apply(compiled, logits, log_values)  # type: ignore[no-any-return]
 
 
@@ -111,7 +115,8 @@ def _samples(
 ) -> tuple[Tensor, _Backward] | None:
     """Run many samples of every set of weights, one after the other.
 
-    All at once, weights and their gradients would be copied for every sample, which takes longer than the passes.
+    All at once, weights and their gradients would be copied for every sample, which costs more than passes for each
+    as soon as the copies leave the cache.
     """
     parts = values.split(len(sets), 1)
     runs = [run for part in parts if (run := _run(compiled, sets, part, needed)) is not None]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from circuits import Circuit, CircuitDistribution, structures
+from circuits.engine import likelihood
 from tests import strategies
 from tests.contracts import Query, case_of, rows_for
 from tests.seeds import first_now
@@ -200,13 +201,15 @@ def test_impossible_rows_of_a_larger_batch_pass_no_gradient_on(family: str) -> N
     assert torch.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("tile", [1, 1 << 20], ids=["one by one", "copied"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("samples", [(0,), (1,), (3,), (2, 3)], ids=str)
 @pytest.mark.parametrize("batch", [(0,), (1,), (4,), (2, 3)], ids=str)
 def test_samples_share_the_weights_of_their_batch(
-    dtype: torch.dtype, samples: tuple[int, ...], batch: tuple[int, ...]
+    dtype: torch.dtype, samples: tuple[int, ...], batch: tuple[int, ...], tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A batch of weights is not copied for every sample; one sample at a time, the numbers are the same."""
+    """A large batch of weights is not copied for every sample; one sample at a time, the numbers are the same."""
+    monkeypatch.setattr(likelihood, "_TILE", tile)
     circuit = structures.keep_set([3] * 4, [(0, 1), (1, 2), (2, 3)], labels=9)
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(*batch, circuit.num_parameters, dtype=dtype, generator=generator).requires_grad_()
