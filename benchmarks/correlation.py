@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from spnpolicy import load_run, train
+from spnpolicy.algorithms import ALGORITHMS
 from spnpolicy.experiments.sweeps import COVERAGE, make_plan
 
 matplotlib.use("agg")
@@ -30,6 +31,9 @@ MEASURES = ("total correlation", "entropy", "information of a pair")
 
 def main(options: argparse.Namespace) -> None:
     """Train, measure on the way, and write table and picture."""
+    for folder in (options.runs / name for name in options.algorithms):
+        if folder.exists():
+            raise SystemExit(f"{folder} exists; choose another folder with --runs.")
     options.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for name in options.algorithms:
@@ -45,7 +49,7 @@ def followed(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a row for every checkpoint of a run of an algorithm."""
     preset = COVERAGE[options.preset]
     steps = options.steps or preset.train.steps
-    settings = replace(preset.train, steps=steps, checkpoint_every=max(1, steps // options.checkpoints))
+    settings = replace(preset.train, steps=steps, checkpoint_every=max(1, steps // max(1, options.checkpoints)))
     run = make_plan("correlation", replace(preset, train=settings, seeds=1), algorithms=[name]).trials[0]
     folder, rows = options.runs / name, []
 
@@ -103,7 +107,10 @@ def read_options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=COVERAGE, default="standard", help="of `spnpolicy benchmark coverage`")
-    parser.add_argument("--algorithms", nargs="+", default=["spn_ac"], help="who learns; with a joint policy")
+    joint = [name for name, entry in ALGORITHMS.items() if entry.has_joint_policy]
+    parser.add_argument(
+        "--algorithms", nargs="+", choices=joint, default=["spn_ac"], metavar="NAME", help=f"of {', '.join(joint)}"
+    )
     parser.add_argument("--steps", type=int, help="env steps per run (default: the preset's)")
     parser.add_argument("--checkpoints", type=int, default=24, help="how often to look")
     parser.add_argument("--episodes", type=int, default=64, help="fresh episodes at every look")

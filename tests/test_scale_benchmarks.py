@@ -160,3 +160,19 @@ def test_parts_of_spn_ac_are_changed_one_at_a_time_and_their_runs_end_in_one_tab
     rows = rows_of(tmp_path / "out" / "ablations.csv")
     assert [(row["change"], row["runs"]) for row in rows] == [("as it is", "2"), ("no pairs", "2")]
     assert all("[" in row["return / optimum"] for row in rows)
+
+
+@pytest.mark.full
+def test_correlation_is_measured_at_every_checkpoint_as_the_definition_says(tmp_path: Path) -> None:
+    module = program("correlation")
+    settings = {"algorithms": ["spn_ac"], "preset": "quick", "steps": 4_096, "checkpoints": 2, "episodes": 4, "seed": 1}
+    options = Namespace(**settings, runs=tmp_path / "runs", out=tmp_path / "out")
+    module.main(options)
+    rows = rows_of(tmp_path / "out" / "correlation.csv")
+    assert [int(row["step"]) for row in rows] == [2_048, 4_096]
+    for row in rows:
+        total, entropy, pair = (float(row[what]) for what in module.MEASURES)
+        assert 0.0 < entropy < 3 * np.log(6)
+        assert 0.0 <= pair <= total <= 3 * np.log(6) - entropy + 1e-5
+    with pytest.raises(SystemExit, match="--runs"):
+        module.main(options)
