@@ -31,12 +31,12 @@ def present(plan: Plan, folder: Path, *, on_picture: OnPicture = untold) -> str:
     """
     results = load_results(plan, folder)
     report = write_report(results, folder / "report.txt", folder / "table.csv", folder / "episodes.csv")
-    _draw_curves(results, folder / "curves.png")
+    curves = _draw_curves(results, folder)
     files = {
         "report": folder / "report.txt",
         "table": folder / "table.csv",
         "episodes of the final evaluations": folder / "episodes.csv",
-        "learning curves": folder / "curves.png",
+        **curves,
     }
     shown = _shown_trial(results)
     seed = plan.evaluation_seed
@@ -74,21 +74,36 @@ def _answers(shown: Trial, folder: Path, seed: int, files: dict[str, Path]) -> s
     return write_answers(run, folder / "answers.txt", folder / "answers.png", seed=seed)
 
 
-def _draw_curves(results: Results, path: Path) -> None:
-    """Write a PNG with the interquartile mean over runs and its 95 % bootstrap interval, and two references."""
+def _draw_curves(results: Results, folder: Path) -> dict[str, Path]:
+    """Write pictures with the interquartile mean over runs, its 95 % bootstrap interval, and two references.
+
+    One is of greedy play, and one of play drawn from the policy where an algorithm has a joint one. Return them by what
+    they show.
+    """
     discount = results.plan.trials[0].train.discount
-    draw_lines(
-        path,
-        {
-            name: (curve, curve_band(curve, generator=np.random.default_rng(0)))
-            for name, curve in results.curves.items()
-        },
-        title=f"{results.plan.name}: greedy play during training, interquartile mean and 95 % interval over runs",
-        ylabel=f"discounted return ({discount:g}) as a fraction of the exact optimum",
-        levels=_reference_levels(results),
-        limits=(0.0, _ROOM_ABOVE),
-        ticks=results.stage_changes,
-    )
+    styles = {name: number for number, name in enumerate(results.curves)}
+    drawn: dict[str, Path] = {}
+    for how, name, curves in (
+        ("greedy play", "curves.png", results.curves),
+        ("play drawn from the policy", "curves_sampled.png", results.sampled_curves),
+    ):
+        if not curves:
+            continue
+        drawn[f"learning curves, {how}"] = folder / name
+        draw_lines(
+            folder / name,
+            {
+                algorithm: (curve, curve_band(curve, generator=np.random.default_rng(0)))
+                for algorithm, curve in curves.items()
+            },
+            title=f"{results.plan.name}: {how} during training, interquartile mean and 95 % interval over runs",
+            ylabel=f"discounted return ({discount:g}) as a fraction of the exact optimum",
+            levels=_reference_levels(results),
+            styles=styles,
+            limits=(0.0, _ROOM_ABOVE),
+            ticks=results.stage_changes,
+        )
+    return drawn
 
 
 def _reference_levels(results: Results) -> dict[str, float]:

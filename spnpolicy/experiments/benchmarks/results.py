@@ -19,7 +19,7 @@ from spnpolicy.experiments.sweeps.trials import (
     is_finished,
     read_evaluation,
 )
-from spnpolicy.training.evaluation import PLAYS
+from spnpolicy.training.evaluation import PLAYS, SAMPLED
 from spnpolicy.training.metrics import read_metrics, stage_changes
 
 MEASURES = ("success", "steps", "fraction_of_optimum")
@@ -55,12 +55,14 @@ class Results:
     """Algorithm -> seed -> final evaluation; algorithms without a finished trial are left out."""
     scores: list[Score]
     curves: dict[str, Curve]
-    """Fraction of the optimum during training."""
+    """Fraction of the optimum during training, played greedily."""
     references: References
     stage_changes: dict[str, list[int]] = field(default_factory=dict)
     """Algorithm -> env steps at which curricula of its runs went on to the next stage; only those with one."""
     drawn: list[Score] = field(default_factory=list)
     """The same layouts with actions drawn from the joint policies, see `PLAYS`; named "ALGORITHM, PLAY"."""
+    sampled_curves: dict[str, Curve] = field(default_factory=dict)
+    """`curves` with actions drawn from the policy; only of algorithms that have a joint one."""
 
 
 def load_results(plan: Plan, folder: Path) -> Results:
@@ -73,7 +75,7 @@ def load_results(plan: Plan, folder: Path) -> Results:
     if not finished:
         raise ConfigError(f"{folder} has no finished trial to report on.")
     evaluations: dict[str, dict[int, FinalEvaluation]] = {}
-    histories: dict[str, list[History]] = {}
+    histories: dict[str, dict[str, list[History]]] = {"": {}, SAMPLED: {}}
     changes: dict[str, list[int]] = {}
     drawn: dict[str, list[FinalEvaluation]] = {}
     for config in finished:
@@ -83,14 +85,17 @@ def load_results(plan: Plan, folder: Path) -> Results:
             if (path := drawn_file(own, play)).is_file():
                 drawn.setdefault(f"{config.algorithm}, {play}", []).append(read_evaluation(path))
         records = read_metrics(own / "metrics.jsonl").records
-        histories.setdefault(config.algorithm, []).append(_history(records))
+        for play, found in histories.items():
+            if (history := _history(records, f"{play}fraction_of_optimum")) is not None:
+                found.setdefault(config.algorithm, []).append(history)
         if found := stage_changes(records):
             changes.setdefault(config.algorithm, []).extend(found)
     ordered = {name: evaluations[name] for name in plan.algorithms if name in evaluations}
     scores = [_score(name, list(runs.values())) for name, runs in ordered.items()]
-    curves = {name: common_curve(histories[name]) for name in ordered}
+    curves, sampled = ({name: common_curve(found[name]) for name in ordered if name in found}
+                       for found in histories.values())  # fmt: skip
     by_drawing = [_score(name, runs) for name, runs in drawn.items()]
-    return Results(plan, ordered, scores, curves, _references(plan), changes, by_drawing)
+    return Results(plan, ordered, scores, curves, _references(plan), changes, by_drawing, sampled)
 
 
 def _score(algorithm: str, runs: list[FinalEvaluation]) -> Score:
@@ -104,9 +109,12 @@ def _score(algorithm: str, runs: list[FinalEvaluation]) -> Score:
     return Score(algorithm, len(runs), {name: interval_over_runs(values) for name, values in columns.items()})
 
 
-def _history(records: list[dict[str, Any]]) -> History:
+def _history(records: list[dict[str, Any]], measure: str) -> History | None:
+    """Return a measure of the evaluations during training, or None where these do not have it."""
     evaluations = [record for record in records if record["kind"] == "evaluation"]
-    return History(*(np.array([record[name] for record in evaluations]) for name in ("step", "fraction_of_optimum")))
+    if not all(measure in record for record in evaluations):
+        return None
+    return History(*(np.array([record[name] for record in evaluations]) for name in ("step", measure)))
 
 
 def _references(plan: Plan) -> References:

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 from spnpolicy.cli import main
+from spnpolicy.experiments.benchmarks.results import load_results
+from spnpolicy.experiments.sweeps.plan import read_plan
 from spnpolicy.training.runs import load_run
 
 PROGRAM = [sys.executable, "-c", "import sys; from spnpolicy.cli import main; sys.exit(main())"]
@@ -23,7 +25,8 @@ FLAGS = [
     "--workers", "1",
 ]  # fmt: skip
 TRIALS = ("spn_ac-seed0", "vdn-seed0", "spn_ac-seed1", "vdn-seed1")
-FILES = ("report.txt", "table.csv", "episodes.csv", "curves.png", "animation.gif", "answers.txt", "answers.png")
+PICTURES = ("curves.png", "curves_sampled.png", "answers.png")
+FILES = ("report.txt", "table.csv", "episodes.csv", *PICTURES, "animation.gif", "answers.txt")
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +98,25 @@ def test_table_follows_from_the_episodes(benchmark):
 
 
 @pytest.mark.full
+def test_sampled_curves_are_of_the_joint_policy_only(benchmark):
+    folder = benchmark["folder"]
+    results = load_results(read_plan(folder), folder)
+    assert list(results.curves) == ["spn_ac", "vdn"]
+    assert list(results.sampled_curves) == ["spn_ac"]
+    for curves, measure in (
+        (results.curves, "fraction_of_optimum"),
+        (results.sampled_curves, "sampled_fraction_of_optimum"),
+    ):
+        logs = (folder / "trials" / f"spn_ac-seed{seed}" / "metrics.jsonl" for seed in range(2))
+        records = [[json.loads(line) for line in log.read_text().splitlines()] for log in logs]
+        wanted = [[record[measure] for record in run if record["kind"] == "evaluation"] for run in records]
+        assert curves["spn_ac"].values.tolist() == wanted
+
+
+@pytest.mark.full
 def test_pictures_open_and_are_small(benchmark):
     folder = benchmark["folder"]
-    for name in ("curves.png", "answers.png"):
+    for name in PICTURES:
         with Image.open(folder / name) as picture:
             assert min(picture.size) > 300
     with Image.open(folder / "animation.gif") as animation:
