@@ -6,6 +6,7 @@ No weight of an exchangeable network knows the size of the board or the number o
 of training, teams with its board; there are as many goals as agents. Where all pairs of agents are more than the
 setting `num_pairs` of the run, the critic takes so many at random. Greedy play and play drawn from the policy meet the
 same fresh episodes; intervals are 95 % bootstrap intervals over these, and say nothing about other seeds of training.
+`--beside` names runs that were trained on one of those sizes; each plays its own, in the same episodes.
 """
 
 import argparse
@@ -32,13 +33,14 @@ DRAWN = "sampled"
 def main(options: argparse.Namespace) -> None:
     """Play everywhere, and write tables and a picture."""
     torch.set_num_threads(1)
-    trained = load_run(options.run, num_envs=1).env
-    size, agents = round(trained.spec.entities.cells) + 1, trained.spec.num_agents
+    size, agents = trained_on(options.run)
     options.out.mkdir(parents=True, exist_ok=True)
     tables = {
-        "size": [played(options, board, agents) for board in options.boards],
-        "agents": [played(options, size, team) for team in options.teams],
+        "size": [played(options.run, options, board, agents) for board in options.boards],
+        "agents": [played(options.run, options, size, team) for team in options.teams],
     }
+    if options.beside:
+        tables["trained_there"] = [played(run, options, *trained_on(run)) for run in options.beside]
     for name, rows in tables.items():
         with (options.out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]))
@@ -47,10 +49,16 @@ def main(options: argparse.Namespace) -> None:
     draw_picture(tables, {"size": size, "agents": agents}, options.out / "transfer.png")
 
 
-def played(options: argparse.Namespace, size: int, agents: int) -> dict[str, Any]:
+def trained_on(run: Path) -> tuple[int, int]:
+    """Return the cells per side and the number of agents of a run's training."""
+    spec = load_run(run, num_envs=1).env.spec
+    return round(spec.entities.cells) + 1, spec.num_agents
+
+
+def played(run: Path, options: argparse.Namespace, size: int, agents: int) -> dict[str, Any]:
     """Return success and fraction of the optimum on boards of one size with teams of one size, and print them."""
     changes = {"size": size, "agents": agents, "goals": agents}
-    loaded = load_run(options.run, num_envs=options.episodes, env_changes=changes)
+    loaded = load_run(run, num_envs=options.episodes, env_changes=changes)
     discount = loaded.config.train.discount
     row: dict[str, Any] = {"size": size, "agents": agents}
     result = evaluate(loaded.algorithm, loaded.env, options.episodes, discount, options.seed, plays=(DRAWN,))
@@ -69,6 +77,11 @@ def draw_picture(tables: dict[str, list[dict[str, Any]]], trained: dict[str, int
         rows = tables[name]
         for play in ("greedy", "drawn"):
             draw_intervals(axis, [row[name] for row in rows], rows, f"{play}: fraction of optimum", play)
+        other = "agents" if name == "size" else "size"
+        beside = [row for row in tables.get("trained_there", ()) if row[other] == trained[other]]
+        if beside:
+            found = [row["greedy: fraction of optimum"] for row in beside]
+            axis.plot([row[name] for row in beside], found, "kD", label="trained there, greedy")
         axis.axvline(trained[name], color="grey", linestyle=":", label="in training")
         axis.set(xlabel=label, ylim=(0, 1.02))
         axis.legend(fontsize=8)
@@ -81,6 +94,7 @@ def read_options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a trained run of coverage")
+    parser.add_argument("--beside", type=Path, nargs="+", default=(), metavar="RUN", help="runs trained on other sizes")
     parser.add_argument("--boards", type=int, nargs="+", default=BOARDS, metavar="N", help="cells per side")
     parser.add_argument("--teams", type=int, nargs="+", default=TEAMS, metavar="N", help="agents and goals")
     parser.add_argument("--episodes", type=int, default=500, help="episodes of every board and team")

@@ -127,17 +127,20 @@ def test_a_policy_plays_on_other_boards_and_in_other_teams(tmp_path: Path) -> No
     settings = TrainConfig(steps=320, num_envs=16, batch_size=16, warmup_steps=32, evaluation_episodes=4)
     network = {"network": {"kind": "exchangeable", "hidden": [8]}, "solver": "exact"}
     task = {"size": 4, "agents": 2, "goals": 2, "episode_limit": 20}
-    train(RunConfig("spn_ac", "coverage", network, task, settings), tmp_path / "run")
+    for name, changes in {"run": {}, "three": {"agents": 3, "goals": 3}}.items():
+        train(RunConfig("spn_ac", "coverage", network, task | changes, settings), tmp_path / name)
     options = Namespace(
-        run=tmp_path / "run", boards=[4, 6], teams=[2, 3], episodes=6, seed=0, out=tmp_path / "out"
+        run=tmp_path / "run", beside=[tmp_path / "three"], boards=[4, 6], teams=[2, 3], episodes=6, seed=0,
+        out=tmp_path / "out",
     )  # fmt: skip
     program("transfer").main(options)
-    boards, teams = (rows_of(tmp_path / "out" / f"{name}.csv") for name in ("size", "agents"))
+    boards, teams, beside = (rows_of(tmp_path / "out" / f"{name}.csv") for name in ("size", "agents", "trained_there"))
     assert [(row["size"], row["agents"]) for row in boards] == [("4", "2"), ("6", "2")]
     assert [(row["size"], row["agents"]) for row in teams] == [("4", "2"), ("4", "3")]
     # The same board, team and layouts in both tables.
     assert {**boards[0]} == {**teams[0]}
-    assert all(0.0 <= float(row["drawn: fraction of optimum"]) <= 1.0 for row in boards + teams)
+    assert [(row["size"], row["agents"]) for row in beside] == [("4", "3")]
+    assert all(0.0 <= float(row["drawn: fraction of optimum"]) <= 1.0 for row in boards + teams + beside)
     assert (tmp_path / "out" / "transfer.png").stat().st_size > 5_000
 
 
