@@ -67,7 +67,7 @@ class Preset:
     """Episodes of the final evaluation of each run, on layouts that all runs share."""
 
 
-_LARGE = dict.fromkeys(("spn_ac", "reinforce_vi", "coordinated", "dcg"), 1e-3)
+_LARGE: dict[str, float] = dict.fromkeys(("spn_ac", "reinforce_vi", "coordinated", "dcg"), 1e-3)
 """Step sizes on boards of 8x8 and more: the best on 10x10, in one run of each, the next lower and the next higher one
 of 3e-4, 1e-3, 3e-3 and 1e-2 tried as well."""
 _EVERYBODY = (*JOINT[:3], *FACTORED, *JOINT[3:])
