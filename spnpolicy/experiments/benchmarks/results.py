@@ -85,15 +85,16 @@ def load_results(plan: Plan, folder: Path) -> Results:
             if (path := drawn_file(own, play)).is_file():
                 drawn.setdefault(f"{config.algorithm}, {play}", []).append(read_evaluation(path))
         records = read_metrics(own / "metrics.jsonl").records
-        for play, found in histories.items():
-            if (history := _history(records, f"{play}fraction_of_optimum")) is not None:
-                found.setdefault(config.algorithm, []).append(history)
+        for prefix, of_play in histories.items():
+            if (history := _history(records, f"{prefix}fraction_of_optimum")) is not None:
+                of_play.setdefault(config.algorithm, []).append(history)
         if found := stage_changes(records):
             changes.setdefault(config.algorithm, []).extend(found)
     ordered = {name: evaluations[name] for name in plan.algorithms if name in evaluations}
     scores = [_score(name, list(runs.values())) for name, runs in ordered.items()]
-    curves, sampled = ({name: common_curve(found[name]) for name in ordered if name in found}
-                       for found in histories.values())  # fmt: skip
+    curves, sampled = (
+        {name: common_curve(of_play[name]) for name in ordered if name in of_play} for of_play in histories.values()
+    )
     by_drawing = [_score(name, runs) for name, runs in drawn.items()]
     return Results(plan, ordered, scores, curves, _references(plan), changes, by_drawing, sampled)
 
