@@ -90,11 +90,20 @@ def draw_picture(tables: dict[str, list[dict[str, Any]]], trained: dict[str, int
     plt.close(figure)
 
 
+def run_folder(text: str) -> Path:
+    """Return the folder of a run, or refuse one that is none before anything is played."""
+    if not (Path(text) / "config.json").is_file():
+        raise argparse.ArgumentTypeError(f"{text} is not the folder of a run")
+    return Path(text)
+
+
 def read_options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of a trained run of coverage")
-    parser.add_argument("--beside", type=Path, nargs="+", default=(), metavar="RUN", help="runs trained on other sizes")
+    parser.add_argument("run", type=run_folder, help="folder of a trained run of coverage")
+    parser.add_argument(
+        "--beside", type=run_folder, nargs="+", default=(), metavar="RUN", help="runs trained elsewhere"
+    )
     parser.add_argument("--boards", type=int, nargs="+", default=BOARDS, metavar="N", help="cells per side")
     parser.add_argument("--teams", type=int, nargs="+", default=TEAMS, metavar="N", help="agents and goals")
     parser.add_argument("--episodes", type=int, default=500, help="episodes of every board and team")

@@ -2,7 +2,7 @@
 
 import csv
 import importlib.util
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 from types import ModuleType
 
@@ -142,6 +142,8 @@ def test_a_policy_plays_on_other_boards_and_in_other_teams(tmp_path: Path) -> No
     assert [(row["size"], row["agents"]) for row in beside] == [("4", "3")]
     assert all(0.0 <= float(row["drawn: fraction of optimum"]) <= 1.0 for row in boards + teams + beside)
     assert (tmp_path / "out" / "transfer.png").stat().st_size > 5_000
+    with pytest.raises(ArgumentTypeError, match="nowhere is not the folder of a run"):
+        program("transfer").run_folder(str(tmp_path / "nowhere"))
 
 
 @pytest.mark.full
