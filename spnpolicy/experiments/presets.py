@@ -77,14 +77,14 @@ COVERAGE: dict[str, Preset] = {
         "5x5 grid, 3 agents, 4 algorithms with 3 seeds: minutes on two cores",
         env_options={"size": 5, "agents": 3, "variant": "latch"},
         # The best of 3e-4, 1e-3, 3e-3 and 1e-2 for each, in one run.
-        step_sizes=dict.fromkeys(("mean_field", "vdn", "qmix", "ippo", "mappo"), 1e-2),
+        step_sizes={**dict.fromkeys(("mean_field", "vdn", "qmix", "ippo", "mappo"), 1e-2), "central_q": 1e-3},
         train=TrainConfig(
             steps=200_000, discount=0.95, num_envs=64,
             evaluate_every=20_000, checkpoint_every=100_000, log_every=10_000,
         ),
     ),
     "standard": Preset(
-        "10x10 grid, 4 agents, 10 algorithms with 5 seeds: hours on two cores",
+        "10x10 grid, 4 agents, 10 algorithms with 5 seeds: two hours on two cores",
         env_options={"size": 10, "agents": 4, "variant": "latch"},
         curriculum=Curriculum(({"size": 5}, {"size": 7})),
         step_sizes=_LARGE,
@@ -96,7 +96,7 @@ COVERAGE: dict[str, Preset] = {
         algorithms=_EVERYBODY,
     ),
     "paper": Preset(
-        "20x20 grid, 6 agents, 6 goals, 200 steps, 10 algorithms with 3 seeds: a day on two cores",
+        "20x20 grid, 6 agents, 6 goals, 200 steps, 10 algorithms with 3 seeds: six hours on two cores",
         env_options={"size": 20, "agents": 6, "goals": 6, "variant": "latch", "episode_limit": 200},
         curriculum=Curriculum(({"size": 5}, {"size": 6}, {"size": 8}, {"size": 11}, {"size": 15})),
         # With 3e-3 these two forget on this board all that they learned on the smaller ones.
