@@ -124,7 +124,7 @@ COVERAGE: dict[str, Preset] = {
         "8x8 grid, 3 agents that must be on all goals at once, 11 algorithms with 3 seeds: an hour on two cores",
         env_options={"size": 8, "agents": 3, "variant": "simultaneous"},
         curriculum=Curriculum(({"size": 4}, {"size": 6})),
-        # With 3e-3 it forgets even the smallest board.
+        # With 3e-3 it never gets past the smallest board.
         step_sizes={**_LARGE, "iql": 1e-3},
         train=TrainConfig(
             steps=600_000, discount=0.95, num_envs=64,
